@@ -1,0 +1,37 @@
+"""embedkq: a Kafka job queue whose worker lives inside your application.
+
+The public names load on first use, so that a child process (which imports this package) never imports a Kafka client.
+"""
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from embedkq.version import __version__
+
+if TYPE_CHECKING:
+    from embedkq import errors as errors
+    from embedkq.job import Job as Job
+    from embedkq.queue import Queue as Queue
+    from embedkq.worker import Worker as Worker
+
+_HOME = {"Job": "embedkq.job", "Queue": "embedkq.queue", "Worker": "embedkq.worker"}
+
+__all__ = ["Job", "Queue", "Worker", "__version__", "errors"]
+
+logging.getLogger("embedkq").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("embedkq.errors")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

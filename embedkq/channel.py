@@ -1,0 +1,122 @@
+"""Whole messages of any size between a host and one of its children.
+
+Each direction is a socket pair that keeps message boundaries, so that there is never half a message to wait for. Of what is larger
+than 64 KiB only the first 256 bytes go that way, with the descriptor of an anonymous file that holds the rest: no writer blocks
+half-way, and who takes a message back reads its header without its bulk.
+
+Only Linux has SOCK_SEQPACKET for local sockets, memfd_create and MSG_CMSG_CLOEXEC; their portable stand-ins are in this file.
+"""
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Sequence
+
+INLINE_BYTES = 64 * 1024
+_BUFFER_BYTES = 4 * INLINE_BYTES
+_MOST_DESCRIPTORS = 8
+_ANCILLARY_BYTES = socket.CMSG_LEN(_MOST_DESCRIPTORS * struct.calcsize("i"))
+_CLOEXEC_ON_RECEIVE = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# A DGRAM pair keeps boundaries too, but its reader sees no end of file: there the child watches its host by other means.
+_KIND = socket.SOCK_SEQPACKET if hasattr(os, "memfd_create") else socket.SOCK_DGRAM
+_PREFIX_BYTES = 256
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends, both blocking whatever `socket.setdefaulttimeout()` says in this process."""
+    ends = socket.socketpair(socket.AF_UNIX, _KIND)
+    for end in ends:
+        end.setblocking(True)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    return ends
+
+
+def adopt(descriptor: int) -> socket.socket:
+    """A socket object around a descriptor that was received; its description keeps the blocking mode that it has."""
+    blocking = os.get_blocking(descriptor)
+    end = socket.socket(fileno=descriptor)
+    if os.get_blocking(descriptor) != blocking:
+        # socket.setdefaulttimeout() made it non-blocking, and with it the other process's view of the same description.
+        os.set_blocking(descriptor, blocking)
+    return end
+
+
+def send(end: socket.socket, message: bytes) -> None:
+    """Send one message, not empty.
+
+    Raises:
+        BlockingIOError: the end is non-blocking and its buffer is full; nothing was sent.
+        OSError: the other side is gone.
+    """
+    if len(message) < INLINE_BYTES:
+        end.send(message)
+        return
+    descriptor = _file_with(memoryview(message)[_PREFIX_BYTES:])
+    try:
+        send_descriptors(end, message[:_PREFIX_BYTES], [descriptor])
+    finally:
+        os.close(descriptor)
+
+
+def send_descriptors(end: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
+    """Send a short message with descriptors, which the receiver gets duplicates of."""
+    end.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+
+
+def receive(end: socket.socket, flags: int = 0) -> bytes:
+    """The next message; empty at the end of file.
+
+    Raises:
+        BlockingIOError: nothing is there, and the end or the flags do not allow to wait.
+        OSError: the channel is broken.
+    """
+    message, descriptors = receive_descriptors(end, flags)
+    if not descriptors:
+        return message
+    try:
+        return message + _content_of(descriptors[0])
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def receive_descriptors(end: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+    """The next message with the descriptors that came with it, which the caller closes."""
+    # Not socket.recv_fds: in Python 3.11 it drops its flags.
+    message, ancillary, _, _ = end.recvmsg(INLINE_BYTES, _ANCILLARY_BYTES, flags | _CLOEXEC_ON_RECEIVE)
+    if not ancillary:
+        return message, []
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return message, list(descriptors)
+
+
+def anonymous_file(name: str) -> int:
+    """Descriptor of a new file that has no name in the file system."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    descriptor, path = tempfile.mkstemp(prefix=name)
+    os.unlink(path)
+    return descriptor
+
+
+def _file_with(rest: memoryview) -> int:
+    descriptor = anonymous_file("embedkq-message")
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _content_of(descriptor: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()

@@ -1,0 +1,116 @@
+"""How a child process starts, and how it ends with its host."""
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, NamedTuple, NoReturn
+
+from embedkq import channel
+
+STARTING, READY, FAILED = b"starting", b"ready", b"failed"
+_HOST_CHECK_SECONDS = 0.5
+_RETRY_SECONDS = 0.5
+
+_registration: socket.socket | None = None
+
+
+class Setup(NamedTuple):
+    """What every child of one pool gets on its way.
+
+    Attributes:
+        host_pid: process id of the host, for platforms where a child must look whether it is still there.
+        initializer: an encoded call to make before the first job; empty for none.
+    """
+
+    host_pid: int
+    initializer: bytes
+
+
+def in_child() -> bool:
+    """True in a child process of embedkq (and in what a job forked there): no worker starts there."""
+    return _registration is not None
+
+
+def prepare(registration: socket.socket, setup: Setup) -> None:
+    """First call in a child: settle signals, run the user's initializer; a failure is told to the host before the process ends."""
+    global _registration
+    _registration = registration
+    registration.setblocking(True)
+    tell_host(STARTING, _own_descriptors())
+    # A signal to the whole process group or service is for the host, which finishes what runs. A handler that does nothing,
+    # rather than SIG_IGN: exec resets it, so that what a job starts does not inherit deafness.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _do_nothing)
+    if not sys.platform.startswith("linux"):
+        threading.Thread(target=_end_with_host, args=(setup.host_pid,), name="embedkq-host-watch", daemon=True).start()
+    if setup.initializer:
+        _run_initializer(setup.initializer)
+
+
+def tell_host(kind: bytes, descriptors: list[int], detail: str = "") -> None:
+    """One message on the registration socket: kind, process id and detail."""
+    if _registration is None:
+        raise RuntimeError("only a child process of embedkq can register with a host")
+    message = b"%s %d %s" % (kind, os.getpid(), detail.encode("utf-8", "backslashreplace")[-32_000:])
+    if descriptors:
+        channel.send_descriptors(_registration, message, descriptors)
+    else:
+        channel.send(_registration, message)
+
+
+def _own_descriptors() -> list[int]:
+    # The host gets the pidfd from the child itself: the number of a process that is gone may already be another's.
+    return [os.pidfd_open(os.getpid())] if hasattr(os, "pidfd_open") else []
+
+
+def _run_initializer(payload: bytes) -> None:
+    from embedkq import codec
+
+    try:
+        function, args, kwargs = codec.decode_call(payload)
+        function(*args, **kwargs)
+    except BaseException:  # noqa: BLE001  (whatever ends it, the host is told and this process is of no use)
+        tell_host(FAILED, [], traceback.format_exc())
+        time.sleep(_RETRY_SECONDS)  # pebble starts the next one as soon as this one is gone
+        leave(1)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once; what it printed is written out first."""
+    flush_output()
+    os._exit(status)
+
+
+def flush_output() -> None:
+    """Write out what was printed: a process that is killed later could not."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed by a job, or never there
+            pass
+
+
+def _do_nothing(*_: Any) -> None:
+    pass
+
+
+def _end_with_host(host_pid: int) -> None:
+    # Linux ends children by PR_SET_PDEATHSIG in the fork server; elsewhere somebody has to look.
+    while _exists(host_pid):
+        time.sleep(_HOST_CHECK_SECONDS)
+    os._exit(1)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,218 @@
+"""Bytes in, bytes out: what a child process does with each job. Nothing that a job does may raise out of here."""
+from __future__ import annotations
+
+import inspect
+import os
+import select
+import signal
+import socket
+import struct
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from embedkq import channel, codec
+from embedkq.child import process
+from embedkq.child.page import Phase, ProgressPage
+from embedkq.errors import JobExited, JobFailed, ResultNotPicklable, ResultTooLarge
+from embedkq.outcome import Outcome
+
+JOB_HEADER = struct.Struct("=QBB")
+"""Number of the job, whether to announce it, length of its id; then the id and the payload."""
+REPLY_HEADER = struct.Struct("=BQ")
+"""Kind of the reply, number of the job."""
+BEGUN, ENDED = 1, 2
+
+LARGEST_RESULT = 64 * 1024 * 1024
+LOST_CHANNEL_STATUS = 74
+"""Exit status (EX_IOERR) of a child whose channel a job has closed: its outcome can no longer be told."""
+
+_TEXT_BYTES = 1024
+_MESSAGE_CHARACTERS = 16 * 1024
+_TRACEBACK_CHARACTERS = 256 * 1024
+_GLOBAL_OPCODE = b"\x93"
+_PLAIN_VALUES = (str, int, float, bool, bytes, type(None))
+
+
+def serve(slot: int) -> None:
+    """The one long task of a child: register with the host, then run jobs until it hangs up. Never returns."""
+    Runner(slot).run()
+
+
+class Runner:
+    """A child's side of the channel, and one job at a time."""
+
+    def __init__(self, slot: int) -> None:
+        self._pid = os.getpid()
+        host_jobs, self._jobs = channel.pair()
+        host_replies, self._replies = channel.pair()
+        descriptor = channel.anonymous_file("embedkq-progress")
+        ProgressPage.size(descriptor)
+        self._page = ProgressPage(descriptor)
+        self._channel_identity = self._identify_channel()
+        self._directory = os.getcwd()
+        self._signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        process.tell_host(
+            process.READY, [host_jobs.fileno(), self._jobs.fileno(), host_replies.fileno(), descriptor], str(slot)
+        )
+        os.close(descriptor)
+        host_jobs.close()
+        host_replies.close()
+
+    def run(self) -> None:
+        """Serve the channel until the host hangs up."""
+        while True:
+            message = self._next()
+            if not message:
+                process.leave(0)
+            number, announce, id_length = JOB_HEADER.unpack_from(message)
+            self._page.write(number, Phase.TAKEN, time.monotonic_ns())
+            self._one(number, announce, memoryview(message)[JOB_HEADER.size + id_length :])
+            self._restore()
+
+    def _next(self) -> bytes:
+        while True:
+            try:
+                return channel.receive(self._jobs)
+            except BlockingIOError:
+                # A job called socket.setdefaulttimeout or made the description non-blocking: wait for it here.
+                select.select([self._jobs], [], [])
+            except OSError:
+                process.leave(LOST_CHANNEL_STATUS)
+
+    def _one(self, number: int, announce: int, payload: memoryview) -> None:
+        page = self._page
+        page.write(number, Phase.DECODING, time.monotonic_ns())
+        try:
+            function, args, kwargs = codec.decode_call(payload)
+        except BaseException as error:  # noqa: BLE001  (a payload may raise anything)
+            outcome = Outcome("undecodable", message=_message_of(error.__cause__ or error))
+        else:
+            page.write(number, Phase.RUNNING, time.monotonic_ns())
+            if announce:
+                self._reply(BEGUN, number, _text_of_call(function, args, kwargs).encode("utf-8", "backslashreplace"))
+            outcome = run_call(function, args, kwargs, describe=bool(announce))
+            process.flush_output()
+        self._reply(ENDED, number, outcome.pack())
+        page.write(number, Phase.ANSWERED, time.monotonic_ns())
+
+    def _reply(self, kind: int, number: int, content: bytes) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked and returned twice: only the process that was given it may answer
+        try:
+            if self._identify_channel() != self._channel_identity:
+                process.leave(LOST_CHANNEL_STATUS)
+            channel.send(self._replies, REPLY_HEADER.pack(kind, number) + content)
+        except OSError:
+            process.leave(LOST_CHANNEL_STATUS)
+
+    def _identify_channel(self) -> tuple[int, ...]:
+        # A job may close all descriptors and open others: then the numbers are the same and the outcome would go astray.
+        replies, jobs = os.fstat(self._replies.fileno()), os.fstat(self._jobs.fileno())
+        return replies.st_ino, replies.st_dev, jobs.st_ino, jobs.st_dev
+
+    def _restore(self) -> None:
+        for number, handler in self._signals.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        try:
+            if os.getcwd() != self._directory:
+                os.chdir(self._directory)
+        except OSError:  # the directory is gone: for the host as well
+            pass
+
+
+def run_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], describe: bool) -> Outcome:
+    """Call the function and turn whatever comes of it into an outcome; raises nothing."""
+    try:
+        result = function(*args, **kwargs)
+        if inspect.iscoroutine(result):
+            import asyncio
+
+            result = asyncio.run(result)
+    except Exception as error:  # noqa: BLE001  (every exception of a job is its outcome)
+        return failure(error)
+    except BaseException as error:  # noqa: BLE001  (SystemExit and its like must not end the child)
+        return failure(_exited(error), error)
+    return _success(result, describe)
+
+
+def _success(result: Any, describe: bool) -> Outcome:
+    try:
+        payload = codec.encode_object(result)
+        _check_rebuilds(result, payload)
+    except BaseException as error:  # noqa: BLE001  (pickling runs the result's own code)
+        unsound = ResultNotPicklable(_name_of(type(result)), _message_of(error))
+        return failure(unsound, error)
+    if len(payload) > LARGEST_RESULT:
+        return failure(ResultTooLarge(len(payload), LARGEST_RESULT))
+    return Outcome("success", payload, text=_bounded(_text_of(result)) if describe else "")
+
+
+def failure(told: Exception, raised: BaseException | None = None) -> Outcome:
+    """The outcome of a job that raised; `told` is what the callback gets, `raised` what the traceback is about."""
+    raised = raised or told
+    name, message = _name_of(type(told)), _message_of(told)
+    try:
+        payload = codec.encode_object(told)
+        _check_rebuilds(told, payload)
+        if len(payload) > LARGEST_RESULT:
+            raise ValueError(f"the pickled exception takes {len(payload):,} bytes")
+    except BaseException:  # noqa: BLE001  (pickling runs the exception's own code)
+        payload = codec.encode_object(JobFailed(name, message))
+    return Outcome("failure", payload, name, message, _traceback_of(raised) or f"{name}: {message}\n")
+
+
+def _check_rebuilds(value: Any, payload: bytes) -> None:
+    # The owner unpickles in the host, on its own thread: it must neither raise nor hang there, so it is tried here first, under
+    # the job's limit. Without a reference to a class or function there is nothing that could.
+    if type(value) not in _PLAIN_VALUES and _GLOBAL_OPCODE in payload:
+        codec.decode_object(payload)
+
+
+def _exited(error: BaseException) -> JobExited:
+    plain = tuple(arg if type(arg) in _PLAIN_VALUES else _bounded(_text_of(arg)) for arg in error.args)
+    return JobExited(_name_of(type(error)), plain)
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException:  # noqa: BLE001  (formatting runs the exception's __str__)
+        return ""
+    return text if len(text) <= _TRACEBACK_CHARACTERS else "...\n" + text[-_TRACEBACK_CHARACTERS:]
+
+
+def _name_of(kind: type) -> str:
+    module = getattr(kind, "__module__", None)
+    return kind.__qualname__ if module in (None, "builtins") else f"{module}.{kind.__qualname__}"
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)[:_MESSAGE_CHARACTERS]
+    except BaseException:  # noqa: BLE001  (the exception's own code)
+        return "(its text cannot be made)"
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return repr(value)
+    except BaseException:  # noqa: BLE001  (the value's own code)
+        return f"<{type(value).__name__} without repr>"
+
+
+def _text_of_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    name = getattr(function, "__qualname__", None) or _text_of(function)
+    module = getattr(function, "__module__", None)
+    parts = [_text_of(arg) for arg in args] + [f"{key}={_text_of(value)}" for key, value in kwargs.items()]
+    return _bounded(f"{module}.{name}({', '.join(parts)})" if module else f"{name}({', '.join(parts)})")
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _TEXT_BYTES else text[: _TEXT_BYTES - 3] + "..."
+

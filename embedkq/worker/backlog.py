@@ -1,0 +1,157 @@
+"""What was polled and has not been given to the pool: fair between partitions, in order within a key, bounded."""
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+from embedkq.worker.messages import Batch, Record, Run
+
+MOST_RECORDS = 2_000
+MOST_BYTES = 64 * 1024 * 1024
+READ_AHEAD = 1_000
+"""How many records of one partition may wait for an earlier one with their key before the partition is left alone."""
+
+
+class Position(int):
+    """Stands in a partition's queue behind the records that were polled before the consumer came to this position."""
+
+
+class Backlog:
+    """Records by partition, and the lanes of the keys that are busy.
+
+    Worker's thread; `wait_for_room` and `full` are for the consumer's.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[int, deque[Record | Position]] = {}
+        self._epochs: dict[int, int] = {}
+        self._turns: deque[int] = deque()
+        self._lanes: dict[bytes, deque[Run]] = {}
+        self._ready: deque[Run] = deque()
+        self._held: dict[int, int] = {}
+        # Each of these has one writer, so their difference needs no lock: the consumer's thread counts what comes ...
+        self._came_records = self._came_bytes = 0
+        # ... and the worker's what has gone.
+        self._gone_records = self._gone_bytes = 0
+        self._stuck_records = 0
+        self._room = threading.Event()
+
+    # On the consumer's thread.
+
+    def coming(self, records: int, size: int) -> None:
+        """So many records of so many bytes are on their way here. Consumer's thread."""
+        self._came_records += records
+        self._came_bytes += size
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should come. Any thread."""
+        records, size = self._came_records - self._gone_records, self._came_bytes - self._gone_bytes
+        return records - self._stuck_records >= MOST_RECORDS or size >= MOST_BYTES
+
+    def wait_for_room(self, seconds: float) -> bool:
+        """Until it is no longer full; whether it is not. Consumer's thread."""
+        if not self.full:
+            return True
+        self._room.clear()
+        # Looked at again after the clearing: room that was made just before would otherwise go unnoticed.
+        return not self.full or self._room.wait(seconds)
+
+    # On the worker's thread.
+
+    def __len__(self) -> int:
+        return self._came_records - self._gone_records
+
+    def find_hot(self) -> frozenset[int]:
+        """Partitions in which so many records wait for a busy key that no more should be polled."""
+        hot = frozenset(partition for partition, held in self._held.items() if held >= READ_AHEAD)
+        # They cannot move on, so they must not take the room of those that can.
+        self._stuck_records = sum(len(self._queues.get(partition, ())) for partition in hot)
+        return hot
+
+    def open(self, partition: int, epoch: int) -> None:
+        """Take records of this assignment of the partition, and of no other."""
+        self.drop(partition)
+        self._queues[partition] = deque()
+        self._epochs[partition] = epoch
+        self._turns.append(partition)
+
+    def add(self, batch: Batch) -> None:
+        """Queue what was polled; what belongs to another assignment is dropped."""
+        if self._epochs.get(batch.partition) != batch.epoch:
+            self._gone(len(batch.records), sum(size_of(record) for record in batch.records))
+            return
+        queue = self._queues[batch.partition]
+        queue.extend(batch.records)
+        queue.append(Position(batch.position))
+
+    def drop(self, partition: int) -> list[Run]:
+        """Forget a partition; returns what of it waited in a key's lane."""
+        queue = self._queues.pop(partition, None)
+        if queue is not None:
+            del self._epochs[partition]
+            self._turns.remove(partition)
+            records = [item for item in queue if not isinstance(item, Position)]
+            self._gone(len(records), sum(map(size_of, records)))
+        self._held.pop(partition, None)
+        dropped = [run for lane in self._lanes.values() for run in lane if run.partition == partition]
+        dropped += [run for run in self._ready if run.partition == partition]
+        if dropped:
+            for key, lane in self._lanes.items():
+                self._lanes[key] = deque(run for run in lane if run.partition != partition)
+            self._ready = deque(run for run in self._ready if run.partition != partition)
+        return dropped
+
+    def next_queued(self) -> tuple[int, int, Any] | None:
+        """Partition, epoch and the next record or `Position` of the partition whose turn it is; None if nothing may be taken."""
+        for _ in range(len(self._turns)):
+            partition = self._turns[0]
+            queue = self._queues[partition]
+            if queue and self._held.get(partition, 0) < READ_AHEAD:
+                item = queue.popleft()
+                if not isinstance(item, Position):
+                    self._gone(1, size_of(item))
+                    self._turns.rotate(-1)
+                return partition, self._epochs[partition], item
+            self._turns.rotate(-1)
+        return None
+
+    def next_ready(self) -> Run | None:
+        """A run whose key has become free, oldest first."""
+        return self._ready.popleft() if self._ready else None
+
+    def enter_lane(self, run: Run) -> bool:
+        """True if the run's key is free, and now its own; else the run waits here until `leave_lane` makes it ready."""
+        if run.key is None:
+            return True
+        lane = self._lanes.get(run.key)
+        if lane is None:
+            self._lanes[run.key] = deque()
+            return True
+        lane.append(run)
+        self._held[run.partition] = self._held.get(run.partition, 0) + 1
+        return False
+
+    def leave_lane(self, run: Run) -> None:
+        """The run is done, or will not run: the next one with its key is ready."""
+        if run.key is None:
+            return
+        lane = self._lanes.get(run.key)
+        if not lane:
+            self._lanes.pop(run.key, None)
+            return
+        following = lane.popleft()
+        self._held[following.partition] -= 1
+        self._ready.append(following)
+
+    def _gone(self, records: int, size: int) -> None:
+        self._gone_records += records
+        self._gone_bytes += size
+        if not self._room.is_set() and not self.full:
+            self._room.set()
+
+
+def size_of(record: Record) -> int:
+    """Bytes of a record, near enough."""
+    return len(record.value or b"") + len(record.key or b"")

@@ -1,0 +1,26 @@
+"""What the worker's thread and the consumer's thread share, and nothing else."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from embedkq.worker.backlog import Backlog
+from embedkq.worker.mailbox import Mailbox
+from embedkq.worker.messages import Message
+from embedkq.worker.offsets import Progress
+
+
+class Exchange:
+    """The meeting place of the two threads.
+
+    Attributes:
+        inbox: messages for the worker's thread, from any thread.
+        backlog: the records between the two.
+        snapshot: what may be committed, by partition. The worker's thread replaces it as a whole, any thread reads it.
+        hot: partitions that should not be polled for a while. Replaced and read likewise.
+    """
+
+    def __init__(self) -> None:
+        self.inbox: Mailbox[Message] = Mailbox()
+        self.backlog = Backlog()
+        self.snapshot: Mapping[int, Progress] = {}
+        self.hot: frozenset[int] = frozenset()

@@ -1,0 +1,345 @@
+"""The worker's loop: takes records in, gives them to the pool, settles what ends, says what may be committed.
+
+One turn is one call. No thread and no sleep of its own: it waits only in its selector.
+"""
+from __future__ import annotations
+
+import logging
+import math
+import selectors
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from embedkq import codec
+from embedkq.errors import DecodeError
+from embedkq.outcome import Outcome
+from embedkq.worker import donemap
+from embedkq.worker.backlog import Position
+from embedkq.worker.exchange import Exchange
+from embedkq.worker.mailbox import Mailbox
+from embedkq.worker.messages import (
+    Abandoned,
+    Assigned,
+    Batch,
+    ConsumerFailed,
+    Finished,
+    Fired,
+    Released,
+    Revoked,
+    Run,
+    Targets,
+)
+from embedkq.worker.offsets import OffsetTracker, Progress
+from embedkq.worker.pool import JobPool
+
+logger = logging.getLogger("embedkq.worker")
+
+MOST_WAITING = 1_000
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+_TURN_SECONDS = 1.0
+_DEAF_OWNER_SECONDS = 10.0
+_MAP_FULL = 0.75
+
+
+class Loop:
+    """All that one worker has under way. Worker's thread, but for what says otherwise."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        topic: str,
+        timeout: float | None,
+        callbacks: Mailbox[Finished] | None,
+        make_pool: Callable[[selectors.BaseSelector], JobPool],
+        max_jobs: int | None = None,
+    ) -> None:
+        self.ended = {"success": 0, "failure": 0, "timeout": 0, "undecodable": 0}
+        self._exchange = exchange
+        self._inbox = exchange.inbox
+        self._backlog = exchange.backlog
+        self._topic = topic
+        self._timeout = timeout
+        self._callbacks = callbacks
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._inbox, selectors.EVENT_READ, _nothing)
+        self._pool = make_pool(self._selector)
+        self._tracker = OffsetTracker()
+        self._left: dict[int, Progress] = {}
+        self._runs: dict[tuple[int, int], Run] = {}
+        self._waiting = self._waiting_bytes = 0
+        self._waiting_since = math.inf
+        self._admissible = math.inf if max_jobs is None else max_jobs
+        self._to_fire = self._admissible
+        self._revocations: list[Revoked] = []
+        self._targets: list[Targets] = []
+        self._stopping = False
+
+    # The life of a loop.
+
+    def turn(self) -> bool:
+        """Wait for something to happen and deal with it; False once a stop is complete.
+
+        Raises:
+            WorkerError: children do not start, or the consumer cannot go on: the worker has failed.
+        """
+        if self._stopping and not self._runs:
+            return False
+        rest = min(self._pool.check_at - time.monotonic(), _TURN_SECONDS)
+        for key, _ in self._selector.select(max(0.0, rest)):
+            key.data()
+        for message in self._inbox.take():
+            self._handlers[type(message)](self, message)
+        self._pool.tick(time.monotonic())
+        self._tell_begun()
+        self._settle()
+        if not self._stopping:
+            self._admit()
+        self._publish()
+        return True
+
+    def stop(self) -> None:
+        """Admit no more; what has not begun will not run. `turn` says when the rest is done."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for partition in list(self._tracker.snapshot()):
+            self._drop(partition)
+
+    def abandon(self) -> None:
+        """Stop now: what runs is killed, without outcome, callback or commit."""
+        self.stop()
+        self._pool.abandon()
+        self._runs.clear()
+
+    def close(self) -> None:
+        """End the child processes and give everything back."""
+        self._pool.close()
+        self._inbox.close()
+        self._selector.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that were admitted and are not done. Any thread."""
+        return len(self._runs)
+
+    # Messages.
+
+    def _take_batch(self, batch: Batch) -> None:
+        self._backlog.add(batch)
+
+    def _assigned(self, message: Assigned) -> None:
+        partition, start = message.partition, message.start
+        try:
+            done = donemap.decode(start, message.metadata)
+        except ValueError as error:
+            logger.warning(
+                "The commit metadata of partition %d of %s at offset %d is not usable (%s): "
+                "jobs that were done above that offset may run again.", partition, self._topic, start, error,
+            )
+            done = ()
+        left = self._left.pop(partition, None)
+        if left is not None:  # what was done here is done, whether its commit arrived or not
+            start, done = donemap.merge(start, done, left.offset, left.done)
+        self._tracker.assign(partition, message.epoch, start, done)
+        self._backlog.open(partition, message.epoch)
+
+    def _revoked(self, message: Revoked) -> None:
+        for partition in message.partitions:
+            self._drop(partition)
+        if message.lost:
+            self._release(Released(message.partitions))
+        self._revocations.append(message)
+
+    def _release(self, message: Released) -> None:
+        snapshot = self._tracker.snapshot()
+        for partition in message.partitions & snapshot.keys():
+            self._left[partition] = snapshot[partition]
+        self._tracker.unassign(message.partitions)
+
+    def _fired(self, message: Fired) -> None:
+        for run in message.runs:
+            self._waiting -= 1
+            self._waiting_bytes -= run.size
+            self._finish(run)
+        self._to_fire -= len(message.runs)
+        self._waiting_since = time.monotonic() if self._waiting else math.inf
+        self._stop_when_enough()
+
+    def _abandoned(self, message: Abandoned) -> None:
+        run = message.run
+        self._waiting -= 1
+        self._waiting_bytes -= run.size
+        if self._runs.pop((run.partition, run.offset), None) is not None:
+            self._backlog.leave_lane(run)
+
+    def _aim(self, message: Targets) -> None:
+        self._targets.append(message)
+
+    def _consumer_failed(self, message: ConsumerFailed) -> None:
+        raise message.error
+
+    _handlers: Mapping[type, Callable[[Loop, Any], None]] = {
+        Batch: _take_batch,
+        Assigned: _assigned,
+        Revoked: _revoked,
+        Released: _release,
+        Fired: _fired,
+        Abandoned: _abandoned,
+        Targets: _aim,
+        ConsumerFailed: _consumer_failed,
+    }
+
+    # Admission.
+
+    def _admit(self) -> None:
+        room = self._pool.room()
+        while room > 0 and self._may_admit():
+            run = self._backlog.next_ready() or self._next_admitted()
+            if run is None:
+                break
+            self._pool.submit(run)
+            room -= 1
+        self._pool.feed()
+
+    def _may_admit(self) -> bool:
+        return self._waiting < MOST_WAITING and self._waiting_bytes < MOST_WAITING_BYTES
+
+    def _next_admitted(self) -> Run | None:
+        """The next record that may run now, tracked; those that wait for their key, or need not run, are dealt with on the way."""
+        while self._admissible > 0 and (queued := self._backlog.next_queued()) is not None:
+            partition, epoch, item = queued
+            if isinstance(item, Position):
+                self._tracker.advance(partition, epoch, item)
+            elif self._tracker.admit(partition, item.offset):
+                run = self._make_run(partition, epoch, item)
+                if run is not None and self._backlog.enter_lane(run):
+                    return run
+        return None
+
+    def _make_run(self, partition: int, epoch: int, record: Any) -> Run | None:
+        """None if the record is no job, or if it is still under way here since an earlier assignment."""
+        under_way = self._runs.get((partition, record.offset))
+        if under_way is not None:
+            under_way.epoch = epoch  # one run, one callback; its end finishes this admission
+            return None
+        run = Run(partition, epoch, record)
+        try:
+            envelope = codec.read_headers(record.headers)
+        except DecodeError as error:
+            logger.warning("%s malformed. Skipping ... (%s)", self._record(run), error)
+            self._tracker.finish(partition, epoch, record.offset)
+            return None
+        run.job_id = envelope.id.encode()
+        run.timestamp, run.timeout = envelope.timestamp, envelope.timeout
+        run.limit = run.timeout if self._timeout is None else self._timeout
+        run.announce = logger.isEnabledFor(logging.INFO)
+        self._runs[partition, record.offset] = run
+        self._admissible -= 1
+        return run
+
+    def _drop(self, partition: int) -> None:
+        """What of a partition has not begun will not run here."""
+        for run in self._backlog.drop(partition):
+            del self._runs[run.partition, run.offset]
+        waiting = {run for run in self._runs.values() if run.partition == partition}
+        for run in self._pool.take_back(waiting):
+            del self._runs[run.partition, run.offset]  # type: ignore[attr-defined]
+            self._backlog.leave_lane(run)  # type: ignore[arg-type]
+
+    # Settling.
+
+    def _tell_begun(self) -> None:
+        for run, text in self._pool.begun:
+            logger.info("Processing %s ...", self._record(run))
+            logger.info("Running Job %s: %s ...", _short(run), text)
+        self._pool.begun.clear()
+
+    def _settle(self) -> None:
+        ended = self._pool.ended
+        if not ended:
+            return
+        due = []
+        for run, outcome in ended:
+            self.ended[outcome.status] += 1
+            self._log_end(run, outcome)
+            if self._runs.get((run.partition, run.offset)) is not run:
+                continue  # abandoned
+            if outcome.status == "undecodable":
+                self._admissible += 1
+                self._finish(run)
+            elif self._callbacks is None:
+                self._to_fire -= 1
+                self._finish(run)
+            else:
+                run.size += len(outcome.payload)
+                self._waiting_bytes += run.size
+                due.append(Finished(run, outcome))
+        ended.clear()
+        if due:
+            self._hand_over(due)
+        self._stop_when_enough()
+
+    def _hand_over(self, due: list[Finished]) -> None:
+        if not self._waiting:
+            self._waiting_since = time.monotonic()
+        self._waiting += len(due)
+        self._callbacks.put_all(due)  # type: ignore[union-attr]
+
+    def _finish(self, run: Run) -> None:
+        """The run is done: its offset counts, its key is free."""
+        if self._runs.pop((run.partition, run.offset), None) is None:
+            return
+        self._backlog.leave_lane(run)
+        if not self._tracker.finish(run.partition, run.epoch, run.offset):
+            left = self._left.get(run.partition)
+            if left is not None:
+                self._left[run.partition] = left.with_done(run.offset)
+
+    def _stop_when_enough(self) -> None:
+        if self._to_fire <= 0:
+            self.stop()
+
+    def _log_end(self, run: Run, outcome: Outcome) -> None:
+        if outcome.status == "success":
+            if run.announce:
+                logger.info("Job %s returned: %s", _short(run), outcome.text)
+        elif outcome.status == "failure":
+            logger.error("Job %s failed: %s\n%s", _short(run), outcome.message, outcome.traceback.rstrip())
+        elif outcome.status == "timeout":
+            logger.error("Job %s timed out after %g seconds.", _short(run), run.limit)
+        else:
+            logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
+
+    def _record(self, run: Run) -> str:
+        return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
+
+    # What others wait for.
+
+    def _publish(self) -> None:
+        self._exchange.snapshot = snapshot = self._tracker.snapshot()
+        self._exchange.hot = self._backlog.find_hot()
+        for revoked in self._revocations[:]:
+            if not any(self._tracker.outstanding(partition) for partition in revoked.partitions & snapshot.keys()):
+                revoked.snapshot = {p: snapshot[p] for p in revoked.partitions & snapshot.keys()}
+                revoked.settled = True
+                self._revocations.remove(revoked)
+        for target in self._targets[:]:
+            if all(snapshot[p].offset >= end for p, end in target.ends.items() if p in snapshot):
+                self._targets.remove(target)
+                target.request.set()
+        if time.monotonic() - self._waiting_since > _DEAF_OWNER_SECONDS:
+            self._waiting_since = time.monotonic()
+            logger.warning(
+                "%d callbacks have waited for %g s: the worker's owner must call run_callbacks(), drain() or stop(); "
+                "no more jobs are taken once %d wait.", self._waiting, _DEAF_OWNER_SECONDS, MOST_WAITING,
+            )
+
+
+def _short(run: Run) -> str:
+    return run.job_id[:8].decode()
+
+
+def _nothing() -> None:
+    pass

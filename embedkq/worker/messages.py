@@ -1,0 +1,112 @@
+"""What the worker's three threads tell each other. Immutable, unless a line says which thread writes what."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from embedkq.outcome import Outcome
+from embedkq.worker.children import Task
+from embedkq.worker.offsets import Progress
+
+
+class Record(Protocol):
+    """What the worker uses of a Kafka client's record."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Iterable[tuple[str, bytes]]
+    timestamp: int
+
+
+class Run(Task):
+    """A record that was admitted, until its end is known and its callback has returned."""
+
+    __slots__ = ("epoch", "key", "offset", "partition", "size", "timeout", "timestamp")
+
+    def __init__(self, partition: int, epoch: int, record: Record) -> None:
+        super().__init__(b"", record.value or b"")
+        self.partition = partition
+        self.offset = record.offset
+        self.epoch = epoch
+        self.key = record.key
+        self.size = len(self.payload)
+        self.timestamp = 0
+        self.timeout: float | None = None
+
+
+class Finished(NamedTuple):
+    """Worker's thread to owner: a job's end, whose callback is due."""
+
+    run: Run
+    outcome: Outcome
+
+
+class Batch(NamedTuple):
+    """Consumer's thread to worker's: records of one partition, in order, and the consumer's position after them."""
+
+    partition: int
+    epoch: int
+    records: Sequence[Record]
+    position: int
+
+
+class Assigned(NamedTuple):
+    """Consumer's thread to worker's: a partition is ours from `start` on; `metadata` came with the committed offset."""
+
+    partition: int
+    epoch: int
+    start: int
+    metadata: str
+
+
+@dataclass
+class Revoked:
+    """Client's I/O thread to worker's: these partitions are going away.
+
+    Attributes:
+        partitions: which.
+        lost: they are another's already: nothing of them may be committed.
+        settled: set by the worker's thread once all that runs of them is done.
+        snapshot: set before that, what to commit.
+    """
+
+    partitions: frozenset[int]
+    lost: bool
+    settled: bool = False
+    snapshot: Mapping[int, Progress] = field(default_factory=dict)
+
+
+class Released(NamedTuple):
+    """Client's I/O thread to worker's: the partitions of a `Revoked` are gone, whether all of them was done or not."""
+
+    partitions: frozenset[int]
+
+
+class Fired(NamedTuple):
+    """Owner to worker's thread: these jobs' callbacks have returned."""
+
+    runs: list[Run]
+
+
+class Abandoned(NamedTuple):
+    """Owner to worker's thread: this job's callback did not return; the job is not done."""
+
+    run: Run
+
+
+class Targets(NamedTuple):
+    """Consumer's thread to worker's: what `drain` or `burst` waits for, as end offsets by partition."""
+
+    request: Any
+    ends: Mapping[int, int]
+
+
+class ConsumerFailed(NamedTuple):
+    """Consumer's thread to worker's: it cannot go on."""
+
+    error: BaseException
+
+
+Message = Batch | Assigned | Revoked | Released | Fired | Abandoned | Targets | ConsumerFailed

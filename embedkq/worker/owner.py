@@ -1,0 +1,207 @@
+"""The thread that owns a worker, and how callbacks come to fire there."""
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from embedkq import codec
+from embedkq.errors import Closed, DecodeError, InsideCallback, JobFailed, ResultNotPicklable, WrongThread
+from embedkq.job import Job
+from embedkq.outcome import Outcome
+from embedkq.worker.mailbox import Mailbox
+from embedkq.worker.messages import Abandoned, Finished, Fired, Message, Run
+
+logger = logging.getLogger("embedkq.worker")
+
+Callback = Callable[[str, Job, Any, Any, Any], Any]
+
+_REPORT_SECONDS = 0.02
+_MOST_AT_ONCE = 100
+
+
+class Owner:
+    """A plain thread that fires callbacks whenever it calls one of the owner's methods."""
+
+    def __init__(self, callback: Callback | None, topic: str, inbox: Mailbox[Message]) -> None:
+        self.thread = threading.current_thread()
+        self.last_callback = time.monotonic()
+        self._callback = callback
+        self._topic = topic
+        self._inbox = inbox
+        self._inside = False
+        self.mailbox: Mailbox[Finished] = Mailbox(self._notified)
+
+    def check(self, method: str) -> None:
+        """Refuse a call of an owner's method from anywhere else.
+
+        Raises:
+            InsideCallback, WrongThread
+        """
+        if threading.current_thread() is not self.thread:
+            raise WrongThread(
+                f"{method}() is for the thread that owns the worker, {self.thread.name!r}; this is "
+                f"{threading.current_thread().name!r}. From other threads call request_stop() and wait()."
+            )
+        if self._inside:
+            raise InsideCallback(f"{method}() was called from within a callback, where it would wait for itself: call request_stop().")
+
+    def fire(self, most: int | None = None) -> int:
+        """Call the callback for what waits (or at most so many); how many."""
+        fired: list[Run] = []
+        reported = time.monotonic()
+        finished = deque(self.mailbox.take(most))
+        count = len(finished)
+        try:
+            while finished:
+                self._fire_one(*finished[0])
+                fired.append(finished.popleft().run)
+                if (now := time.monotonic()) > reported + _REPORT_SECONDS:
+                    self._report(fired)
+                    fired, reported = [], now
+        except BaseException:  # KeyboardInterrupt and its like pass through, and leave this one job not done
+            self._tell(Abandoned(finished.popleft().run))
+            raise
+        finally:
+            self.mailbox.put_back(finished)
+            self._report(fired)
+        return count
+
+    @property
+    def busy(self) -> bool:
+        """Whether a callback is under way that this thread cannot finish by firing on."""
+        return False
+
+    def _notified(self) -> None:
+        """Called on the worker's thread when callbacks wait."""
+
+    def _fire_one(self, run: Run, outcome: Outcome) -> None:
+        arguments = arguments_of(self._topic, run, outcome)
+        logger.info("Executing callback ...")
+        self._inside = True
+        try:
+            self._call(arguments)
+        except Exception as error:
+            logger.exception("Callback failed: %s", error)
+        finally:
+            self._inside = False
+            self.last_callback = time.monotonic()
+
+    def _call(self, arguments: tuple[str, Job, Any, Any, Any]) -> None:
+        self._callback(*arguments)  # type: ignore[misc]
+
+    def _report(self, fired: list[Run]) -> None:
+        if fired:
+            self._tell(Fired(fired))
+
+    def _tell(self, message: Message) -> None:
+        try:
+            self._inbox.put(message)
+        except Closed:  # the worker has failed or was killed: these jobs come again
+            pass
+
+
+class HandoffOwner(Owner):
+    """The thread on which a function given to `handoff` runs."""
+
+    def __init__(
+        self, callback: Callback | None, topic: str, inbox: Mailbox[Message], handoff: Callable[[Callable[[], None]], Any]
+    ) -> None:
+        self._handoff = handoff
+        super().__init__(callback, topic, inbox)
+
+    def _notified(self) -> None:
+        self._handoff(self._fire_some)
+
+    def _fire_some(self) -> None:
+        self.thread = threading.current_thread()
+        if self.fire(_MOST_AT_ONCE) and len(self.mailbox):
+            self._handoff(self._fire_some)
+
+
+class LoopOwner(Owner):
+    """The thread of an asyncio loop, which fires by itself; callbacks may be coroutine functions, one at a time."""
+
+    def __init__(
+        self, callback: Callback | None, topic: str, inbox: Mailbox[Message], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._asynchronous = callback is not None and is_coroutine_function(callback)
+        super().__init__(callback, topic, inbox)
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None or (self._asynchronous and len(self.mailbox) > 0)
+
+    def _notified(self) -> None:
+        self._loop.call_soon_threadsafe(self._pump)
+
+    def _pump(self) -> None:
+        if self._asynchronous:
+            self._next_task()
+        elif self.fire(_MOST_AT_ONCE) and len(self.mailbox):
+            self._loop.call_soon(self._pump)
+
+    def fire(self, most: int | None = None) -> int:
+        return 0 if self._asynchronous else super().fire(most)
+
+    def _next_task(self) -> None:
+        if self._task is not None or not (finished := self.mailbox.take(1)):
+            return
+        run, outcome = finished[0]
+        arguments = arguments_of(self._topic, run, outcome)
+        logger.info("Executing callback ...")
+        self._task = self._loop.create_task(self._callback(*arguments))  # type: ignore[misc]
+        self._task.add_done_callback(lambda task: self._task_ended(task, run))
+
+    def _task_ended(self, task: asyncio.Task[Any], run: Run) -> None:
+        self._task = None
+        self.last_callback = time.monotonic()
+        if task.cancelled():
+            self._tell(Abandoned(run))
+        else:
+            error = task.exception()
+            if error is not None:
+                logger.error("Callback failed: %s", error, exc_info=error)
+            self._tell(Fired([run]))
+        self._next_task()
+
+
+def is_coroutine_function(callback: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine, as far as one can see from outside."""
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
+
+
+def arguments_of(topic: str, run: Run, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
+    """What the callback gets; a child has unpickled all of it before, so here it is safe to."""
+    func, args, kwargs, unsound = None, None, None, None
+    try:
+        func, args, kwargs = codec.decode_call(run.payload)
+    except DecodeError as error:
+        unsound = error
+    job = Job(run.job_id.decode(), run.timestamp, topic, func, args, kwargs, run.timeout, run.key)
+    if unsound is not None:
+        return "failure", job, None, unsound, f"{type(unsound).__name__}: {unsound}\n"
+    if outcome.status == "success":
+        try:
+            return "success", job, codec.decode_object(outcome.payload), None, None
+        except Exception as error:  # noqa: BLE001  (the result's own code)
+            told = ResultNotPicklable("its type", f"it cannot be rebuilt here: {error!r}")
+            return "failure", job, None, told, f"{type(told).__name__}: {told}\n"
+    if outcome.status == "failure":
+        return "failure", job, None, _exception_of(outcome), outcome.traceback
+    return outcome.status, job, None, None, None
+
+
+def _exception_of(outcome: Outcome) -> Exception:
+    try:
+        error = codec.decode_object(outcome.payload)
+    except Exception:  # noqa: BLE001  (the exception's own code)
+        error = None
+    return error if isinstance(error, Exception) else JobFailed(outcome.type_name, outcome.message)
