@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
 import tempfile
@@ -94,6 +95,16 @@ def receive_descriptors(end: socket.socket, flags: int = 0) -> tuple[bytes, list
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
     return message, list(descriptors)
+
+
+def wait_readable(descriptor: int, seconds: float | None) -> bool:
+    """Until the descriptor is readable (or its other side gone), or for so many seconds; whether it is.
+
+    By poll: in a host with more than a thousand descriptors, select refuses.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else max(0.0, seconds) * 1000))
 
 
 def anonymous_file(name: str) -> int:

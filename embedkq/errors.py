@@ -4,6 +4,7 @@
 
     EmbedkqError
     ├── BrokerUnavailable (ConnectionError)   hosts do not answer, or not in time
+    ├── BrokerRefused                         the broker answers, and does not allow it
     ├── EnqueueFailed                         enqueue_many: some jobs were not acknowledged
     ├── EncodeError (ValueError)              a function or an argument cannot be pickled
     ├── DecodeError (ValueError)              bytes that cannot be turned back into a call or an outcome
@@ -59,6 +60,10 @@ class BrokerUnavailable(EmbedkqError, ConnectionError):
 
 def _rebuild_broker_unavailable(hosts: str, reason: str, maybe_sent: bool) -> BrokerUnavailable:
     return BrokerUnavailable(hosts, reason, maybe_sent=maybe_sent)
+
+
+class BrokerRefused(EmbedkqError):
+    """The Kafka broker answers, and refuses for good: authentication, authorization, a topic that does not exist."""
 
 
 class EnqueueFailed(EmbedkqError):

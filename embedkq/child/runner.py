@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import select
 import signal
 import socket
 import struct
@@ -77,7 +76,7 @@ class Runner:
                 return channel.receive(self._jobs)
             except BlockingIOError:
                 # A job called socket.setdefaulttimeout or made the description non-blocking: wait for it here.
-                select.select([self._jobs], [], [])
+                channel.wait_readable(self._jobs.fileno(), None)
             except OSError:
                 process.leave(LOST_CHANNEL_STATUS)
 

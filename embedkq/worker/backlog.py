@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Set
 from typing import Any
 
 from embedkq.worker.messages import Batch, Record, Run
@@ -10,7 +11,9 @@ from embedkq.worker.messages import Batch, Record, Run
 MOST_RECORDS = 2_000
 MOST_BYTES = 64 * 1024 * 1024
 READ_AHEAD = 1_000
-"""How many records of one partition may wait for an earlier one with their key before the partition is left alone."""
+"""How many records of one partition may wait for an earlier one with their key before the partition is left alone ..."""
+READ_AHEAD_BYTES = 16 * 1024 * 1024
+"""... and how many bytes they may have together."""
 
 
 class Position(int):
@@ -29,7 +32,9 @@ class Backlog:
         self._turns: deque[int] = deque()
         self._lanes: dict[bytes, deque[Run]] = {}
         self._ready: deque[Run] = deque()
-        self._held: dict[int, int] = {}
+        self._held: dict[int, tuple[int, int]] = {}
+        self._hot: set[int] = set()
+        self._on_hold: frozenset[int] = frozenset()
         # Each of these has one writer, so their difference needs no lock: the consumer's thread counts what comes ...
         self._came_records = self._came_bytes = 0
         # ... and the worker's what has gone.
@@ -65,7 +70,7 @@ class Backlog:
 
     def find_hot(self) -> frozenset[int]:
         """Partitions in which so many records wait for a busy key that no more should be polled."""
-        hot = frozenset(partition for partition, held in self._held.items() if held >= READ_AHEAD)
+        hot = self._on_hold.union(self._hot)
         # They cannot move on, so they must not take the room of those that can.
         self._stuck_records = sum(len(self._queues.get(partition, ())) for partition in hot)
         return hot
@@ -76,6 +81,11 @@ class Backlog:
         self._queues[partition] = deque()
         self._epochs[partition] = epoch
         self._turns.append(partition)
+
+    def hold(self, partitions: Set[int]) -> None:
+        """Give out nothing more of these partitions until they are no longer named here."""
+        if partitions != self._on_hold:
+            self._on_hold = frozenset(partitions)
 
     def add(self, batch: Batch) -> None:
         """Queue what was polled; what belongs to another assignment is dropped."""
@@ -95,20 +105,23 @@ class Backlog:
             records = [item for item in queue if not isinstance(item, Position)]
             self._gone(len(records), sum(map(size_of, records)))
         self._held.pop(partition, None)
-        dropped = [run for lane in self._lanes.values() for run in lane if run.partition == partition]
-        dropped += [run for run in self._ready if run.partition == partition]
-        if dropped:
+        self._hot.discard(partition)
+        waiting = [run for lane in self._lanes.values() for run in lane if run.partition == partition]
+        if waiting:
             for key, lane in self._lanes.items():
                 self._lanes[key] = deque(run for run in lane if run.partition != partition)
-            self._ready = deque(run for run in self._ready if run.partition != partition)
-        return dropped
+        ready = [run for run in self._ready if run.partition == partition]
+        self._ready = deque(run for run in self._ready if run.partition != partition)
+        for run in ready:  # each of them had its key
+            self.leave_lane(run)
+        return waiting + ready
 
     def next_queued(self) -> tuple[int, int, Any] | None:
         """Partition, epoch and the next record or `Position` of the partition whose turn it is; None if nothing may be taken."""
         for _ in range(len(self._turns)):
             partition = self._turns[0]
             queue = self._queues[partition]
-            if queue and self._held.get(partition, 0) < READ_AHEAD:
+            if queue and partition not in self._hot and partition not in self._on_hold:
                 item = queue.popleft()
                 if not isinstance(item, Position):
                     self._gone(1, size_of(item))
@@ -130,7 +143,7 @@ class Backlog:
             self._lanes[run.key] = deque()
             return True
         lane.append(run)
-        self._held[run.partition] = self._held.get(run.partition, 0) + 1
+        self._hold(run.partition, 1, run.size)
         return False
 
     def leave_lane(self, run: Run) -> None:
@@ -142,8 +155,16 @@ class Backlog:
             self._lanes.pop(run.key, None)
             return
         following = lane.popleft()
-        self._held[following.partition] -= 1
+        self._hold(following.partition, -1, -following.size)
         self._ready.append(following)
+
+    def _hold(self, partition: int, records: int, size: int) -> None:
+        held, held_bytes = self._held.get(partition, (0, 0))
+        self._held[partition] = held + records, held_bytes + size
+        if held + records >= READ_AHEAD or held_bytes + size >= READ_AHEAD_BYTES:
+            self._hot.add(partition)
+        else:
+            self._hot.discard(partition)
 
     def _gone(self, records: int, size: int) -> None:
         self._gone_records += records

@@ -1,15 +1,15 @@
 """The map of what is done above a committed offset, as the text that travels in the commit's metadata. Any thread.
 
-The text: one character of version, one of method, then base85 of a checksum (crc32, 4 bytes) and the content. The checksum covers
-the start offset too: a text that some tool copied to another offset (tools that mirror groups between clusters do) is refused.
+The text: a character of version, one of method, base85 of a checksum (crc32, 4 bytes) and the content. The checksum
+covers the start too: a text copied to another offset (tools that mirror groups between clusters do that) is refused.
 
-======  ==============================================================================================
+======  =====================================================================================================
 method  content
-======  ==============================================================================================
-v       varints (LEB128): not done beyond the one that must be there, done beyond one, in turns, from the start upwards
-b       bits, lowest first: the first is the offset above the start; 1 is done
+======  =====================================================================================================
+v       varints (LEB128) from the start upwards: how many are not done, how many are, in turns, each less one
+b       bits, lowest first, from the offset above the start: 1 is done
 V, B    the same, deflated
-======  ==============================================================================================
+======  =====================================================================================================
 """
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
 Runs = Sequence[tuple[int, int]]
-"""What is done above a start, the first offset that is not done: pairs (first, one past the last) of at least one offset each,
-in rising order, with at least one offset that is not done before each. So the first one begins above the start."""
+"""What is done above a start, the first offset that is not: pairs (first, one past the last) of one offset or more, in
+rising order, with one or more that are not done before each. So the first one begins above the start."""
 
 LIMIT = 4096
 """Characters that a broker takes as metadata unless told otherwise (its `offset.metadata.max.bytes`)."""
@@ -54,7 +54,7 @@ class Encoded(NamedTuple):
 def encode(start: int, done: Runs, limit: int = LIMIT) -> Encoded:
     """The text of at most `limit` characters for what is done above `start`.
 
-    What does not fit is left out from the top: any lower part of a map is sound, since a run that is forgotten is only repeated.
+    What does not fit is left out from the top. Any lower part is sound: what is forgotten is only repeated.
 
     Raises:
         ValueError: `start` is no offset, or `done` is not as `Runs` says.
@@ -90,7 +90,7 @@ def bound(runs: int, span: int) -> int:
     """Characters that so many runs within `span` offsets above the start never exceed, without a look at them."""
     if not runs:
         return 0
-    # A varint is a byte longer from 128 on, another from 128 squared on: only so many numbers of a given sum can be that large.
+    # A varint is a byte longer from 128 on, another from 128 squared on: of a given sum only so many can be that large.
     varints, most = 2 * runs, span >> 7
     while most:
         varints += min(2 * runs, most)
@@ -104,7 +104,7 @@ def decode(start: int, text: str) -> Runs:
     Takes bounded time and memory for any text.
 
     Raises:
-        ValueError: the text is of another version or maker, damaged, written for another start or senseless; the message says which.
+        ValueError: the text is of another version or maker, damaged, for another start, or senseless; it says which.
     """
     if not text:
         return ()
@@ -163,7 +163,7 @@ def _to_numbers(start: int, done: Runs) -> list[int]:
     edges = [start, *chain.from_iterable(done)]
     numbers = [above - below - 1 for below, above in pairwise(edges)]
     if numbers and (min(numbers) < 0 or edges[-1] > _MOST_OFFSET):
-        raise ValueError(f"done={_excerpt(done)} above start={start}: runs must rise, with a gap before each, up to {_MOST_OFFSET}")
+        raise ValueError(f"done={_excerpt(done)} above start={start}: rising runs with gaps between them were expected")
     return numbers
 
 
@@ -197,7 +197,7 @@ def _write_varints(numbers: list[int]) -> bytes:
 
 
 def _write_bits(numbers: list[int]) -> bytes:
-    digits = "".join(chain.from_iterable(("0" * number, "1" * (done + 1) + "0") for number, done in _pairs(numbers)))[:-1]
+    digits = "".join(["0" * open_ + "1" * (done + 1) + "0" for open_, done in _pairs(numbers)])[:-1]
     return int(digits[::-1], 2).to_bytes((len(digits) + 7) // 8, "little")
 
 

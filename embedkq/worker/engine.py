@@ -7,9 +7,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-from embedkq.errors import EmbedkqError, WorkerFailed
+from embedkq.errors import BrokerUnavailable, EmbedkqError, WorkerFailed
 from embedkq.worker.consumer import CONNECT_SECONDS, Consumer
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.lifecycle import Lifecycle, State
@@ -49,6 +50,10 @@ class Engine:
         self.loop: Loop | None = None
         self.killed = False
         """Whether anything was cut short."""
+        self.over = False
+        """Whether nothing of it runs any more."""
+        self.watchers: set[Callable[[], None]] = set()
+        """Called on the worker's thread once it is over; who adds one looks at `over` afterwards."""
         self._lifecycle = lifecycle
         self._exchange = exchange
         self._make_loop = make_loop
@@ -77,14 +82,26 @@ class Engine:
         self.consumer.ask_ends(milestone)
         return milestone
 
-    def await_connection(self) -> None:
-        """Until the broker has answered.
+    def await_connection(self, seconds: float = CONNECT_SECONDS) -> None:
+        """Until the broker has answered; not on the worker's threads.
 
         Raises:
             BrokerUnavailable: it has not, within 10 s.
             EmbedkqError: it refuses.
         """
-        self.consumer.connected.result(timeout=CONNECT_SECONDS + _EXIT_SECONDS)
+        try:
+            self.consumer.connected.result(seconds)
+        except FutureTimeoutError:
+            raise BrokerUnavailable(self.consumer.hosts, f"no answer within {CONNECT_SECONDS:g} s") from None
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of what the parent uses."""
+        _engines.discard(self)
+        for mailbox in (self._exchange.inbox, self.owner.mailbox):
+            mailbox.disinherit()
+        if self.loop is not None:
+            self.loop.disinherit()
+        self.consumer.disinherit()
 
     # The worker's thread.
 
@@ -125,12 +142,16 @@ class Engine:
 
     def _end(self, error: BaseException | None) -> None:
         _engines.discard(self)
+        self.owner.end()
+        self.over = True
         if error is None:
             self._lifecycle.move(State.STOPPED)
         else:
-            logger.error("The worker has failed: %s", error, exc_info=error)
+            logger.error("The worker has failed: %s", error, exc_info=None if isinstance(error, EmbedkqError) else error)
             self._lifecycle.move(State.FAILED, error)
-        self.owner.mailbox.wake()
+        self.owner.wake()
+        for watcher in list(self.watchers):
+            watcher()
 
 
 def raise_failure(error: BaseException) -> None:

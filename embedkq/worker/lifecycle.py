@@ -49,8 +49,8 @@ _MOVES = {
 class Lifecycle:
     """The state of one worker, moved and waited for on any thread."""
 
-    def __init__(self) -> None:
-        self._state = State.NEW
+    def __init__(self, state: State = State.NEW) -> None:
+        self._state = state
         self._changed = threading.Condition()
         self.error: BaseException | None = None
 

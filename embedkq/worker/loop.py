@@ -119,6 +119,11 @@ class Loop:
         self._inbox.close()
         self._selector.close()
 
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the descriptors."""
+        self._pool.disinherit()
+        self._selector.close()
+
     @property
     def in_flight(self) -> int:
         """Jobs that were admitted and are not done. Any thread."""
@@ -171,7 +176,8 @@ class Loop:
         run = message.run
         self._waiting -= 1
         self._waiting_bytes -= run.size
-        if self._runs.pop((run.partition, run.offset), None) is not None:
+        if self._runs.get((run.partition, run.offset)) is run:
+            self._forgo(run)
             self._backlog.leave_lane(run)
 
     def _aim(self, message: Targets) -> None:
@@ -242,11 +248,15 @@ class Loop:
     def _drop(self, partition: int) -> None:
         """What of a partition has not begun will not run here."""
         for run in self._backlog.drop(partition):
-            del self._runs[run.partition, run.offset]
+            self._forgo(run)
         waiting = {run for run in self._runs.values() if run.partition == partition}
         for run in self._pool.take_back(waiting):
-            del self._runs[run.partition, run.offset]  # type: ignore[attr-defined]
+            self._forgo(run)  # type: ignore[arg-type]
             self._backlog.leave_lane(run)  # type: ignore[arg-type]
+
+    def _forgo(self, run: Run) -> None:
+        del self._runs[run.partition, run.offset]
+        self._admissible += 1  # another may run in its place, where only so many may
 
     # Settling.
 
@@ -319,9 +329,12 @@ class Loop:
 
     def _publish(self) -> None:
         self._exchange.snapshot = snapshot = self._tracker.snapshot()
+        crowded = {partition for partition in snapshot if self._tracker.fullness(partition) > _MAP_FULL}
+        self._backlog.hold(crowded)
         self._exchange.hot = self._backlog.find_hot()
         for revoked in self._revocations[:]:
-            if not any(self._tracker.outstanding(partition) for partition in revoked.partitions & snapshot.keys()):
+            # What is open in the tracker will not do: what was taken back, and what a callback left not done, stays open there.
+            if not any(run.partition in revoked.partitions for run in self._runs.values()):
                 revoked.snapshot = {p: snapshot[p] for p in revoked.partitions & snapshot.keys()}
                 revoked.settled = True
                 self._revocations.remove(revoked)

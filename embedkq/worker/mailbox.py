@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
+from embedkq.channel import wait_readable
 from embedkq.errors import Closed
 
 T = TypeVar("T")
@@ -32,6 +32,11 @@ class Mailbox(Generic[T]):
         self._reader, self._writer = os.pipe()
         for end in (self._reader, self._writer):
             os.set_blocking(end, False)
+
+    def __del__(self) -> None:
+        # Who waits for the descriptor may do so beyond the end, so it is closed with the last reference.
+        if hasattr(self, "_writer"):
+            self.close()
 
     def fileno(self) -> int:
         """Descriptor that is readable while the box holds items. Not to be read from."""
@@ -67,8 +72,9 @@ class Mailbox(Generic[T]):
     def wake(self) -> None:
         """End a `wait` without an item; any thread, also a signal handler. Does nothing once the box is closed."""
         with self._lock:
-            if not self._closed:
-                self._write()
+            if self._closed:
+                return
+            self._write()
         if self._notify is not None:
             self._notify()
 
@@ -94,9 +100,7 @@ class Mailbox(Generic[T]):
         """Until there is an item, or for so many seconds (None: for ever); whether there is one. Owner's thread."""
         if self._items:
             return True
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        return bool(poll.poll(None if seconds is None else max(0.0, seconds) * 1000))
+        return wait_readable(self._reader, seconds)
 
     def close(self) -> list[T]:
         """From now on `put` raises; returns what was left. Owner's thread. Closing twice returns nothing."""
@@ -108,6 +112,13 @@ class Mailbox(Generic[T]):
             os.close(self._reader)
             os.close(self._writer)
             return items
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the descriptors, without the lock, whose holder may not be here."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._reader)
+            os.close(self._writer)
 
     def _write(self) -> None:
         try:

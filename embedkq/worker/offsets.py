@@ -5,18 +5,19 @@ No Kafka client, no thread, no clock. Only the worker's thread calls the tracker
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from functools import cached_property
+from itertools import islice, pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from embedkq.worker import donemap
 from embedkq.worker.donemap import Runs
 
 _SLACK = 1024
-"""Offsets that a partition's lists may keep although they are done, beside two for each that is not: each tidying up costs what is
-open, so it must come rarely enough to be nothing per record, and often enough that a job stuck for hours gathers nothing."""
+"""Done offsets that a partition may keep in its lists, beside two for each that is open. Tidying up costs what is open:
+rare enough to be next to nothing a record, frequent enough that a job stuck for hours gathers nothing above it."""
 _STALE = 16
-"""The exact size of a map is taken anew once its number of runs or its span has changed by a sixteenth."""
+"""A map is measured anew once its number of runs or its span has changed by a sixteenth."""
 
 
 class Progress(NamedTuple):
@@ -33,28 +34,28 @@ class Progress(NamedTuple):
     epoch: int
 
     def with_done(self, offset: int) -> Progress:
-        """The same with one more offset done; itself if that is known as done."""
+        """The same with one more offset done."""
         start, done = donemap.merge(self.offset, self.done, 0, ((offset, offset + 1),))
-        return self if start == self.offset and self.done == done else Progress(start, done, self.epoch)
+        return Progress(start, done, self.epoch)
 
 
 class OffsetTracker:
     """Offsets of the partitions of one topic. Worker's thread.
 
-    Between two offsets that Kafka delivers may be holes (compaction, markers of transactions): what is passed over counts as done.
-    So every record polled must be offered to `admit`, in order.
+    Between two records may be holes (compaction, markers of transactions), so what is passed over counts as done: every
+    record polled must be offered to `admit`, in order.
     """
 
     def __init__(self, limit: int = donemap.LIMIT) -> None:
-        """`limit`: characters that commit metadata may have, for `fullness`."""
+        """`limit`: characters that commit metadata may have; `fullness` is a share of it."""
         self._limit = limit
         self._partitions: dict[int, _Partition] = {}
         self._epochs: dict[int, int] = {}
         self._changed: set[int] = set()
-        self._snapshot: Mapping[int, Progress] = MappingProxyType({})
+        self._snapshot: MappingProxyType[int, Progress] = MappingProxyType({})
 
     def assign(self, partition: int, epoch: int, start: int, done: Runs = ()) -> None:
-        """Begin with a partition, anew if it is assigned already: what was under way of it counts as late.
+        """Begin with a partition; if it is assigned already, anew: what is under way of it counts as late.
 
         Args:
             partition: number of the partition.
@@ -65,9 +66,9 @@ class OffsetTracker:
         Raises:
             ValueError: the epoch is not new, `start` is no offset, or `done` is not as `Runs` says.
         """
-        last = self._epochs.get(partition)
-        if last is not None and epoch <= last:
-            raise ValueError(f"epoch={epoch} of partition {partition}: give each assignment a higher one than the last, {last}")
+        last = self._epochs.get(partition, epoch - 1)
+        if epoch <= last:
+            raise ValueError(f"epoch={epoch} of partition {partition}: each assignment needs a higher one than {last}")
         donemap.check(start, done)
         self._epochs[partition] = epoch
         self._partitions[partition] = _Partition(epoch, start, tuple(done))
@@ -80,27 +81,28 @@ class OffsetTracker:
                 self._changed.add(partition)
 
     def admit(self, partition: int, offset: int) -> bool:
-        """Whether the record is to be run; False if it is done already. What was passed over since the last one is a hole.
+        """Whether the record is to be run; False if it is done. What lies between it and the last one is a hole.
 
         Raises:
             KeyError: the partition is not assigned.
             ValueError: the record was admitted before and is not done.
         """
         state = self._assigned(partition)
-        if offset == state.frontier and state.passed == len(state.restored):
-            state.open.add(offset)
-            state.order.append(offset)
-            state.frontier = offset + 1
+        if offset == state.frontier:
+            state.admit(offset)
             return True
-        if offset < state.frontier:
-            if offset in state.open:
-                raise ValueError(f"offset {offset} of partition {partition} is admitted and not done: offer each record once")
-            return False
-        self._changed.add(partition)
-        return state.admit(offset)
+        if offset > state.frontier:
+            state.pass_over(offset)
+            self._changed.add(partition)
+            if offset == state.frontier:
+                state.admit(offset)
+                return True
+        if offset in state.open:
+            raise ValueError(f"offset={offset} of partition {partition} is admitted and not done: offer records once")
+        return False
 
     def finish(self, partition: int, epoch: int, offset: int) -> bool:
-        """The record is done. Returns whether that counts: False if it is of another assignment, not admitted, or done already."""
+        """The record is done. False, and nothing else, if it is another assignment's, not admitted, or done already."""
         state = self._partitions.get(partition)
         if state is None or state.epoch != epoch or offset not in state.open:
             return False
@@ -109,9 +111,9 @@ class OffsetTracker:
         return True
 
     def advance(self, partition: int, epoch: int, position: int) -> None:
-        """The consumer has come to `position`: what lies below and was not offered to `admit` is a hole.
+        """The consumer has come to `position`: what lies below it and was not offered to `admit` is a hole.
 
-        Does nothing for another assignment, or for a position that was passed.
+        Does nothing for another assignment or a position that was passed.
         """
         state = self._partitions.get(partition)
         if state is not None and state.epoch == epoch and position > state.frontier:
@@ -119,7 +121,7 @@ class OffsetTracker:
             self._changed.add(partition)
 
     def watermark(self, partition: int) -> int:
-        """The first offset that is not done. Raises KeyError where not assigned, as all questions below."""
+        """The first offset that is not done. Raises KeyError where not assigned, like each question below."""
         return self._assigned(partition).watermark
 
     def outstanding(self, partition: int) -> int:
@@ -128,8 +130,7 @@ class OffsetTracker:
 
     def oldest(self, partition: int) -> int | None:
         """The lowest that is admitted and not done; None if there is none."""
-        state = self._assigned(partition)
-        return state.watermark if state.open else None
+        return self.watermark(partition) if self.outstanding(partition) else None
 
     def width(self, partition: int) -> int:
         """How many runs are done above the watermark."""
@@ -138,25 +139,23 @@ class OffsetTracker:
     def fullness(self, partition: int) -> float:
         """Which share of the room in commit metadata the runs take: 0 for none, above 1 if not all of them fit.
 
-        Cheap and rather too high than too low; below a half it is a bound, from there on measured, by a sixteenth out of date at most.
+        Below a half an upper bound that costs next to nothing; from there on measured, up to a sixteenth ago.
         """
         state = self._assigned(partition)
         most = donemap.bound(state.width, state.span)
         return (most if 2 * most <= self._limit else min(most, state.measure())) / self._limit
 
     def snapshot(self) -> Mapping[int, Progress]:
-        """How far each assigned partition is; immutable, for any thread. The same object as long as nothing changes.
+        """How far each assigned partition is. Immutable, for any thread; the same object as long as nothing changes.
 
-        Costs little beside one `Progress` for each partition that changed; its runs are worked out when somebody reads them.
+        It costs one `Progress` for each partition that changed; the runs are worked out when somebody reads them.
         """
         if self._changed:
-            progress = dict(self._snapshot)
+            progress = self._snapshot.copy()
             for partition in self._changed:
-                state = self._partitions.get(partition)
-                if state is None:
-                    progress.pop(partition, None)
-                else:
-                    progress[partition] = state.progress()
+                progress.pop(partition, None)
+                if partition in self._partitions:
+                    progress[partition] = self._partitions[partition].progress()
             self._changed.clear()
             self._snapshot = MappingProxyType(progress)
         return self._snapshot
@@ -171,16 +170,14 @@ class OffsetTracker:
 class _Partition:
     """One assignment of a partition.
 
-    All below `frontier` was looked at: what of it is not in `open` is done. Above it only `restored` is known as done, and none of
-    that touches the frontier. So runs need not be kept: they are the gaps between the offsets that are open.
+    All below `frontier` was looked at: what of it is not in `open` is done. Above, only `restored` is known to be, and
+    none of that touches the frontier. So runs need not be kept: they are the gaps between what is open.
 
-    `order` and `gone` only grow, until a tidying up puts new lists in their place; snapshots share them and read them up to the length
-    that they had. So a snapshot costs no copy, and whatever is appended later does not show in it.
+    `order` and `gone` only grow, until tidying up puts new lists in their place. Snapshots share them, and read them up
+    to the length that they had: so a snapshot costs no copy, and nothing appended later shows in it.
     """
 
-    __slots__ = ("_measured", "_slack", "epoch", "frontier", "gone", "head", "open", "order", "passed", "restored", "runs")
-
-    def __init__(self, epoch: int, start: int, restored: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, epoch: int, start: int, restored: Runs) -> None:
         self.epoch = epoch
         self.frontier = start
         self.restored = restored
@@ -188,7 +185,7 @@ class _Partition:
         """How many of `restored` lie below the frontier."""
         self.open: set[int] = set()
         self.order: list[int] = []
-        """As admitted, so rising; from `head` on all that is open, among others that are in `gone`."""
+        """As admitted, so rising. At `head` is the first that is open, then the others among what is in `gone`."""
         self.head = 0
         self.gone: list[int] = []
         self.runs = 0
@@ -206,43 +203,36 @@ class _Partition:
 
     @property
     def span(self) -> int:
-        """Offsets from the watermark to the end of the highest run, or somewhat more."""
-        end = self.restored[-1][1] if self.passed < len(self.restored) else self.frontier
-        return end - self.watermark
+        """Offsets from the watermark to the end of the highest run, or a few more."""
+        return (self.restored[-1][1] if self.passed < len(self.restored) else self.frontier) - self.watermark
 
-    def admit(self, offset: int) -> bool:
-        """As the tracker's, for an offset not below the frontier."""
-        if offset > self.frontier:
-            self.pass_over(offset)
-        if offset < self.frontier:
-            return False
+    def admit(self, offset: int) -> None:
+        """Open the offset at the frontier."""
         self.open.add(offset)
         self.order.append(offset)
-        self.frontier += 1
-        self._absorb()
-        return True
+        self.frontier = offset + 1
+        if self.passed < len(self.restored):
+            self._absorb()
 
     def pass_over(self, position: int) -> None:
-        """All from the frontier up to `position` is done."""
+        """All from the frontier up to a higher position is done; the frontier may come to lie above it."""
         self._extend(position)
         self._absorb()
 
     def finish(self, offset: int) -> None:
-        """As the tracker's, for an offset that is open."""
-        open_ = self.open
+        """Close an open offset."""
+        open_, order, head = self.open, self.order, self.head
         open_.remove(offset)
-        above = offset + 1
-        joins_above = above < self.frontier and above not in open_
-        order, head = self.order, self.head
+        run_above = offset + 1 < self.frontier and offset + 1 not in open_
         if offset == order[head]:
             head += 1
             while head < len(order) and order[head] not in open_:
                 head += 1
             self.head = head
-            self.runs -= joins_above
+            self.runs -= run_above
         else:
             self.gone.append(offset)
-            self.runs += 1 - joins_above - (offset - 1 not in open_)
+            self.runs += 1 - run_above - (offset - 1 not in open_)
         if head + len(self.gone) > self._slack:
             self._tidy_up()
 
@@ -250,26 +240,22 @@ class _Partition:
         return Progress(self.watermark, _RunsOf(self) if self.width else (), self.epoch)
 
     def measure(self) -> int:
-        """Characters of the map, worked out or, if little has changed since, remembered."""
-        width, span = self.width, self.span
-        last_width, last_span, characters = self._measured
-        if abs(width - last_width) * _STALE > last_width or abs(span - last_span) * _STALE > last_span:
-            characters = donemap.measure(*self.progress()[:2])
-            self._measured = (width, span, characters)
-        return characters
+        """Characters of the map, as they are or as they were when it was little different."""
+        width, span, _ = self._measured
+        if abs(self.width - width) * _STALE > width or abs(self.span - span) * _STALE > span:
+            self._measured = (self.width, self.span, donemap.measure(self.watermark, _RunsOf(self)))
+        return self._measured[-1]
 
     def _absorb(self) -> None:
-        """Restored runs that the frontier has reached are below it from now on."""
-        restored = self.restored
-        while self.passed < len(restored) and restored[self.passed][0] <= self.frontier:
-            last = restored[self.passed][1]
+        """Count restored runs that the frontier has reached among those below it."""
+        while self.passed < len(self.restored) and self.restored[self.passed][0] <= self.frontier:
+            last = self.restored[self.passed][1]
             self.passed += 1
             if last > self.frontier:
                 self._extend(last)
 
     def _extend(self, frontier: int) -> None:
-        """All from the frontier up to the new one is done."""
-        if self.frontier - 1 in self.open:  # nothing is done yet right below the frontier: a new run
+        if self.frontier - 1 in self.open:  # else the run right below the frontier grows, if any is open at all
             self.runs += 1
         self.frontier = frontier
 
@@ -281,56 +267,34 @@ class _Partition:
 
 
 class _RunsOf(Sequence[tuple[int, int]]):
-    """The runs of a partition as they are at its making, worked out at the first look. Immutable, for any thread."""
-
-    __slots__ = ("_runs", "_source")
+    """The runs of a partition as of now, worked out at the first look. Immutable, for any thread."""
 
     def __init__(self, state: _Partition) -> None:
-        self._runs: tuple[tuple[int, int], ...] = ()
-        self._source: tuple[Any, ...] | None = (
-            state.order, state.head, len(state.order), state.gone, len(state.gone), state.frontier, state.restored, state.passed,
-        )
+        self._open = (state.order, state.head, len(state.order), state.gone, len(state.gone))
+        self._frontier = state.frontier
+        self._restored = (state.restored, state.passed)
 
-    def _all(self) -> tuple[tuple[int, int], ...]:
-        # Two threads may work this out at once, to the same end: the source goes only after the runs are there.
-        source = self._source
-        if source is not None:
-            self._runs = _gaps(*source)
-            self._source = None
-        return self._runs
+    @cached_property
+    def _runs(self) -> tuple[tuple[int, int], ...]:
+        order, head, admitted, gone, finished = self._open
+        done = set(islice(gone, finished))
+        open_ = [offset for offset in islice(order, head, admitted) if offset not in done]
+        edges = pairwise([*open_, self._frontier])
+        runs = [(below + 1, above) for below, above in edges if above > below + 1]
+        restored, passed = self._restored
+        return (*runs, *restored[passed:])
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[int, int]: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[tuple[int, int], ...]: ...
-    def __getitem__(self, index: int | slice) -> tuple[int, int] | tuple[tuple[int, int], ...]:
-        return self._all()[index]
+    def __getitem__(self, index: Any) -> Any:
+        return self._runs[index]
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len(self._runs)
 
     def __eq__(self, other: object) -> bool:
-        return self._all() == (other._all() if isinstance(other, _RunsOf) else other)
+        return self._runs == (other._runs if isinstance(other, _RunsOf) else other)
 
     def __hash__(self) -> int:
-        return hash(self._all())
+        return hash(self._runs)
 
     def __repr__(self) -> str:
-        return repr(self._all())
-
-
-def _gaps(
-    order: list[int], head: int, admitted: int, gone: list[int], finished: int, frontier: int, restored: Runs, passed: int
-) -> tuple[tuple[int, int], ...]:
-    """The runs between the open offsets, up to the frontier, and the restored ones above it."""
-    done = set(islice(gone, finished))
-    runs = []
-    last = None
-    for offset in islice(order, head, admitted):
-        if offset not in done:
-            if last is not None and offset > last + 1:
-                runs.append((last + 1, offset))
-            last = offset
-    if last is not None and frontier > last + 1:
-        runs.append((last + 1, frontier))
-    return (*runs, *restored[passed:])
+        return repr(self._runs)

@@ -6,8 +6,7 @@ import inspect
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from embedkq import codec
@@ -34,8 +33,14 @@ class Owner:
         self._callback = callback
         self._topic = topic
         self._inbox = inbox
-        self._inside = False
+        self._inside: Run | None = None
+        self._over = False
         self.mailbox: Mailbox[Finished] = Mailbox(self._notified)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the owner."""
+        return threading.current_thread() is self.thread
 
     def check(self, method: str) -> None:
         """Refuse a call of an owner's method from anywhere else.
@@ -43,34 +48,59 @@ class Owner:
         Raises:
             InsideCallback, WrongThread
         """
-        if threading.current_thread() is not self.thread:
+        if not self.is_here:
             raise WrongThread(
                 f"{method}() is for the thread that owns the worker, {self.thread.name!r}; this is "
                 f"{threading.current_thread().name!r}. From other threads call request_stop() and wait()."
             )
-        if self._inside:
+        if self._is_inside():
             raise InsideCallback(f"{method}() was called from within a callback, where it would wait for itself: call request_stop().")
 
-    def fire(self, most: int | None = None) -> int:
-        """Call the callback for what waits (or at most so many); how many."""
-        fired: list[Run] = []
+    def fire(self, most: int | None = None, deadline: float | None = None) -> int:
+        """Call the callback for what waits; how many times.
+
+        Args:
+            most: how many at most; None for all that wait at the call.
+            deadline: `time.monotonic()` after which no further one is begun.
+        """
+        finished = self.mailbox.take(most)
+        done = told = rest = 0
         reported = time.monotonic()
-        finished = deque(self.mailbox.take(most))
-        count = len(finished)
         try:
-            while finished:
-                self._fire_one(*finished[0])
-                fired.append(finished.popleft().run)
-                if (now := time.monotonic()) > reported + _REPORT_SECONDS:
-                    self._report(fired)
-                    fired, reported = [], now
+            while done < len(finished) and not self._over:
+                self._fire_one(*finished[done])
+                done = rest = done + 1
+                self._inside = None
+                self.last_callback = now = time.monotonic()
+                if now > reported + _REPORT_SECONDS:
+                    self._report(finished[told:done])
+                    told, reported = done, now
+                if deadline is not None and now > deadline:
+                    break
         except BaseException:  # KeyboardInterrupt and its like pass through, and leave this one job not done
-            self._tell(Abandoned(finished.popleft().run))
+            if done < len(finished) and self._inside is finished[done].run:
+                self._tell(Abandoned(self._inside))
+                rest = done + 1
+            self._inside = None
             raise
         finally:
-            self.mailbox.put_back(finished)
-            self._report(fired)
-        return count
+            self._report(finished[told:done])
+            if rest < len(finished) and not self._over:
+                self.mailbox.put_back(finished[rest:])
+                self._notified()
+        return done
+
+    def wake(self) -> None:
+        """End the owner's waiting without a callback; once the worker is over also where the owner's loop is closed. Any thread."""
+        try:
+            self.mailbox.wake()
+        except Exception as error:  # noqa: BLE001  (the application's loop; nothing depends on it any more)
+            logger.debug("The owner could not be woken: %r", error)
+
+    def end(self) -> None:
+        """The worker is over: what still waits is not done, comes again, and is not fired. Worker's thread."""
+        self._over = True
+        self.mailbox.take()
 
     @property
     def busy(self) -> bool:
@@ -78,26 +108,26 @@ class Owner:
         return False
 
     def _notified(self) -> None:
-        """Called on the worker's thread when callbacks wait."""
+        """Called when callbacks wait, on the worker's thread or the owner's."""
+
+    def _is_inside(self) -> bool:
+        return self._inside is not None
 
     def _fire_one(self, run: Run, outcome: Outcome) -> None:
         arguments = arguments_of(self._topic, run, outcome)
         logger.info("Executing callback ...")
-        self._inside = True
+        self._inside = run
         try:
             self._call(arguments)
         except Exception as error:
             logger.exception("Callback failed: %s", error)
-        finally:
-            self._inside = False
-            self.last_callback = time.monotonic()
 
     def _call(self, arguments: tuple[str, Job, Any, Any, Any]) -> None:
         self._callback(*arguments)  # type: ignore[misc]
 
-    def _report(self, fired: list[Run]) -> None:
+    def _report(self, fired: Sequence[Finished]) -> None:
         if fired:
-            self._tell(Fired(fired))
+            self._tell(Fired([run for run, _ in fired]))
 
     def _tell(self, message: Message) -> None:
         try:
@@ -114,14 +144,17 @@ class HandoffOwner(Owner):
     ) -> None:
         self._handoff = handoff
         super().__init__(callback, topic, inbox)
+        self._notified()  # the thread that starts a worker need not be the one that runs what is handed over
 
     def _notified(self) -> None:
         self._handoff(self._fire_some)
 
     def _fire_some(self) -> None:
         self.thread = threading.current_thread()
+        if self._is_inside():  # a callback that runs the owner's loop itself (a modal dialogue): the rest waits for its end
+            return
         if self.fire(_MOST_AT_ONCE) and len(self.mailbox):
-            self._handoff(self._fire_some)
+            self._notified()
 
 
 class LoopOwner(Owner):
@@ -139,6 +172,11 @@ class LoopOwner(Owner):
     def busy(self) -> bool:
         return self._task is not None or (self._asynchronous and len(self.mailbox) > 0)
 
+    def _is_inside(self) -> bool:
+        if self._task is None:
+            return super()._is_inside()
+        return asyncio.current_task(self._loop) is self._task
+
     def _notified(self) -> None:
         self._loop.call_soon_threadsafe(self._pump)
 
@@ -148,11 +186,11 @@ class LoopOwner(Owner):
         elif self.fire(_MOST_AT_ONCE) and len(self.mailbox):
             self._loop.call_soon(self._pump)
 
-    def fire(self, most: int | None = None) -> int:
-        return 0 if self._asynchronous else super().fire(most)
+    def fire(self, most: int | None = None, deadline: float | None = None) -> int:
+        return 0 if self._asynchronous else super().fire(most, deadline)
 
     def _next_task(self) -> None:
-        if self._task is not None or not (finished := self.mailbox.take(1)):
+        if self._over or self._task is not None or not (finished := self.mailbox.take(1)):
             return
         run, outcome = finished[0]
         arguments = arguments_of(self._topic, run, outcome)
@@ -163,10 +201,10 @@ class LoopOwner(Owner):
     def _task_ended(self, task: asyncio.Task[Any], run: Run) -> None:
         self._task = None
         self.last_callback = time.monotonic()
-        if task.cancelled():
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or not isinstance(error, Exception | None):
             self._tell(Abandoned(run))
         else:
-            error = task.exception()
             if error is not None:
                 logger.error("Callback failed: %s", error, exc_info=error)
             self._tell(Fired([run]))

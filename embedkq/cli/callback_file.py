@@ -1,0 +1,114 @@
+"""Loads the function that `--callback` names: a file of any extension or none, or a dotted module name."""
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from embedkq import options
+
+FUNCTION_NAME = "callback"
+_MODULE_NAME = "embedkq_callback"
+
+
+class CallbackRefused(Exception):
+    """The callback cannot be loaded or used; the message says why, in one line."""
+
+
+def load(where: str) -> Callable[..., Any]:
+    """The function named `callback` of a file or module.
+
+    A file's folder is appended to `sys.path`, so that the file can import its neighbours.
+
+    Args:
+        where: path of a Python file (relative, absolute or with `~`; any extension or none), or a module's dotted name.
+
+    Raises:
+        CallbackRefused: no such file, its import fails, it has no such function, or not one that takes five arguments.
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        module = _import(where, lambda: _module_of_file(path))
+    elif path.is_dir():
+        raise CallbackRefused(f"{where!r} is a folder, not a file")
+    elif _is_path(where):
+        raise CallbackRefused(f"no such file: {where!r}")
+    else:
+        module = _module_by_name(where)
+    return _function_of(module, where)
+
+
+def _is_path(where: str) -> bool:
+    """Whether it can only be meant as a path."""
+    dotted = all(part.isidentifier() for part in where.split("."))
+    return not dotted or where.startswith("~") or where.endswith(".py") or os.sep in where
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    resolved = str(path.resolve())
+    folder = os.path.dirname(resolved)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    loader = importlib.machinery.SourceFileLoader(_MODULE_NAME, resolved)
+    spec = importlib.util.spec_from_loader(_MODULE_NAME, loader)
+    if spec is None:
+        raise ImportError("it has no module specification")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE_NAME] = module  # what it defines (dataclasses, say) looks itself up there
+    loader.exec_module(module)
+    return module
+
+
+def _module_by_name(name: str) -> ModuleType:
+    try:
+        if importlib.util.find_spec(name) is None:
+            raise CallbackRefused(f"no such file or module: {name!r}")
+    except ModuleNotFoundError as error:  # a package on the way to it
+        raise CallbackRefused(f"no such file or module: {name!r} ({error})") from error
+    except (ImportError, ValueError):
+        pass  # the import below says better what is wrong
+    return _import(name, lambda: importlib.import_module(name))
+
+
+def _import(where: str, load_module: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return load_module()
+    except (Exception, SystemExit) as error:
+        raise CallbackRefused(f"importing {where!r} failed{_place_of(error)}: {_text_of(error)}") from error
+
+
+def _place_of(error: BaseException) -> str:
+    """Where in the user's file it happened; the machinery of the import is of no interest."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    last = frames[-1]
+    return "" if last.filename == __file__ else f" in {last.filename}, line {last.lineno}"
+
+
+def _text_of(error: BaseException) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
+
+
+def _function_of(module: ModuleType, where: str) -> Callable[..., Any]:
+    try:
+        function = getattr(module, FUNCTION_NAME)
+    except AttributeError as error:
+        raise CallbackRefused(f"{where!r} has no function named {FUNCTION_NAME!r}") from error
+    if not callable(function):
+        raise CallbackRefused(f"{FUNCTION_NAME!r} in {where!r} is not callable, but {function!r}")
+    if inspect.iscoroutinefunction(function):
+        raise CallbackRefused(
+            f"{FUNCTION_NAME!r} in {where!r} is `async def`, but the command line runs no event loop: make it a plain `def`"
+        )
+    try:
+        return options.check_callback(function)
+    except TypeError as error:
+        raise CallbackRefused(f"{FUNCTION_NAME!r} in {where!r}: {error}") from error

@@ -1,0 +1,62 @@
+"""What the verbs share: options with their environment variables, and errors in one line."""
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from embedkq.errors import EmbedkqError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+class Refused(click.ClickException):
+    """An option that cannot work: one line, exit status 2, no usage around it."""
+
+    exit_code = 2
+
+
+def option(name: str, *parameter: str, envvar: str | None = None, **settings: Any) -> Callable[[F], F]:
+    """An option `--name` that is also read from EMBEDKQ_NAME (or `envvar`); `parameter` is its name in the function."""
+    variable = envvar or "EMBEDKQ_" + name.replace("-", "_").upper()
+    settings.setdefault("show_default", not settings.get("is_flag", False))
+    return click.option(f"--{name}", *parameter, envvar=variable, show_envvar=True, **settings)
+
+
+def hosts_option(command: F) -> F:
+    """`--hosts`, the same for all verbs that need a cluster."""
+    add = option("hosts", default="localhost:9092", metavar="HOST:PORT,...", help="Kafka brokers, separated by commas.")
+    return add(command)
+
+
+def tls_options(command: F) -> F:
+    """`--cafile --certfile --keyfile --crlfile`: giving any of them means TLS."""
+    texts = {
+        "crlfile": "Certificate revocation list, PEM.",
+        "keyfile": "The client's private key, PEM.",
+        "certfile": "The client's certificate, PEM.",
+        "cafile": "Certificates of trusted authorities, PEM. Any of these files means TLS.",
+    }
+    return functools.reduce(
+        lambda decorated, name: option(name, type=_FILE, help=texts[name], show_default=False)(decorated), texts, command
+    )
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What embedkq raises becomes one line and exit status 1."""
+    try:
+        yield
+    except EmbedkqError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def silence_clients() -> None:
+    """Keep kafka-python's own log lines, which Python would print for want of a handler, off the terminal."""
+    logging.getLogger("kafka").addHandler(logging.NullHandler())

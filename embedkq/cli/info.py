@@ -1,0 +1,167 @@
+"""`kq info`: what the cluster holds, and how far the workers are."""
+from __future__ import annotations
+
+import json
+import time
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, option, silence_clients, tls_options
+from embedkq.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from embedkq.info import Info, Inspector
+
+_PIPED_WIDTH = 200
+_UUID_LENGTH = 36
+_SHORT_UUID = 8
+_EPILOG = """\b
+Examples:
+  kq info
+  kq info --topic=images --watch
+  kq info --json | jq .lag
+  kq info --json --watch --interval=10     one line of JSON every ten seconds
+"""
+
+
+@click.command(epilog=_EPILOG)
+@hosts_option
+@option("topic", default=None, help="Only this topic.", show_default=False)
+@option("group", default=None, help="Only this consumer group.", show_default=False)
+@tls_options
+@option("watch", is_flag=True, help="Stay, and show it anew again and again. Ctrl-C ends it.")
+@option("interval", type=click.FloatRange(min=0.1), default=2.0, metavar="SECONDS", help="With --watch: how often.")
+@option("json", "as_json", is_flag=True, help="JSON, for scripts.")
+def info(
+    hosts: str, topic: str | None, group: str | None, watch: bool, interval: float, as_json: bool, **tls: str | None
+) -> None:
+    """Show topics, offsets, lag and who owns what.
+
+    Lag is how many records a consumer group has still to do; a group without committed offset has all of them to do.
+    """
+    silence_clients()
+    from embedkq import options
+
+    try:
+        connection = options.client_config(hosts, tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
+        connection.pop("bootstrap_servers", None)
+    except (TypeError, ValueError) as error:
+        raise Refused(str(error)) from error
+    with errors_in_one_line():
+        if watch:
+            _watch(hosts, topic, group, connection, interval, as_json)
+        else:
+            _show_once(hosts, topic, group, connection, as_json)
+
+
+def _show_once(hosts: str, topic: str | None, group: str | None, connection: dict[str, Any], as_json: bool) -> None:
+    from embedkq.info import describe
+
+    found = describe(hosts, topic, group, **connection)
+    if topic is not None and not found.topics:
+        raise click.ClickException(f"there is no topic {topic!r} at {hosts}")
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        _console().print(_view(found))
+
+
+def _watch(
+    hosts: str, topic: str | None, group: str | None, connection: dict[str, Any], interval: float, as_json: bool
+) -> None:
+    from embedkq.info import Inspector
+
+    console = _console()
+    inspector: Inspector | None = None
+    try:
+        inspector = Inspector(hosts, **connection)  # a cluster that is not there at all is an error; one that goes is not
+        if as_json:
+            while True:
+                click.echo(json.dumps(inspector.describe(topic, group).as_dict()))
+                time.sleep(interval)
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                live.update(_view_now(inspector, topic, group), refresh=True)
+                if not console.is_terminal:  # Live shows nothing there before its end
+                    console.print(_view_now(inspector, topic, group))
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if inspector is not None:
+            inspector.close()
+
+
+def _view_now(inspector: Inspector, topic: str | None, group: str | None) -> RenderableType:
+    try:
+        return Group(Text(time.strftime("%X"), style="dim"), _view(inspector.describe(topic, group)))
+    except BrokerUnavailable as error:
+        return Group(Text(time.strftime("%X"), style="dim"), Text(str(error), style="red"))
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH  # nothing is cut off in a file or pipe
+    return console
+
+
+def _view(found: Info) -> RenderableType:
+    if not found.partitions and not found.groups:
+        return Text(f"No topics at {found.hosts} yet: the first job makes one.")
+    return Group(_partitions_table(found), Text(), _members_table(found))
+
+
+def _partitions_table(found: Info) -> Table:
+    table = Table(title=f"Topics at {found.hosts}", title_justify="left")
+    for name in ("Topic", "Group"):
+        table.add_column(name, overflow="fold")
+    for name in ("Partition", "First", "Last", "Committed", "Lag"):
+        table.add_column(name, justify="right")
+    table.add_column("Owner", overflow="fold")
+    for (topic, group), partitions in groupby(found.partitions, key=lambda row: (row.topic, row.group)):
+        rows = list(partitions)
+        for index, row in enumerate(rows):
+            names = (_shown(topic), _shown(group)) if index == 0 else ("", "")
+            figures = (row.partition, row.first, row.last, row.committed, row.lag)
+            table.add_row(*names, *map(_shown, figures), _shown(row.owner and _short(row.owner)))
+        if group is not None and len(rows) > 1:
+            table.add_row("", "", *[""] * 4, f"[bold]{sum(row.lag or 0 for row in rows)}[/]", "[dim]in all[/]")
+        table.add_section()
+    return table
+
+
+def _members_table(found: Info) -> Table:
+    table = Table(title="Workers", title_justify="left")
+    for name in ("Group", "State", "Member", "Client", "Host", "Owns"):
+        table.add_column(name, overflow="fold")
+    for group in found.groups:
+        if not group.members:
+            table.add_row(_shown(group.name), _shown(group.state), "[dim]nobody[/]", "", "", "")
+        for index, member in enumerate(group.members):
+            names = (_shown(group.name), _shown(group.state)) if index == 0 else ("", "")
+            table.add_row(*names, _short(member.id), _shown(member.client), _shown(member.host), _owned(member.partitions))
+        table.add_section()
+    return table
+
+
+def _owned(partitions: tuple[tuple[str, int], ...]) -> str:
+    topics = groupby(partitions, key=lambda owned: owned[0])
+    return "; ".join(f"{topic}: {', '.join(str(number) for _, number in owned)}" for topic, owned in topics) or "-"
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None or value == "" else escape(str(value))
+
+
+def _short(member_id: str) -> str:
+    """A member id without most of the UUID that it ends in."""
+    is_long = len(member_id) > _UUID_LENGTH and member_id[-_UUID_LENGTH:].count("-") == 4
+    return member_id[: -_UUID_LENGTH + _SHORT_UUID] if is_long else member_id

@@ -1,0 +1,109 @@
+"""Stops a foreground worker on SIGINT and SIGTERM: the first one finishes what runs, a second one kills it."""
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+logger = logging.getLogger("embedkq.cli")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO_SECONDS = 1.0
+"""A signal so soon after the first is an echo of it (make and docker pass a Ctrl-C on a second time) and does not count."""
+_TICK_SECONDS = 0.1
+_CALLBACK_SECONDS = 5.0
+
+
+class Stoppable(Protocol):
+    """What a `Worker` is to this module."""
+
+    def request_stop(self, now: bool = ...) -> None:
+        """Finish what runs and stop, or with `now` kill it and stop."""
+
+
+class SignalStop:
+    """While entered, signals stop the worker; the handlers that were there before come back at the end. Main thread.
+
+    Python's handlers do nothing but exist: the signal's number arrives through the wakeup descriptor at a thread that
+    acts on it. So a signal is heeded also while a callback is stuck in C code, and logs without the danger that a handler
+    which interrupts a log call brings.
+
+    Attributes:
+        killed_by: number of the second signal, which killed what ran; None if there was none.
+    """
+
+    def __init__(self, worker: Stoppable) -> None:
+        self.killed_by: int | None = None
+        self._worker = worker
+        self._first: float | None = None
+        self._told = False
+        self._killed_at = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="embedkq-signals", daemon=True)
+
+    def __enter__(self) -> SignalStop:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._old_descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._old_handlers: dict[int, Any] = {number: signal.signal(number, _ignore) for number in SIGNALS}
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_descriptor)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            select.select([self._reader], [], [], _TICK_SECONDS)
+            try:
+                numbers = os.read(self._reader, 64)
+            except BlockingIOError:
+                numbers = b""
+            for number in numbers:
+                if number in SIGNALS:
+                    self._heed(number)
+            self._insist()
+
+    def _heed(self, number: int) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            self._worker.request_stop()
+        elif self.killed_by is not None:
+            os._exit(128 + number)  # a third one: somebody is not willing to wait for anything
+        elif now - self._first >= ECHO_SECONDS:
+            self.killed_by = number
+            self._killed_at = now
+            logger.warning("Killing what runs: it is not done and will run again.")
+            self._worker.request_stop(now=True)
+
+    def _insist(self) -> None:
+        """What time brings about; asking again also reaches a worker that was not started yet at the first signal."""
+        if self._first is None:
+            return
+        now = time.monotonic()
+        self._worker.request_stop(now=self.killed_by is not None)
+        if not self._told and self.killed_by is None and now - self._first >= ECHO_SECONDS:
+            self._told = True
+            logger.warning("Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it.")
+        if self.killed_by is not None and now - self._killed_at >= _CALLBACK_SECONDS:
+            logger.error("A callback does not end: leaving without it.")
+            os._exit(128 + self.killed_by)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A handler has to be there for the wakeup descriptor to be written to."""

@@ -1,0 +1,97 @@
+"""`kq worker`: a worker in the foreground."""
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, option, silence_clients, tls_options
+from embedkq.cli.signals import SignalStop
+
+_EPILOG = """\b
+Examples:
+  kq worker --verbose --callback=callback.py
+  kq worker --hosts=kafka1:9092,kafka2:9092 --topic=images --processes=4
+  kq worker --callback=shop.notifications --timeout=60
+  kq worker --burst                        run what is there, then end
+  EMBEDKQ_HOSTS=kafka1:9092 kq worker      any option from the environment
+
+\b
+Signals: the first Ctrl-C (or SIGTERM) finishes what runs, commits and leaves with
+status 0. A second one, a second later or more, kills what runs: status 130 (143).
+"""
+
+
+@click.command(epilog=_EPILOG)
+@hosts_option
+@option("topic", default="default", help="Topic to take jobs from.")
+@option("group", default=None, help="Consumer group.  [default: the topic]", show_default=False)
+@option("timeout", type=float, default=None, metavar="SECONDS", help="Limit of every job, in place of its own.")
+@option("callback", default=None, metavar="FILE|MODULE", help="Python file or module with a function named `callback`.")
+@option("job-size", type=int, default=1_000_000, metavar="BYTES", help="Largest record expected.")
+@tls_options
+@option("proc-ttl", type=int, default=5000, metavar="JOBS", help="Jobs after which a child is replaced; 0 for never.")
+@option("offset", default="earliest", metavar="earliest|latest", help="Where a group without committed offset begins.")
+@option("processes", type=int, default=1, help="How many jobs run at once.")
+@option("burst", is_flag=True, help="End once what the topic held at the start is done.")
+@option("max-jobs", type=int, default=None, metavar="JOBS", help="End after so many jobs.")
+@option("verbose", is_flag=True, help="Log what is done, not only what goes wrong.")
+def worker(
+    callback: str | None, offset: str, burst: bool, max_jobs: int | None, verbose: bool, **settings: Any
+) -> None:
+    """Take jobs from a topic and run each in a child process.
+
+    A callback is called as callback(status, job, result, exception, traceback) after each job.
+    """
+    _set_up_logging(verbose)
+    _make_current_folder_importable()
+    function = None if callback is None else _load_callback(callback)
+    from embedkq import Worker, options
+
+    try:
+        if max_jobs is not None:
+            options.check_count("max_jobs", max_jobs, 1)
+        made = Worker(callback=function, offset_policy=offset, **settings)
+    except (TypeError, ValueError) as error:
+        raise Refused(str(error)) from error
+    _run(made, burst, max_jobs)
+
+
+def _run(worker: Any, burst: bool, max_jobs: int | None) -> None:
+    with SignalStop(worker) as stopped, errors_in_one_line():
+        try:
+            worker.start(burst=burst, max_jobs=max_jobs)
+        except Exception:
+            if worker.error is None:
+                raise
+            sys.exit(1)  # the worker has logged it
+    if stopped.killed_by is not None:
+        sys.exit(128 + stopped.killed_by)
+
+
+def _load_callback(where: str) -> Any:
+    from embedkq.cli.callback_file import CallbackRefused, load
+
+    try:
+        return load(where)
+    except CallbackRefused as error:
+        raise Refused(f"--callback: {error}") from error
+
+
+def _make_current_folder_importable() -> None:
+    """Jobs are imported by their module's name, and `kq` is installed elsewhere; `python -m` does the same."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _set_up_logging(verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    logger = logging.getLogger("embedkq")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.propagate = False  # a callback module that sets up the root logger would print each line twice
+    silence_clients()

@@ -1,0 +1,349 @@
+"""Function calls, results and exceptions to bytes and back. The only user of dill.
+
+What can be found by name elsewhere is pickled by name, with the C pickler. Functions and classes of the host's `__main__` travel by
+value instead, since a child does not import `__main__`; where the bytes come back to a process whose own `__main__` has the same
+thing under that name, they give that very object, so that `job.func is f` and `isinstance(result, Point)` hold in the host.
+"""
+from __future__ import annotations
+
+import enum
+import hashlib
+import io
+import math
+import pickle
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from embedkq.errors import DecodeError, EncodeError
+
+_PROTOCOL = 5
+_MAIN = b"__main__"
+_FORMAT = b"1"
+_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER = (
+    "embedkq-format", "embedkq-id", "embedkq-timestamp", "embedkq-timeout",
+)
+_PREFIX = "embedkq-"
+_KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER))
+_UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+
+
+class Envelope(NamedTuple):
+    """What a record's headers say of its job.
+
+    Attributes:
+        id: UUID as a string.
+        timestamp: Unix time in milliseconds at which it was enqueued.
+        timeout: its own limit in seconds; None for none.
+    """
+
+    id: str
+    timestamp: int
+    timeout: float | None
+
+
+# Calls.
+
+
+def encode_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """The call as bytes.
+
+    Raises:
+        EncodeError: the function or an argument cannot be pickled; the message names which.
+    """
+    try:
+        return encode_object((func, args, kwargs))
+    except Exception as error:
+        raise _blame(func, args, kwargs, error) from error
+
+
+def decode_call(payload: bytes | memoryview) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The function, its arguments and keyword arguments. Runs code that the payload names.
+
+    Raises:
+        DecodeError: the payload cannot be unpickled, or is no call; `__cause__` tells why.
+    """
+    try:
+        func, args, kwargs = decode_object(payload)
+    except Exception as error:
+        raise DecodeError(f"the payload cannot be unpickled: {type(error).__name__}: {error}") from error
+    if not (callable(func) and isinstance(args, tuple) and isinstance(kwargs, dict)):
+        raise DecodeError(f"the payload is no function call but {type(func).__name__}, {type(args).__name__}, {type(kwargs).__name__}")
+    return func, args, kwargs
+
+
+def _blame(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> EncodeError:
+    name = name_of(func)
+    parts = [(f"job {name}", func)]
+    parts += [(f"argument {number} of job {name}", value) for number, value in enumerate(args, 1)]
+    parts += [(f"argument {key!r} of job {name}", value) for key, value in kwargs.items()]
+    for described, value in parts:
+        try:
+            encode_object(value)
+        except Exception as reason:  # noqa: BLE001  (pickling runs the value's own code)
+            return EncodeError(f"{described} (a {type(value).__name__!r}) cannot be pickled: {reason}")
+    return EncodeError(f"the call of {name} cannot be pickled: {error}")
+
+
+def name_of(func: Any) -> str:
+    """A callable's qualified name, for messages."""
+    name = getattr(func, "__qualname__", None) or type(func).__qualname__
+    module = getattr(func, "__module__", None)
+    return f"{module}.{name}" if module else name
+
+
+# Objects.
+
+
+def encode_object(value: Any) -> bytes:
+    """Any object as bytes; raises whatever pickling it raises."""
+    try:
+        data = pickle.dumps(value, _PROTOCOL)
+    except Exception:  # noqa: BLE001  (dill takes much that pickle does not; what it refuses too, it says)
+        return _dump_by_value(value)
+    # A name in __main__ means nothing to a child. (A string that merely says so takes the longer way unharmed.)
+    return _dump_by_value(value) if _MAIN in data else data
+
+
+def decode_object(payload: bytes | memoryview) -> Any:
+    """The object; raises whatever unpickling it raises, and runs code that the payload names."""
+    return pickle.loads(payload)
+
+
+def _dump_by_value(value: Any) -> bytes:
+    global _pickler_class
+    if _pickler_class is None:
+        _pickler_class = _make_pickler_class()
+    buffer = io.BytesIO()
+    # recurse: without it a function of __main__ loses the helpers that it calls (dill 0.4.1).
+    _pickler_class(buffer, protocol=_PROTOCOL, byref=False, recurse=True).dump(value)
+    return buffer.getvalue()
+
+
+_pickler_class: Callable[..., Any] | None = None
+
+
+def _make_pickler_class() -> Callable[..., Any]:
+    import dill  # here, since most processes never need it
+
+    class ByValuePickler(dill.Pickler):  # type: ignore[misc]
+        """dill's, but for what belongs to `__main__`: that is wrapped, so that `own_or_rebuilt` decides when it is unpickled.
+
+        Functions are saved in two steps, the globals that they use after the function itself: dill 0.4.1 never ends on two
+        functions that call each other. While a class is being saved the second step waits, for its methods may refer to it.
+        """
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._passing: Any = None
+            self._open_classes = 0
+            self._unfilled: list[types.FunctionType] = []
+
+        def save(self, value: Any, save_persistent_id: bool = True) -> None:
+            if not _is_of_main(value):
+                super().save(value, save_persistent_id)
+            elif value is not self._passing and _has_name(value):
+                self._passing = None
+                self.save_reduce(own_or_rebuilt, (value.__qualname__, fingerprint(value), _Passing(value)))
+            elif id(value) in self.memo:
+                self.write(self.get(self.memo[id(value)][0]))
+            elif isinstance(value, types.FunctionType):
+                self._save_function(value)
+            else:
+                self._save_class(value, save_persistent_id)
+
+        def _save_passing(self, passing: _Passing) -> None:
+            self._passing = passing.value
+            self.save(passing.value)
+
+        def _save_function(self, function: types.FunctionType) -> None:
+            self._passing = None
+            parts = (function.__code__, function.__name__, function.__defaults__, function.__closure__)
+            self.save_reduce(_new_function, parts, obj=function)
+            self._unfilled.append(function)
+            self._fill()
+
+        def _save_class(self, value: type, save_persistent_id: bool) -> None:
+            self._passing = None
+            self._open_classes += 1
+            try:
+                if isinstance(value, enum.EnumMeta):
+                    self.save_reduce(_new_enum, _parts_of_enum(value), obj=value)
+                else:
+                    super().save(value, save_persistent_id)
+            finally:
+                self._open_classes -= 1
+            self._fill()
+
+        def _fill(self) -> None:
+            while self._unfilled and not self._open_classes:
+                function = self._unfilled.pop()
+                self.save_reduce(_fill_function, (function if not _has_name(function) else _Passing(function), _state_of(function)))
+                self.write(pickle.POP)
+
+    ByValuePickler.dispatch = type(dill.Pickler.dispatch)(dill.Pickler.dispatch)  # it knows metaclasses, a plain dict does not
+    ByValuePickler.dispatch[_Passing] = ByValuePickler._save_passing
+    return ByValuePickler
+
+
+class _Passing:
+    """Marks the one place where the pickler saves a thing of `__main__` itself and not its wrapping."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _new_function(code: types.CodeType, name: str, defaults: Any, closure: Any) -> types.FunctionType:
+    return types.FunctionType(code, {"__name__": "__main__"}, name, defaults, closure)
+
+
+def _state_of(function: types.FunctionType) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    names = _names_in(function.__code__)
+    used = {name: value for name, value in function.__globals__.items() if name in names}
+    attributes = {name: getattr(function, name) for name in ("__module__", "__qualname__", "__doc__", "__kwdefaults__")}
+    return used, attributes, dict(vars(function))
+
+
+def _fill_function(function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]) -> None:
+    used, attributes, own = state
+    function.__globals__.update(used)
+    for name, value in attributes.items():
+        setattr(function, name, value)
+    vars(function).update(own)
+
+
+def _parts_of_enum(kind: enum.EnumMeta) -> tuple[Any, ...]:
+    # dill 0.4.1 rebuilds an Enum from a plain dict, which EnumMeta refuses.
+    members = {name: member.value for name, member in kind.__members__.items()}
+    own = {name: value for name, value in vars(kind).items() if getattr(_function_of(value), "__module__", None) == "__main__"}
+    return type(kind), kind.__name__, kind.__qualname__, kind.__bases__, members, own
+
+
+def _new_enum(
+    metaclass: Any, name: str, qualname: str, bases: tuple[type, ...], members: dict[str, Any], own: dict[str, Any]
+) -> type:
+    namespace = metaclass.__prepare__(name, bases)
+    for key, value in {"__module__": "__main__", "__qualname__": qualname, **own, **members}.items():
+        namespace[key] = value
+    kind: type = metaclass(name, bases, namespace)
+    return kind
+
+
+def _function_of(member: Any) -> types.FunctionType | None:
+    """The function behind a method, class method, static method or property; None for any other member of a class."""
+    function = getattr(member, "__func__", getattr(member, "fget", member))
+    return function if isinstance(function, types.FunctionType) else None
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    nested = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names_in, nested))
+
+
+def own_or_rebuilt(qualname: str, told: str, rebuilt: Any) -> Any:
+    """This process's own `__main__` object of that name if it is the same; else the one rebuilt from the bytes."""
+    own: Any = sys.modules.get("__main__")
+    for part in qualname.split("."):
+        own = getattr(own, part, None)
+    return own if own is not None and type(own) is type(rebuilt) and fingerprint(own) == told else rebuilt
+
+
+def _is_of_main(value: Any) -> bool:
+    return isinstance(value, (types.FunctionType, type)) and getattr(value, "__module__", None) == "__main__"
+
+
+def _has_name(value: Any) -> bool:
+    return "<" not in value.__qualname__  # <lambda> and <locals> cannot be found by name
+
+
+def fingerprint(value: Any) -> str:
+    """Tells a function or class of `__main__` from another of its name, as a digest of code and member names."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in _parts_of(value):
+        digest.update(part)
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _parts_of(value: Any) -> Iterable[bytes]:
+    if isinstance(value, types.FunctionType):
+        yield from _parts_of_code(value.__code__)
+    elif isinstance(value, type):
+        for name in sorted(vars(value)):
+            if name in ("__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__"):
+                continue
+            yield name.encode()
+            function = _function_of(vars(value)[name])
+            if function is not None and function.__module__ == "__main__":
+                yield from _parts_of_code(function.__code__)
+
+
+def _parts_of_code(code: types.CodeType) -> Iterable[bytes]:
+    yield code.co_code
+    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, code.co_flags)).encode()
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _parts_of_code(constant)
+        else:
+            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant).encode()
+
+
+# Headers.
+
+
+def headers_of(job_id: str, timestamp: int, timeout: float | None) -> list[tuple[str, bytes]]:
+    """The record headers of a job: id, timestamp in milliseconds, and its own limit in seconds if it has one."""
+    headers = [
+        (_FORMAT_HEADER, _FORMAT), (_ID_HEADER, job_id.encode("ascii")), (_TIMESTAMP_HEADER, b"%d" % timestamp),
+    ]
+    if timeout is not None:
+        headers.append((_TIMEOUT_HEADER, repr(float(timeout)).encode("ascii")))
+    return headers
+
+
+def read_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:
+    """What the headers say; headers of others are passed over.
+
+    Raises:
+        DecodeError: a header is missing, doubled or wrong; the message names it.
+    """
+    found: dict[str, bytes] = {}
+    for name, value in headers:
+        if name in found or (name not in _KNOWN_HEADERS and name.startswith(_PREFIX)):
+            raise DecodeError(f"header {name!r} is {'doubled' if name in found else 'unknown to this version of embedkq'}")
+        if name in _KNOWN_HEADERS:
+            found[name] = value
+    try:
+        if found[_FORMAT_HEADER] != _FORMAT:
+            raise DecodeError(f"header {_FORMAT_HEADER!r} is {found[_FORMAT_HEADER]!r}: this version of embedkq reads {_FORMAT!r}")
+        job_id, timestamp = found[_ID_HEADER], found[_TIMESTAMP_HEADER]
+    except KeyError as error:
+        raise DecodeError(f"header {error.args[0]!r} is missing") from None
+    if not _UUID(job_id):
+        raise DecodeError(f"header {_ID_HEADER!r} is no UUID: {job_id[:64]!r}")
+    timeout = found.get(_TIMEOUT_HEADER)
+    return Envelope(
+        job_id.decode("ascii"),
+        _number(_TIMESTAMP_HEADER, timestamp, int),
+        None if timeout is None else _limit(timeout),
+    )
+
+
+def _limit(text: bytes) -> float:
+    seconds: float = _number(_TIMEOUT_HEADER, text, float)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise DecodeError(f"header {_TIMEOUT_HEADER!r} is {text!r}: a limit is a number of seconds above 0")
+    return seconds
+
+
+def _number(name: str, text: bytes, kind: Callable[[bytes], Any]) -> Any:
+    try:
+        if len(text) > 32:
+            raise ValueError
+        return kind(text)
+    except (ValueError, TypeError):
+        raise DecodeError(f"header {name!r} is no number: {text[:64]!r}") from None

@@ -1,0 +1,217 @@
+"""Checks of what users pass to Queue, Worker and the command line: one place, one wording."""
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}").fullmatch
+_TLS_OPTIONS = {"cafile": "ssl_cafile", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile", "crlfile": "ssl_crlfile"}
+_PLAIN_PROTOCOLS = ("PLAINTEXT", "SASL_PLAINTEXT")
+
+
+def check_hosts(hosts: str | Sequence[str]) -> str:
+    """Comma-separated "host:port"; the port is 9092 where none is given.
+
+    Raises:
+        TypeError, ValueError: it is no such thing.
+    """
+    if not isinstance(hosts, (str, list, tuple)):
+        raise TypeError(f'hosts must be a string such as "host:9092,host:9093", not {hosts!r}')
+    named = [host.strip() for host in (hosts.split(",") if isinstance(hosts, str) else hosts)]
+    return ",".join(_check_host(host, hosts) for host in named)
+
+
+def _check_host(host: str, hosts: Any) -> str:
+    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    if not colon:
+        name, port = host, "9092"
+    if not name or any(c.isspace() or c in "/,@" for c in name) or not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(f'hosts={hosts!r}: {host!r} is no "host:port"')
+    return f"{name}:{port}"
+
+
+def check_topic(topic: str, name: str = "topic") -> str:
+    """A name that Kafka takes for a topic.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if not isinstance(topic, str):
+        raise TypeError(f"{name} must be a string, not {topic!r}")
+    if not _TOPIC(topic) or topic in (".", ".."):
+        raise ValueError(f"{name}={topic!r}: Kafka takes 1 to 249 of the characters a-z A-Z 0-9 . _ -")
+    return topic
+
+
+def check_group(group: str) -> str:
+    """Name of a consumer group: any string that is not empty.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if not isinstance(group, str):
+        raise TypeError(f"group must be a string, not {group!r}")
+    if not group:
+        raise ValueError("group='': a consumer group needs a name; None stands for the topic's")
+    return group
+
+
+def check_timeout(timeout: float | None, name: str = "timeout") -> float | None:
+    """Seconds above 0, or None for no limit.
+
+    Raises:
+        TypeError, ValueError: it is none of these.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
+    if not (timeout > 0 and math.isfinite(timeout)):
+        raise ValueError(f"{name}={timeout!r}: a limit is a finite number of seconds above 0, or None for no limit")
+    return timeout
+
+
+def check_count(name: str, value: int, minimum: int) -> int:
+    """A whole number of at least `minimum`.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name}={value!r}: must be at least {minimum}")
+    return value
+
+
+def check_job_size(job_size: int) -> int:
+    """Bytes of the largest record.
+
+    Raises:
+        TypeError, ValueError: no whole number above 0.
+    """
+    return check_count("job_size", job_size, 1)
+
+
+def check_key(key: str | bytes | None) -> bytes | None:
+    """A record's key in bytes; strings become UTF-8.
+
+    Raises:
+        TypeError: it is neither a string, nor bytes, nor None.
+    """
+    if key is None or isinstance(key, bytes):
+        return key
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a string, bytes or None, not {key!r}")
+    return key.encode("utf-8")
+
+
+def check_partition(partition: int | None) -> int | None:
+    """Number of a partition, or None.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
+    return None if partition is None else check_count("partition", partition, 0)
+
+
+def check_offset_policy(policy: str) -> str:
+    """"earliest" or "latest".
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if policy not in ("earliest", "latest"):
+        raise ValueError(f"offset_policy={policy!r}: must be 'earliest' or 'latest'")
+    return policy
+
+
+def check_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callable that takes five positional arguments.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not callable(callback):
+        raise TypeError(f"callback must be callable, not {callback!r}")
+    try:
+        signature = inspect.signature(callback)
+    except (ValueError, TypeError):  # some builtins tell nothing
+        return callback
+    try:
+        signature.bind(*range(5))
+    except TypeError as error:
+        raise TypeError(
+            "callback must take five positional arguments, callback(status, job, result, exception, traceback); "
+            f"{getattr(callback, '__qualname__', callback)!r} takes {signature}: {error}"
+        ) from None
+    return callback
+
+
+def client_config(
+    cafile: str | None, certfile: str | None, keyfile: str | None, crlfile: str | None,
+    kafka: Mapping[str, Any] | None, *, owned: Iterable[str], known: Iterable[str], owner: str,
+) -> dict[str, Any]:
+    """Options for a client of kafka-python: the TLS files by their names there, and `kafka`.
+
+    A file given means TLS: never silently plaintext.
+
+    Args:
+        owned: options that embedkq sets itself.
+        known: options that the client knows.
+        owner: class for messages, "Queue" or "Worker".
+
+    Raises:
+        TypeError, ValueError: an option is unknown, taken, or contradicts the TLS files.
+        FileNotFoundError: a TLS file is not there.
+    """
+    config = _check_options(kafka, frozenset(owned), frozenset(known), owner)
+    files = {"cafile": cafile, "certfile": certfile, "keyfile": keyfile, "crlfile": crlfile}
+    given = {name: os.fspath(path) for name, path in files.items() if path is not None}
+    for name, path in given.items():
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{name}={path!r}: no such file")
+        if _TLS_OPTIONS[name] in config:
+            raise ValueError(f"{name} and kafka={{{_TLS_OPTIONS[name]!r}: ...}} are the same: give one of them")
+        config[_TLS_OPTIONS[name]] = path
+    if "keyfile" in given and "certfile" not in given:
+        raise ValueError(f"keyfile={keyfile!r} without certfile: give the certificate that belongs to the key")
+    tls = given or any(config.get(option) is not None for option in (*_TLS_OPTIONS.values(), "ssl_context"))
+    if tls:
+        _choose_tls(config)
+    elif config.get("sasl_mechanism") and "security_protocol" not in config:
+        raise ValueError(
+            "kafka={'sasl_mechanism': ...} needs a protocol: give cafile for SASL over TLS, or say "
+            "'security_protocol': 'SASL_SSL' (or 'SASL_PLAINTEXT', which sends passwords in the clear)"
+        )
+    return config
+
+
+def _choose_tls(config: dict[str, Any]) -> None:
+    protocol = config.get("security_protocol")
+    if protocol in _PLAIN_PROTOCOLS:
+        raise ValueError(f"TLS files are given, and kafka={{'security_protocol': {protocol!r}}} would not use them: leave one of them out")
+    if protocol is None:
+        config["security_protocol"] = "SASL_SSL" if config.get("sasl_mechanism") else "SSL"
+
+
+def _check_options(
+    kafka: Mapping[str, Any] | None, owned: frozenset[str], known: frozenset[str], owner: str
+) -> dict[str, Any]:
+    if kafka is None:
+        return {}
+    if not isinstance(kafka, Mapping):
+        raise TypeError(f"kafka must be a dict of kafka-python options, not {kafka!r}")
+    for option in kafka:
+        if option in owned:
+            raise ValueError(f"kafka={{{option!r}: ...}}: {owner} sets this itself; see its own arguments")
+        if option not in known:
+            close = difflib.get_close_matches(str(option), known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"kafka={{{option!r}: ...}}: kafka-python knows no such option{hint}")
+    return dict(kafka)

@@ -1,0 +1,176 @@
+"""The only KafkaProducer: made lazily, once per process, for queues and dead letters."""
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kafka import KafkaProducer
+from kafka import errors as kafka_errors
+
+from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, JobTooLarge
+
+OWNED_OPTIONS = (
+    "bootstrap_servers", "key_serializer", "value_serializer", "acks", "enable_idempotence", "max_request_size", "transactional_id",
+)
+"""Options of kafka-python that embedkq sets itself."""
+KNOWN_OPTIONS = frozenset(KafkaProducer.DEFAULT_CONFIG)
+SEND_SECONDS = 10.0
+"""How long a send may take in all, connecting included."""
+_OVERHEAD_BYTES = 4096
+_CONNECT_MARGIN_SECONDS = 0.5
+_EXIT_SECONDS = 2.0
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
+_REFUSED = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnknownTopicOrPartitionError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.UnsupportedVersionError,
+)
+
+
+class Message(NamedTuple):
+    """One record to send.
+
+    Attributes:
+        topic, value, key, headers: as they reach the topic.
+        partition: its number, or None to let key or chance decide.
+    """
+
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    partition: int | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of value, key and headers."""
+        return len(self.value) + len(self.key or b"") + sum(len(name) + len(value) for name, value in self.headers)
+
+
+class Producer:
+    """Sends messages and waits until all replicas have them. Any thread; also after a fork, where it connects anew."""
+
+    def __init__(self, hosts: str, job_size: int, options: Mapping[str, Any]) -> None:
+        self._hosts = hosts
+        self._options = {
+            "linger_ms": 0,
+            "batch_size": 128 * 1024,
+            "metrics_enabled": False,
+            "reconnect_backoff_max_ms": 1_000,
+            "request_timeout_ms": int(SEND_SECONDS * 1000) - 1_000,
+            **options,
+            "bootstrap_servers": hosts.split(","),
+            "bootstrap_timeout_ms": int((SEND_SECONDS - _CONNECT_MARGIN_SECONDS) * 1000),
+            "delivery_timeout_ms": int(SEND_SECONDS * 1000),
+            "max_block_ms": int((SEND_SECONDS - _CONNECT_MARGIN_SECONDS) * 1000),
+            "acks": "all",
+            "enable_idempotence": True,
+            "max_request_size": job_size + _OVERHEAD_BYTES,
+        }
+        self._lock = threading.Lock()
+        self._kafka: Any = None
+        self._pid = 0
+        self._closed = False
+        _producers.add(self)
+
+    def send(self, message: Message) -> None:
+        """Send one message; returns once all replicas have it.
+
+        Raises:
+            BrokerUnavailable: not within 10 s.
+            BrokerRefused, JobTooLarge: the broker does not take it.
+            Closed: after `close`.
+        """
+        failures = self.send_all((message,))
+        if failures:
+            raise failures[0]
+
+    def send_all(self, messages: Sequence[Message]) -> dict[int, Exception]:
+        """Send all, then wait once; why some were not acknowledged, by index. Raises nothing but `Closed`."""
+        deadline = time.monotonic() + SEND_SECONDS
+        failures: dict[int, Exception] = {}
+        futures: list[Any] = []
+        for index, message in enumerate(messages):
+            try:
+                kafka = self._connected()
+                futures.append(kafka.send(
+                    message.topic, value=message.value, key=message.key, headers=list(message.headers), partition=message.partition
+                ))
+            except Closed:
+                raise
+            except Exception as error:  # noqa: BLE001  (told for each message)
+                futures.append(None)
+                failures[index] = self._explained(error, message, handed_over=False)
+                if isinstance(failures[index], BrokerUnavailable):
+                    rest = range(index + 1, len(messages))
+                    failures.update(dict.fromkeys(rest, failures[index]))
+                    break
+        for index, future in enumerate(futures):
+            if future is not None:
+                try:
+                    future.get(timeout=max(0.0, deadline - time.monotonic()))
+                except Exception as error:  # noqa: BLE001
+                    failures[index] = self._explained(error, messages[index], handed_over=True)
+        return failures
+
+    def close(self, seconds: float = SEND_SECONDS) -> None:
+        """Send what waits, for so many seconds at most, and close. Any thread; doing it twice does no harm."""
+        with self._lock:
+            self._closed = True
+            kafka, self._kafka = self._kafka, None
+            if kafka is not None and self._pid == os.getpid():
+                kafka.close(timeout=seconds)
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: forget the parent's client, whose threads are not here, and its lock."""
+        self._lock = threading.Lock()
+        self._kafka = None
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._closed:
+                raise Closed("this queue was closed: make another one")
+            if self._kafka is None:
+                self._kafka = KafkaProducer(**self._options)
+                self._pid = os.getpid()
+            return self._kafka
+
+    def _explained(self, error: Exception, message: Message, handed_over: bool) -> Exception:
+        if isinstance(error, _TOO_LARGE):
+            told: Exception = JobTooLarge(message.size, None, f"the broker (max.message.bytes of topic {message.topic!r})")
+        elif isinstance(error, _REFUSED):
+            told = BrokerRefused(
+                f"{self._hosts} refuses a record for topic {message.topic!r}: {type(error).__name__}: {error}. "
+                "Check that the topic exists, and what this user may do"
+            )
+        elif isinstance(error, (kafka_errors.KafkaError, OSError)):
+            reason = f"no acknowledgement for topic {message.topic!r} within {SEND_SECONDS:g} s ({type(error).__name__})"
+            told = BrokerUnavailable(self._hosts, reason, maybe_sent=handed_over)
+        else:
+            return error
+        told.__cause__ = error
+        return told
+
+
+_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for producer in list(_producers):
+        producer.close(_EXIT_SECONDS)
+
+
+def _after_fork_in_child() -> None:
+    for producer in list(_producers):
+        producer.disinherit()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,275 @@
+"""Queue: puts function calls on a Kafka topic."""
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from embedkq import codec, options
+from embedkq.errors import EnqueueFailed, JobTooLarge
+from embedkq.job import Job
+
+logger = logging.getLogger("embedkq.queue")
+
+F = TypeVar("F", bound=Callable[..., Any])
+Call = "Job | Callable[..., Any] | tuple[Any, ...]"
+
+_WINDOW = 5_000
+_LOGGED_CHARACTERS = 1024
+
+
+class _Unchanged:
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+UNCHANGED: Any = _Unchanged()
+
+
+class _Enqueues:
+    """What `Queue` and `Queue.using(...)` share."""
+
+    _queue: Queue
+    _job_timeout: float | None
+    _key: bytes | None
+    _partition: int | None
+
+    def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+        """Put a call on the topic; returns once all replicas have it. Any thread.
+
+        In asyncio: `await asyncio.to_thread(queue.enqueue, func, ...)`.
+
+        Args:
+            func: importable, a function of `__main__`, or a `Job` to put back: same call, key and limit, new id and timestamp.
+            args, kwargs: what to call it with.
+
+        Raises:
+            TypeError: `func` is not callable.
+            EncodeError: the function or an argument cannot be pickled.
+            JobTooLarge: larger than `job_size`, or than the broker takes.
+            BrokerUnavailable: no acknowledgement within 10 s; `maybe_sent` tells whether it may have arrived all the same.
+            BrokerRefused: the broker does not allow it.
+        """
+        job, message = self._prepare(func, args, kwargs)
+        self._queue._producer().send(message)
+        _log(job)
+        return job
+
+    def enqueue_many(self, calls: Iterable[Any]) -> list[Job]:
+        """Put many calls on the topic, pipelined; returns once all replicas have all of them. Any thread.
+
+        Args:
+            calls: of each the function, or a tuple (function, args), or (function, args, kwargs), or a `Job`.
+
+        Raises:
+            EnqueueFailed: tells which were acknowledged and which not; `__cause__` is the first reason.
+            TypeError, EncodeError, JobTooLarge: a call cannot be sent; those before it may have been, up to 5,000 at a time.
+        """
+        iterator = iter(calls)
+        acknowledged: list[Job] = []
+        while window := [self._prepare(*_split(call)) for call in islice(iterator, _WINDOW)]:
+            failures = self._queue._producer().send_all([message for _, message in window])
+            acknowledged += [job for index, (job, _) in enumerate(window) if index not in failures]
+            if failures:
+                failed = [window[index][0] for index in sorted(failures)]
+                raise EnqueueFailed(acknowledged, failed) from failures[min(failures)]
+        for job in acknowledged:
+            _log(job)
+        return acknowledged
+
+    def using(
+        self,
+        timeout: float | None = UNCHANGED,
+        key: str | bytes | None = UNCHANGED,
+        partition: int | None = UNCHANGED,
+    ) -> BoundQueue:
+        """The same queue with other settings for the jobs enqueued through what this returns.
+
+        Args:
+            timeout: limit of the job in seconds; None for none.
+            key: jobs with the same key run one after another, in order; strings are UTF-8.
+            partition: number of the partition to send to; not together with a key.
+
+        Raises:
+            TypeError, ValueError: a setting cannot work.
+        """
+        return BoundQueue(
+            self._queue,
+            self._job_timeout if timeout is UNCHANGED else options.check_timeout(timeout),
+            self._key if key is UNCHANGED else options.check_key(key),
+            self._partition if partition is UNCHANGED else options.check_partition(partition),
+        )
+
+    def _prepare(self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Job, Any]:
+        from embedkq.producer import Message
+
+        timeout, key = self._job_timeout, self._key
+        if isinstance(func, Job):
+            func, args, kwargs, timeout, key = self._call_of(func, args, kwargs)
+        if not callable(func):
+            raise TypeError(f"a job is a callable with its arguments, or a Job to put back, not {func!r}")
+        payload = codec.encode_call(func, args, dict(kwargs))
+        job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
+        message = Message(self._queue.topic, payload, key, codec.headers_of(job_id, timestamp, timeout), self._partition)
+        if message.size > self._queue.job_size:
+            raise JobTooLarge(message.size, self._queue.job_size)
+        return Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key), message
+
+    def _call_of(self, job: Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        if args or kwargs:
+            raise TypeError("a Job that is put back keeps its arguments: enqueue(job.func, ...) calls it with others")
+        if job.func is None:
+            raise TypeError(f"Job {job.id} could not be decoded here, so it cannot be put back")
+        key = job.key if self._key is None and self._partition is None else self._key
+        timeout = job.timeout if self._job_timeout is self._queue.timeout else self._job_timeout
+        return job.func, tuple(job.args or ()), dict(job.kwargs or {}), timeout, key
+
+
+class BoundQueue(_Enqueues):
+    """A queue with its own timeout, key and partition; made by `Queue.using`. Immutable, any thread."""
+
+    def __init__(self, queue: Queue, timeout: float | None, key: bytes | None, partition: int | None) -> None:
+        if key is not None and partition is not None:
+            raise ValueError(f"key={key!r} and partition={partition!r}: a key chooses its partition; give one of them")
+        self._queue = queue
+        self._job_timeout = timeout
+        self._key = key
+        self._partition = partition
+
+    def __repr__(self) -> str:
+        return f"{self._queue!r}.using(timeout={self._job_timeout!r}, key={self._key!r}, partition={self._partition!r})"
+
+
+class Queue(_Enqueues):
+    """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with the first job.
+
+    It pickles as hosts, topic and timeout only, so that no password gets into a payload.
+
+    Args:
+        hosts: Kafka brokers, "host:port" or several separated by commas.
+        topic: topic to put jobs on.
+        timeout: limit of each job in seconds; None for none.
+        job_size: bytes that a record may have, payload, key and headers together.
+        cafile, certfile, keyfile, crlfile: TLS files; giving any means TLS.
+        kafka: further options of kafka-python's KafkaProducer.
+
+    Raises:
+        TypeError, ValueError: an argument cannot work; the message names it.
+    """
+
+    def __init__(
+        self,
+        hosts: str = "localhost:9092",
+        topic: str = "default",
+        timeout: float | None = None,
+        job_size: int = 1_000_000,
+        cafile: str | None = None,
+        certfile: str | None = None,
+        keyfile: str | None = None,
+        crlfile: str | None = None,
+        *,
+        kafka: Mapping[str, Any] | None = None,
+    ) -> None:
+        from embedkq.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
+
+        self._hosts = options.check_hosts(hosts)
+        self._topic = options.check_topic(topic)
+        self._job_size = options.check_job_size(job_size)
+        self._job_timeout = options.check_timeout(timeout)
+        self._key = self._partition = None
+        config = options.client_config(
+            cafile, certfile, keyfile, crlfile, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner="Queue"
+        )
+        self._queue = self
+        self._connection = Producer(self._hosts, self._job_size, config)
+
+    def __repr__(self) -> str:
+        return f"Queue(topic={self._topic})"
+
+    def __reduce__(self) -> Any:
+        return Queue, (self._hosts, self._topic, self._job_timeout)
+
+    @property
+    def hosts(self) -> str:
+        """Kafka brokers, comma separated."""
+        return self._hosts
+
+    @property
+    def topic(self) -> str:
+        """Topic that jobs are put on."""
+        return self._topic
+
+    @property
+    def timeout(self) -> float | None:
+        """Limit of each job in seconds, or None."""
+        return self._job_timeout
+
+    @property
+    def job_size(self) -> int:
+        """Bytes that a record may have."""
+        return self._job_size
+
+    @overload
+    def job(self, function: F, /) -> F: ...
+
+    @overload
+    def job(
+        self, /, *, timeout: float | None = UNCHANGED, key: str | bytes | None = UNCHANGED, partition: int | None = UNCHANGED
+    ) -> Callable[[F], F]: ...
+
+    def job(self, function: Any = None, /, **settings: Any) -> Any:
+        """Decorator: gives a function a method `delay(*args, **kwargs)` that enqueues it; the function itself stays as it is.
+
+        Bare, or with the settings of `using`.
+        """
+        bound = self.using(**settings)
+
+        def decorate(function: Any) -> Any:
+            function.delay = Delay(bound, function)
+            return function
+
+        return decorate if function is None else decorate(function)
+
+    def close(self) -> None:
+        """Wait for what is being sent, at most 10 s, and close; at exit this happens by itself. Any thread; twice does no harm."""
+        self._connection.close()
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _producer(self) -> Any:
+        return self._connection
+
+
+class Delay:
+    """`function.delay(...)`: enqueues the function on the queue whose decorator it carries."""
+
+    def __init__(self, queue: BoundQueue, function: Callable[..., Any]) -> None:
+        self._queue = queue
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Job:
+        return self._queue.enqueue(self._function, *args, **kwargs)
+
+
+def _split(call: Any) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
+    if isinstance(call, Job) or not isinstance(call, tuple):
+        return call, (), {}
+    if 1 <= len(call) <= 3 and isinstance(call[-1], Mapping if len(call) == 3 else object):
+        func, args, kwargs = (*call, (), {})[0], call[1] if len(call) > 1 else (), call[2] if len(call) > 2 else {}
+        if isinstance(args, (tuple, list)):
+            return func, tuple(args), kwargs
+    raise TypeError(f"a call to enqueue is a function, (function, args), (function, args, kwargs) or a Job, not {call!r}")
+
+
+def _log(job: Job) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        text = repr(job)
+        logger.info("Enqueued: %s", text if len(text) <= _LOGGED_CHARACTERS else text[: _LOGGED_CHARACTERS - 3] + "...")

@@ -1,0 +1,132 @@
+"""Which partitions are ours, since when, and how they are given up.
+
+The listener runs on the client's I/O thread, which also sends the heartbeats: nothing here may block.
+"""
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+
+from embedkq.worker.commits import Commits
+from embedkq.worker.exchange import Exchange
+from embedkq.worker.messages import Message, Released, Revoked
+from embedkq.worker.offsets import Progress
+
+logger = logging.getLogger("embedkq.worker")
+
+_CHECK_SECONDS = 0.01
+
+
+class Assignment:
+    """The partitions of one consumer and the epoch of each, which no later assignment of it has again."""
+
+    def __init__(self, exchange: Exchange, commits: Commits, tell: Callable[[Message], None], revoke_seconds: float) -> None:
+        self.joined = threading.Event()
+        """Set once partitions were assigned for the first time."""
+        self.fresh: set[int] = set()
+        """Assigned, but where they begin is not known yet. The consumer's thread takes them out."""
+        self.leaving = False
+        """Set when the consumer closes: nothing runs any more, so nothing is waited for."""
+        self._exchange = exchange
+        self._commits = commits
+        self._tell = tell
+        self._revoke_seconds = revoke_seconds
+        self._epochs: dict[int, int] = {}
+        self._new_epoch = itertools.count(1)
+
+    def epoch(self, partition: int) -> int | None:
+        """Of the partition's present assignment; None if it is not ours. Any thread."""
+        return self._epochs.get(partition)
+
+    @property
+    def partitions(self) -> list[int]:
+        """Those that are ours. Any thread."""
+        return list(self._epochs)
+
+    def committable(self) -> dict[int, Progress]:
+        """What may be committed of the partitions that are ours. Any thread."""
+        return self._committable(dict(self._epochs))
+
+    def lose_all(self) -> None:
+        """The consumer is thrown away: nothing is ours any more, nothing of it may be committed. Consumer's thread."""
+        partitions = self._take_out(frozenset(self._epochs))
+        if partitions:
+            self._tell(Revoked(frozenset(partitions), lost=True))
+
+    def listener(self, kafka: Any) -> AsyncConsumerRebalanceListener:
+        """What the client calls; `kafka` is the client."""
+        return _Listener(self, kafka)
+
+    def add(self, partitions: frozenset[int]) -> None:
+        """These are ours from now on. I/O thread."""
+        for partition in partitions:
+            self._epochs[partition] = next(self._new_epoch)
+            self.fresh.add(partition)
+        self.joined.set()
+
+    async def give_up(self, kafka: Any, partitions: frozenset[int], lost: bool) -> None:
+        """These go away: what runs of them may end, what is done is committed, unless they are another's already. I/O thread."""
+        begun = self._take_out(partitions)
+        if not begun:
+            return
+        message = Revoked(frozenset(begun), lost)
+        self._tell(message)
+        if lost:
+            return
+        await self._until_settled(kafka, message)
+        wanted = self._committable(begun, message.snapshot if message.settled else None)
+        try:
+            if wanted:
+                await kafka.commit_async(self._commits.offsets(wanted))
+        except kafka_errors.KafkaError as error:
+            logger.warning(
+                "The offsets of partitions %s could not be committed before they were given up (%r): "
+                "what was done of them since the last commit runs again.", sorted(wanted), error,
+            )
+        self._tell(Released(frozenset(begun)))
+
+    def _take_out(self, partitions: frozenset[int]) -> dict[int, int]:
+        """Those of the partitions that had begun, with their epochs; none of them is ours any more."""
+        begun = {p: self._epochs[p] for p in partitions if p in self._epochs and p not in self.fresh}
+        for partition in partitions:
+            self._epochs.pop(partition, None)
+            self.fresh.discard(partition)
+        self._commits.forget(partitions)
+        return begun
+
+    def _committable(self, epochs: Mapping[int, int], snapshot: Mapping[int, Progress] | None = None) -> dict[int, Progress]:
+        snapshot = self._exchange.snapshot if snapshot is None else snapshot
+        return {p: progress for p, progress in snapshot.items() if epochs.get(p) == progress.epoch}
+
+    async def _until_settled(self, kafka: Any, message: Revoked) -> None:
+        deadline = time.monotonic() + self._revoke_seconds
+        while not (message.settled or self.leaving) and time.monotonic() < deadline:
+            # The client's loop has no public way to wait for another thread; asleep in it, heartbeats go on.
+            await kafka._net.sleep(_CHECK_SECONDS)
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, assignment: Assignment, kafka: Any) -> None:
+        self._assignment = assignment
+        self._kafka = kafka
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._assignment.add(_numbers(assigned))
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._assignment.give_up(self._kafka, _numbers(revoked), lost=False)
+
+    async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
+        await self._assignment.give_up(self._kafka, _numbers(lost), lost=True)
+
+
+def _numbers(partitions: set[TopicPartition]) -> frozenset[int]:
+    return frozenset(tp.partition for tp in partitions)

@@ -1,0 +1,99 @@
+"""What is committed, when, and what a refused commit means. Consumer's thread."""
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+from kafka.structs import OffsetAndMetadata
+
+from embedkq.worker import donemap
+from embedkq.worker.offsets import Progress
+
+logger = logging.getLogger("embedkq.worker")
+
+FATAL = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.FencedInstanceIdError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.InconsistentGroupProtocolError,
+    kafka_errors.InvalidSessionTimeoutError,
+)
+"""Errors of the broker that trying again does not cure."""
+REFUSALS = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
+"""Errors that say: not now, a rebalance is under way, or: you are no member any more."""
+TIMEOUT_MILLISECONDS = 5_000
+_INTERVAL_SECONDS = 0.25
+_UNCHANGED_SECONDS = 5.0
+
+
+class Commits:
+    """Commits of one consumer: the newest snapshot on an interval, and again when nothing is new.
+
+    With nothing to commit nobody would notice a membership that is dead, or a broker that is away.
+    """
+
+    def __init__(self, topic: str, session_seconds: float) -> None:
+        self.refused_since: float | None = None
+        """`time.monotonic()` of the first of the refusals that have not been followed by a commit."""
+        self.last = time.monotonic()
+        self._topic = topic
+        self._unchanged_seconds = min(session_seconds / 3, _UNCHANGED_SECONDS)
+        self._committed: Mapping[int, Progress] = {}
+        self._tried = 0.0
+        self._plain = False
+
+    def due(self, wanted: Mapping[int, Progress]) -> bool:
+        """Whether it is time to commit this."""
+        since = time.monotonic() - self._tried
+        return bool(wanted) and since > (_INTERVAL_SECONDS if self.pending(wanted) else self._unchanged_seconds)
+
+    def pending(self, wanted: Mapping[int, Progress]) -> bool:
+        """Whether any of this is not committed yet."""
+        return wanted != self._committed
+
+    def commit(self, kafka: Any, wanted: Mapping[int, Progress]) -> bool:
+        """Commit and wait for it; False if it was refused for now.
+
+        Raises:
+            KafkaError: the broker does not answer, or (one of `FATAL`) does not allow it.
+        """
+        self._tried = time.monotonic()
+        try:
+            kafka.commit(self.offsets(wanted), timeout_ms=TIMEOUT_MILLISECONDS)
+        except REFUSALS as error:
+            self.refused_since = self.refused_since or time.monotonic()
+            logger.debug("A commit was refused and will be tried again: %r", error)
+            return False
+        except (kafka_errors.OffsetMetadataTooLargeError, kafka_errors.InvalidCommitOffsetSizeError):
+            return self._commit_plainly(kafka, wanted)
+        self._committed, self.refused_since, self.last = dict(wanted), None, time.monotonic()
+        return True
+
+    def offsets(self, wanted: Mapping[int, Progress]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """In the client's form: the watermark, and as metadata what is done above it."""
+        return {
+            TopicPartition(self._topic, partition): OffsetAndMetadata(
+                progress.offset, "" if self._plain else donemap.encode(progress.offset, progress.done).text, -1
+            )
+            for partition, progress in wanted.items()
+        }
+
+    def forget(self, partitions: frozenset[int]) -> None:
+        """These are no longer ours to commit."""
+        self._committed = {p: progress for p, progress in self._committed.items() if p not in partitions}
+
+    def _commit_plainly(self, kafka: Any, wanted: Mapping[int, Progress]) -> bool:
+        if self._plain:
+            return False
+        logger.warning(
+            "The broker takes less commit metadata than 4096 bytes (offset.metadata.max.bytes): from now on only offsets are "
+            "committed, and after a crash jobs above them that were done run again."
+        )
+        self._plain = True
+        return self.commit(kafka, wanted)

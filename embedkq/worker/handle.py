@@ -1,0 +1,141 @@
+"""A worker as every thread sees it: what it is, how it does, and that it shall stop."""
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from embedkq.errors import WorkerError
+from embedkq.worker.assembly import Settings
+from embedkq.worker.engine import Engine, raise_failure
+from embedkq.worker.forks import let_go_in_forks
+from embedkq.worker.lifecycle import Lifecycle, State
+from embedkq.worker.mailbox import Mailbox
+
+logger = logging.getLogger("embedkq.worker")
+
+
+class Handle:
+    """What a `Worker` has beside its owner's methods; not made by itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lifecycle = Lifecycle()
+        self._engine: Engine | None = None
+        self._error_told = False
+        self._never: Mailbox[Any] | None = None
+        let_go_in_forks(self)
+
+    def __repr__(self) -> str:
+        return f"Worker(topic={self.topic})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self!r} belongs to its process and cannot be pickled: refer to it inside the function that needs it")
+
+    @property
+    def hosts(self) -> str:
+        """Kafka brokers, comma separated."""
+        return self._settings.hosts
+
+    @property
+    def topic(self) -> str:
+        """Topic that jobs are taken from."""
+        return self._settings.topic
+
+    @property
+    def group(self) -> str:
+        """Consumer group."""
+        return self._settings.consumer_group
+
+    @property
+    def timeout(self) -> float | None:
+        """Limit of every job in seconds, or None for the job's own."""
+        return self._settings.timeout
+
+    @property
+    def state(self) -> State:
+        """Where the worker is in its life; compares equal to a string such as "running". Any thread."""
+        return self._lifecycle.state
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the worker has failed, or None. Any thread."""
+        return self._lifecycle.error
+
+    def fileno(self) -> int:
+        """Descriptor that is readable while callbacks wait, for `select` and event loops. Any thread, once started."""
+        if self._engine is not None:
+            return self._engine.owner.mailbox.fileno()
+        if self.state is not State.INERT:
+            raise WorkerError(f"{self!r} has not been started: there is nothing to wait for")
+        if self._never is None:  # in a child process of embedkq: nothing will ever wait, and nothing may raise
+            self._never = Mailbox()
+        return self._never.fileno()
+
+    def request_stop(self, now: bool = False) -> None:
+        """Ask the worker to stop: it takes no more jobs, finishes what runs, commits and leaves. Never blocks.
+
+        Any thread, a signal handler, a callback. The owner goes on firing callbacks until the worker has stopped.
+
+        Args:
+            now: kill what runs, without callback and commit.
+        """
+        if self._engine is not None:
+            self._engine.request_stop(now)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until the worker has stopped, or for `timeout` seconds; whether it has. Any thread; the owner fires callbacks meanwhile.
+
+        Raises:
+            InsideCallback: called from within a callback.
+        """
+        engine = self._engine
+        if engine is None or not engine.owner.is_here:
+            return self._lifecycle.wait(_has_ended, timeout)
+        engine.owner.check("wait")  # what the owner does not fire here would never be fired, and so the worker never stop
+        return self._fire_until(engine, lambda: self.state.ended, timeout, "wait")
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: the worker is stopped here, and may be started anew; the parent's runs on undisturbed."""
+        engine, self._engine = self._engine, None
+        if engine is not None and not self.state.ended:
+            self._lifecycle = Lifecycle(State.STOPPED)  # a new one: the old one's lock may be held by a thread that is not here
+            engine.disinherit()
+
+    def _engine_of_owner(self, method: str) -> Engine | None:
+        if self._engine is not None:
+            self._engine.owner.check(method)
+        return self._engine
+
+    def _fire_until(self, engine: Engine, reached: Callable[[], bool], timeout: float | None, method: str) -> bool:
+        """Fire callbacks until something is reached or the worker has ended; whether it is reached."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            engine.owner.fire(deadline=deadline)
+            if reached():
+                return True
+            rest = None if deadline is None else deadline - time.monotonic()
+            if self.state.ended or (rest is not None and rest <= 0):
+                return False
+            if engine.owner.busy:
+                logger.warning(
+                    "%s() cannot wait for `async def` callbacks on the loop's own thread: "
+                    "use `await worker.adrain()` or `await worker.astop()`.", method,
+                )
+                return False
+            engine.owner.mailbox.wait(rest)
+
+    def _end_now(self, engine: Engine) -> None:
+        engine.request_stop(now=True)
+        self._lifecycle.wait(_has_ended, None)
+
+    def _raise_if_failed(self) -> None:
+        error = self.error
+        if error is not None and not self._error_told:
+            self._error_told = True
+            raise_failure(error)
+
+
+def _has_ended(state: State) -> bool:
+    return state.ended

@@ -1,0 +1,281 @@
+"""The multiprocessing context that pebble is given.
+
+Its children never import the host's `__main__`, are not among `multiprocessing.active_children()`, use no named semaphore and no
+resource tracker, and die at once when they are told to, with all that they started.
+"""
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from multiprocessing import context, forkserver, popen_forkserver, popen_spawn_posix, process, reduction, resource_tracker, spawn, util
+from typing import Any
+
+from embedkq.channel import wait_readable
+from embedkq.worker.forks import let_go_in_forks
+from embedkq.worker.forkserver import import_path, server
+
+HAS_FORK_SERVER = sys.platform.startswith("linux")
+
+
+def make_context() -> Context:
+    """A context whose processes come from this process's fork server, or where there is none (macOS) from `spawn`."""
+    return Context() if HAS_FORK_SERVER else SpawnContext()
+
+
+class Context(context.ForkServerContext):
+    """For one pool; `close` it when the pool has ended."""
+
+    def __init__(self) -> None:
+        self._processes: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._begin()
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: N802  (multiprocessing's name)
+        """A process that is not started yet."""
+        return self._process_class()(self._processes, *args, **kwargs)
+
+    def RLock(self) -> PipeLock:  # type: ignore[override]  # noqa: N802
+        """A recursive lock between processes."""
+        return PipeLock()
+
+    def exit_code(self, pid: int, seconds: float) -> int | None:
+        """Exit status of a child of this context, or minus the signal; waits at most so long. Any thread."""
+        child = self._processes.get(pid)
+        if child is None:
+            return None
+        deadline = time.monotonic() + seconds
+        while child._popen.poll() is None and time.monotonic() < deadline:
+            child._popen.wait_status(deadline - time.monotonic())
+        code: int | None = child._popen.returncode
+        return code
+
+    def close(self) -> None:
+        """No more processes are started; the server ends with its last context."""
+        server.end_use()
+
+    def _begin(self) -> None:
+        server.begin_use()
+
+    def _process_class(self) -> Any:
+        return ForkServerProcess
+
+
+class SpawnContext(Context):
+    """Stand-in where there is no fork server."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def _begin(self) -> None:
+        pass
+
+    def _process_class(self) -> Any:
+        return SpawnProcess
+
+
+class _OwnProcess:
+    """What both kinds of process share; first among the bases."""
+
+    def __init__(self, processes: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._own = processes
+
+    def start(self) -> None:
+        """Start it; the host does not see it among its children, nor wait for it at exit."""
+        super().start()  # type: ignore[misc]
+        process._children.discard(self)  # type: ignore[attr-defined]
+        self._own[self.pid] = self  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> Any:
+        state = {key: value for key, value in vars(self).items() if key != "_own"}
+        return _rebuilt, (type(self), state)
+
+
+def _rebuilt(kind: Any, state: dict[str, Any]) -> Any:
+    child = kind.__new__(kind)
+    vars(child).update(state)
+    return child
+
+
+class ForkServerProcess(_OwnProcess, context.ForkServerProcess):
+    """A child from the fork server."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        return ForkServerPopen(process_obj)
+
+
+class SpawnProcess(_OwnProcess, context.SpawnProcess):
+    """A child from `spawn`."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        return SpawnPopen(process_obj)
+
+
+class ForkServerPopen(popen_forkserver.Popen):
+    """A running child from the fork server. Its end may be asked for by several threads."""
+
+    def __init__(self, process_obj: Any) -> None:
+        self._owner = os.getpid()
+        self._reading = threading.Lock()
+        let_go_in_forks(self)
+        super().__init__(process_obj)
+
+    def _launch(self, process_obj: Any) -> None:
+        content = _prepared(self, process_obj)
+        self.sentinel, preparation = server.fork(self._fds)  # type: ignore[attr-defined]
+        # Held open as long as this object lives: by its end a child could see that of its parent.
+        lifeline = os.dup(preparation)
+        self._descriptors = (lifeline, self.sentinel)
+        self.finalizer = util.Finalize(self, util.close_fds, self._descriptors)
+        with open(preparation, "wb") as file:
+            file.write(content)
+        self.pid = forkserver.read_signed(self.sentinel)  # type: ignore[attr-defined]
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Its exit code; None while it runs."""
+        if os.getpid() != self._owner:
+            return 255  # a forked copy: the pipe is the parent's to read
+        if flag != os.WNOHANG:
+            self.wait_status(None)
+        with self._reading:
+            code: int | None = super().poll(os.WNOHANG)
+            return code
+
+    def wait_status(self, seconds: float | None) -> None:
+        """Until its exit status can be read, or for so many seconds."""
+        if self.returncode is None:
+            wait_readable(self.sentinel, seconds)
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the pipes."""
+        if self.returncode is None and hasattr(self, "_descriptors"):
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+            self.returncode = 255
+
+    def _send_signal(self, sig: int) -> None:
+        # terminate() too: pebble would wait 3 s for a job that ignores SIGTERM, one process after another.
+        if self.returncode is None and os.getpid() == self._owner:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+class SpawnPopen(popen_spawn_posix.Popen):
+    """A running child from `spawn`."""
+
+    def __init__(self, process_obj: Any) -> None:
+        self._reading = threading.Lock()
+        super().__init__(process_obj)
+
+    def _launch(self, process_obj: Any) -> None:
+        tracker = resource_tracker.getfd()  # type: ignore[attr-defined]
+        self._fds.append(tracker)  # type: ignore[attr-defined]
+        content = _prepared(self, process_obj)
+        self.sentinel, child_sentinel = os.pipe()
+        child_preparation, preparation = os.pipe()
+        command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_preparation)
+        self._fds.extend([child_preparation, child_sentinel])  # type: ignore[attr-defined]
+        self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)  # type: ignore[attr-defined]
+        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))
+        os.close(child_preparation)
+        os.close(child_sentinel)
+        with open(preparation, "wb") as file:
+            file.write(content)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Its exit code; None while it runs."""
+        if flag != os.WNOHANG:
+            self.wait_status(None)
+        with self._reading:
+            code: int | None = super().poll(flag)
+            return code
+
+    def wait_status(self, seconds: float | None) -> None:
+        """Until it has ended, or for so many seconds."""
+        if self.returncode is None:
+            wait_readable(self.sentinel, seconds)
+
+    def _send_signal(self, sig: int) -> None:
+        super()._send_signal(signal.SIGKILL)  # type: ignore[misc]
+
+
+def _prepared(popen: Any, process_obj: Any) -> memoryview:
+    """What a child reads first. Made by hand: multiprocessing's own has the child import `__main__`, and freezes the start method."""
+    preparation = {
+        "name": process_obj._name,
+        "authkey": process.current_process().authkey,
+        "log_to_stderr": False,
+        "sys_path": import_path(),
+        "sys_argv": sys.argv,
+        "orig_dir": process.ORIGINAL_DIR,  # type: ignore[attr-defined]
+        "dir": os.getcwd(),
+    }
+    buffer = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        reduction.dump(preparation, buffer)
+        reduction.dump(process_obj, buffer)
+    finally:
+        context.set_spawning_popen(None)
+    return buffer.getbuffer()
+
+
+class PipeLock:
+    """A recursive lock between processes: one byte in a pipe, which whoever reads it holds.
+
+    Unlike multiprocessing's it needs no named semaphore, and so no resource tracker that complains at exit.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.write(self._writer, b"x")
+        self._reset()
+
+    def _reset(self) -> None:
+        self._holder: tuple[int, int] | None = None
+        self._depth = 0
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take it, or once more if this thread has it; whether that worked within `timeout` seconds."""
+        me = os.getpid(), threading.get_ident()
+        if self._holder == me:
+            self._depth += 1
+            return True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                if os.read(self._reader, 1):
+                    self._holder, self._depth = me, 1
+                    return True
+            rest = None if deadline is None else deadline - time.monotonic()
+            if not block or (rest is not None and rest <= 0):
+                return False
+            wait_readable(self._reader, rest)
+
+    def release(self) -> None:
+        """Give it back, as often as it was taken."""
+        self._depth -= 1
+        if not self._depth:
+            self._holder = None
+            os.write(self._writer, b"x")
+
+    def __getstate__(self) -> tuple[Any, Any]:
+        context.assert_spawning(self)
+        return reduction.DupFd(self._reader), reduction.DupFd(self._writer)
+
+    def __setstate__(self, state: tuple[Any, Any]) -> None:
+        self._reader, self._writer = (duplicate.detach() for duplicate in state)
+        self._reset()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.close(self._reader)
+            os.close(self._writer)

@@ -1,0 +1,241 @@
+"""Worker: what an application holds, and its owner's thread calls."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+from embedkq import options
+from embedkq.child.process import in_child
+from embedkq.errors import WorkerError
+from embedkq.worker import asynchronous
+from embedkq.worker.assembly import Settings, is_loop_running, make_engine
+from embedkq.worker.engine import Engine
+from embedkq.worker.guards import refuse_where_it_cannot_work
+from embedkq.worker.handle import Handle
+from embedkq.worker.lifecycle import State
+from embedkq.worker.owner import Callback
+
+logger = logging.getLogger("embedkq.worker")
+
+W = TypeVar("W", bound="Worker")
+
+_AT_ONCE = 0.001
+"""Seconds that running jobs get where an exception that is no `Exception` ends the `with` block."""
+
+
+class Worker(Handle):
+    """Takes jobs from a Kafka topic and runs each in a child process under a hard limit.
+
+    The thread that calls `start()`, `start_background()` or enters the `with` block owns the worker: every callback runs there.
+    Making a worker connects to nothing and starts nothing.
+
+    Args:
+        hosts: Kafka brokers, "host:port" or several separated by commas.
+        topic: topic to take jobs from.
+        timeout: limit of every job in seconds, in place of the job's own; None for the job's own.
+        callback: called with (status, job, result, exception, traceback) for each job; see README.
+        job_size: bytes of the largest record expected.
+        cafile, certfile, keyfile, crlfile: TLS files; giving any means TLS.
+        proc_ttl: jobs after which a child process is replaced; 0 or None for never.
+        offset_policy: where a group without committed offset begins, "earliest" or "latest".
+        group: consumer group; the topic's name if None.
+        processes: how many jobs run at once.
+        handoff: makes the owner run a function soon (`root.after_idle`, `GLib.idle_add`, `reactor.callFromThread`).
+        initializer, initargs: called in each child before its first job.
+        stop_timeout: seconds that `stop()` and leaving the `with` block give to running jobs before these are killed; None for ever.
+        revoke_timeout: seconds that running jobs get when their partition goes to another worker.
+        kafka: further options of kafka-python's KafkaConsumer.
+
+    Raises:
+        TypeError, ValueError: an argument cannot work; the message names it.
+        EncodeError: the initializer or its arguments cannot be pickled.
+    """
+
+    def __init__(
+        self, hosts: str = "localhost:9092", topic: str = "default", timeout: float | None = None,
+        callback: Callback | None = None, job_size: int = 1_000_000, cafile: str | None = None, certfile: str | None = None,
+        keyfile: str | None = None, crlfile: str | None = None, proc_ttl: int | None = 5000, offset_policy: str = "earliest",
+        *, group: str | None = None, processes: int = 1, handoff: Callable[[Callable[[], None]], Any] | None = None,
+        initializer: Callable[..., Any] | None = None, initargs: Iterable[Any] = (), stop_timeout: float | None = 30.0,
+        revoke_timeout: float = 10.0, kafka: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(Settings(
+            hosts, topic, timeout, callback, job_size, cafile, certfile, keyfile, crlfile, proc_ttl, offset_policy, group,
+            processes, handoff, initializer, initargs, stop_timeout, revoke_timeout, kafka,
+        ))
+
+    # Starting. The calling thread becomes the owner.
+
+    def start(self, burst: bool = False, max_jobs: int | None = None) -> None:
+        """Run in the foreground: callbacks fire on this thread until the worker is stopped.
+
+        Args:
+            burst: stop once what the topic held at the start is done.
+            max_jobs: stop after so many callbacks (outcomes, without a callback).
+
+        Raises:
+            BrokerUnavailable: no broker answered within 10 s.
+            WorkerFailed, EmbedkqError: the worker has ended by itself.
+        """
+        if is_loop_running():
+            raise WorkerError("start() would block the asyncio loop that runs on this thread: use `async with worker:`")
+        engine = self._begin(burst, max_jobs)
+        if engine is None:
+            return
+        try:
+            while not self.state.ended:
+                engine.owner.mailbox.wait(None)
+                engine.owner.fire()
+        except BaseException:
+            self._end_now(engine)
+            raise
+        self._raise_if_failed()
+
+    def start_background(self: W, burst: bool = False, max_jobs: int | None = None) -> W:
+        """Run on threads of its own; returns the worker once the broker has answered.
+
+        Callbacks fire whenever the owner calls `run_callbacks`, `drain` or `stop`; by themselves where the owner runs an asyncio
+        loop or `handoff` is set.
+
+        Raises:
+            BrokerUnavailable: no broker answered within 10 s.
+        """
+        engine = self._begin(burst, max_jobs)
+        if engine is not None:
+            try:
+                engine.await_connection()
+            except BaseException:
+                self._error_told = True
+                self._end_now(engine)
+                raise
+        return self
+
+    def __enter__(self: W) -> W:
+        return self.start_background()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._error_told = self._error_told or kind is not None
+        self.stop(None if kind is None or issubclass(kind, Exception) else _AT_ONCE)
+
+    async def __aenter__(self: W) -> W:
+        engine = self._begin(False, None)
+        if engine is not None:
+            try:
+                await asynchronous.until_connected(engine)
+            except BaseException:
+                self._error_told = True
+                engine.request_stop(now=True)
+                await asynchronous.until_over(engine, None)
+                raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._error_told = self._error_told or kind is not None
+        await self.astop(None if kind is None or issubclass(kind, Exception) else _AT_ONCE)
+
+    def _begin(self, burst: bool, max_jobs: int | None) -> Engine | None:
+        if in_child():
+            if self.state is not State.INERT:
+                self._lifecycle.move(State.INERT)
+            logger.debug("%r stays inert: this is a child process of embedkq", self)
+            return None
+        if max_jobs is not None:
+            options.check_count("max_jobs", max_jobs, 1)
+        if not self.state.ended:
+            raise WorkerError(f"{self!r} is {self.state} already: stop it before starting it again")
+        refuse_where_it_cannot_work()
+        engine = make_engine(self._settings, self._lifecycle, max_jobs)
+        self._lifecycle.move(State.STARTING)
+        self._error_told = False
+        self._engine = engine
+        logger.info("Starting %r ...", self)
+        engine.start()
+        if burst:
+            engine.milestone(engine.request_stop)
+        return engine
+
+    # For the owner.
+
+    def run_callbacks(self, timeout: float | None = 0) -> int:
+        """Fire the callbacks that wait at the call; how many. Owner's thread.
+
+        Args:
+            timeout: seconds to wait for the first one; None for ever.
+
+        Raises:
+            WrongThread, InsideCallback: called elsewhere.
+            WorkerFailed, EmbedkqError: the worker has ended by itself (told once).
+        """
+        engine = self._engine_of_owner("run_callbacks")
+        if engine is None:
+            return 0
+        if not self.state.ended:
+            engine.owner.mailbox.wait(timeout)
+        fired = engine.owner.fire(len(engine.owner.mailbox))
+        self._raise_if_failed()
+        return fired
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until all that the assigned partitions hold now is done, firing callbacks; whether it is. Owner's thread.
+
+        Args:
+            timeout: seconds to wait at most; None for ever.
+
+        Raises:
+            WrongThread, InsideCallback: called elsewhere.
+            WorkerFailed, EmbedkqError: the worker has ended by itself (told once).
+        """
+        engine = self._engine_of_owner("drain")
+        if engine is None or self.state.ended:
+            self._raise_if_failed()
+            return self.state is State.INERT
+        milestone = engine.milestone(engine.owner.mailbox.wake)
+        done = self._fire_until(engine, lambda: milestone.reached, timeout, "drain")
+        self._raise_if_failed()
+        return done
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Finish what runs, fire its callbacks, commit, leave the group; True if all was finished. Owner's thread.
+
+        Args:
+            timeout: seconds for what runs to finish, after which it is killed, without callback and commit; None for `stop_timeout`.
+
+        Raises:
+            WrongThread, InsideCallback: called elsewhere.
+            WorkerFailed, EmbedkqError: the worker has ended by itself (told once).
+        """
+        engine = self._engine_of_owner("stop")
+        if engine is None:
+            return True
+        engine.request_stop()
+        allowed = self._settings.stop_timeout if timeout is None else timeout
+        if not self._fire_until(engine, lambda: self.state.ended, allowed, "stop"):
+            if engine.owner.busy:
+                return False
+            self._end_now(engine)
+        self._raise_if_failed()
+        return self.state is State.STOPPED and not engine.killed
+
+    async def adrain(self, timeout: float | None = None) -> bool:
+        """`drain` for an asyncio loop, which goes on meanwhile and fires the callbacks."""
+        engine = self._engine_of_owner("adrain")
+        if engine is None or self.state.ended:
+            self._raise_if_failed()
+            return self.state is State.INERT
+        done = await asynchronous.until_done(engine, timeout)
+        self._raise_if_failed()
+        return done
+
+    async def astop(self, timeout: float | None = None) -> bool:
+        """`stop` for an asyncio loop, which goes on meanwhile and fires the callbacks."""
+        engine = self._engine_of_owner("astop")
+        if engine is None:
+            return True
+        engine.request_stop()
+        if not await asynchronous.until_over(engine, self._settings.stop_timeout if timeout is None else timeout):
+            engine.request_stop(now=True)
+            await asynchronous.until_over(engine, None)
+        self._raise_if_failed()
+        return self.state is State.STOPPED and not engine.killed

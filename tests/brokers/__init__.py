@@ -1,0 +1,26 @@
+"""Brokers for tests behind one interface: see base.py for the kinds, choice.py for which one a session runs on."""
+from __future__ import annotations
+
+from .base import Broker, Cannot, Unavailable, is_open
+from .choice import KINDS, choose, in_ci, make
+from .cluster import Cluster
+from .containers import DockerKafka
+from .embedded import EmbeddedTansu
+from .existing import ExistingHosts
+from .jars import KafkaJars
+
+__all__ = [
+    "KINDS",
+    "Broker",
+    "Cannot",
+    "Cluster",
+    "DockerKafka",
+    "EmbeddedTansu",
+    "ExistingHosts",
+    "KafkaJars",
+    "Unavailable",
+    "choose",
+    "in_ci",
+    "is_open",
+    "make",
+]

@@ -1,0 +1,57 @@
+"""Which broker the tests of this session run on."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from .base import Broker, Unavailable
+from .containers import DockerKafka
+from .embedded import EmbeddedTansu
+from .existing import ExistingHosts
+from .jars import KafkaJars
+
+#: In the order in which they are asked.
+KINDS: dict[str, type[Broker]] = {
+    kind.kind: kind for kind in (ExistingHosts, DockerKafka, KafkaJars, EmbeddedTansu)
+}
+
+
+def in_ci() -> bool:
+    """Whether CI=true: then nothing is skipped for want of a broker."""
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def choose() -> type[Broker]:
+    """The first kind that answers, or the one that EMBEDKQ_TEST_BROKER names; in CI Docker, unless another is named.
+
+    Raises:
+        Unavailable: none, or not the one that is asked for; the text has the reason of each.
+        ValueError: EMBEDKQ_TEST_BROKER is no kind.
+    """
+    named = os.environ.get("EMBEDKQ_TEST_BROKER") or ("docker" if in_ci() else "")
+    if named and named not in KINDS:
+        raise ValueError(f"EMBEDKQ_TEST_BROKER={named!r}: must be one of {', '.join(KINDS)}")
+    reasons = []
+    for kind in [KINDS[named]] if named else KINDS.values():
+        try:
+            kind.prepare()
+        except Unavailable as error:
+            reasons.append(f"{kind.kind}: {error}")
+        else:
+            return kind
+    raise Unavailable("no broker for the tests. " + "; ".join(reasons))
+
+
+def make(
+    kind: type[Broker],
+    properties: Mapping[str, str] | None = None,
+    *,
+    listeners: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Broker:
+    """A broker of this kind, not started; server properties and listeners for those that take them."""
+    if issubclass(kind, DockerKafka | KafkaJars):
+        return kind(properties, listeners=listeners, files=files)
+    if properties or listeners or files:
+        raise Unavailable(f"{kind.kind} takes no server properties, listeners or files")
+    return kind()

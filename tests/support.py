@@ -1,0 +1,183 @@
+"""What the tests of the worker share: a sender, a callback that remembers, a look at Kafka, and waiting for progress."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+from embedkq import Job, codec
+
+HANG_SECONDS = 60.0
+"""A guard against hanging for ever; no test expects anything to take that long."""
+ROOT = Path(__file__).parent.parent
+
+
+class Call(NamedTuple):
+    """One call of a callback."""
+
+    status: str
+    job: Job
+    result: Any
+    exception: Any
+    traceback: Any
+
+
+class Recorder:
+    """A callback that remembers its calls and the threads on which it was called."""
+
+    def __init__(self, then: Callable[[Call], Any] | None = None) -> None:
+        self.calls: list[Call] = []
+        self.threads: set[threading.Thread] = set()
+        self._then = then
+
+    def __call__(self, status: str, job: Job, result: Any, exception: Any, traceback: Any) -> None:
+        call = Call(status, job, result, exception, traceback)
+        self.calls.append(call)
+        self.threads.add(threading.current_thread())
+        if self._then is not None:
+            self._then(call)
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    @property
+    def ids(self) -> Counter[str]:
+        """How often each job was told of."""
+        return Counter(call.job.id for call in self.calls)
+
+    @property
+    def results(self) -> list[Any]:
+        return [call.result for call in self.calls]
+
+
+class Sender:
+    """Sends jobs to one topic as `Queue` does, and whatever else a record may hold."""
+
+    def __init__(self, hosts: str, topic: str, **options: Any) -> None:
+        self.topic = topic
+        self.producer = KafkaProducer(bootstrap_servers=hosts, linger_ms=2, **options)
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.producer.close()
+
+    def send(
+        self, func: Callable[..., Any], *args: Any, timeout: float | None = None, key: bytes | None = None,
+        partition: int | None = None, **kwargs: Any,
+    ) -> str:
+        """Send a job; its id. It is there once `flush` has returned."""
+        job_id = str(uuid.uuid4())
+        headers = codec.headers_of(job_id, int(time.time() * 1000), timeout)
+        self.send_record(codec.encode_call(func, args, kwargs), headers, key=key, partition=partition)
+        return job_id
+
+    def send_record(
+        self, value: bytes | None, headers: Iterable[tuple[str, bytes]], *, key: bytes | None = None, partition: int | None = None
+    ) -> Any:
+        return self.producer.send(self.topic, value=value, headers=list(headers), key=key, partition=partition)
+
+    def flush(self) -> None:
+        self.producer.flush()
+
+
+def send_many(hosts: str, topic: str, func: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], **how: Any) -> list[str]:
+    """Send one job for each tuple of arguments; their ids, once all are there."""
+    with Sender(hosts, topic) as sender:
+        ids = [sender.send(func, *args, **how) for args in arguments]
+        sender.flush()
+    return ids
+
+
+def wait_until(reached: Callable[[], Any], what: str, seconds: float = HANG_SECONDS) -> Any:
+    """Look until something is so; fails with `what` if it does not come about at all."""
+    deadline = time.monotonic() + seconds
+    while not (value := reached()):
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
+        time.sleep(0.01)
+    return value
+
+
+def fire_until(worker: Any, reached: Callable[[], Any], what: str, seconds: float = HANG_SECONDS) -> None:
+    """As a worker's owner: fire callbacks until something is so."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
+        worker.run_callbacks(0.05)
+
+
+def lines(path: Path | str) -> list[str]:
+    """What jobs have noted so far."""
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:
+    admin = KafkaAdminClient(bootstrap_servers=hosts)
+    try:
+        return ask(admin)
+    finally:
+        admin.close()
+
+
+def committed(hosts: str, group: str, topic: str) -> dict[int, tuple[int, str]]:
+    """Committed offset and metadata by partition."""
+    offsets = with_admin(hosts, lambda admin: admin.list_group_offsets(group))
+    found: Mapping[TopicPartition, Any] = offsets.get(group, offsets)
+    return {tp.partition: (known.offset, known.metadata) for tp, known in found.items() if tp.topic == topic and known.offset >= 0}
+
+
+def end_offsets(hosts: str, topic: str) -> dict[int, int]:
+    """The offset behind the last record, by partition."""
+    consumer = KafkaConsumer(bootstrap_servers=hosts)
+    try:
+        partitions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+        return {tp.partition: end for tp, end in consumer.end_offsets(partitions).items()}
+    finally:
+        consumer.close()
+
+
+def lag(hosts: str, group: str, topic: str) -> int:
+    """How many offsets of the topic are not committed."""
+    known = committed(hosts, group, topic)
+    return sum(end - known.get(partition, (0, ""))[0] for partition, end in end_offsets(hosts, topic).items())
+
+
+def descendants() -> set[int]:
+    """Process ids of all living processes that descend from this one."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if state not in ("Z", "X"):
+                parents[int(entry.name)] = int(parent)
+    found, more = set(), {os.getpid()}
+    while more:
+        more = {pid for pid, parent in parents.items() if parent in more}
+        found |= more
+    return found
+
+
+def embedkq_threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("embedkq"))
+
+
+def run_script(path: Path, *arguments: str, seconds: float = HANG_SECONDS, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a Python script that can import embedkq and the tests' jobs."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    return subprocess.run(
+        [sys.executable, str(path), *arguments], capture_output=True, text=True, timeout=seconds, cwd=cwd, env=environment, check=False
+    )

@@ -1,0 +1,112 @@
+"""Jobs for the worker's tests, importable by child processes. They tell what they did by lines in a file."""
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def echo(*args: Any, **kwargs: Any) -> Any:
+    """Returns what it was given."""
+    return args, kwargs
+
+
+def note(path: str, text: object) -> object:
+    """Append one line to a file, in one write, so that lines of several processes do not mix."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, f"{text}\n".encode())
+    finally:
+        os.close(descriptor)
+    return text
+
+
+def note_and_fail(path: str, text: object) -> None:
+    note(path, text)
+    raise LookupError(f"no {text}")
+
+
+def note_and_wait(path: str, text: object, gate: str) -> object:
+    """Note the start, then wait until the gate is a file."""
+    note(path, text)
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return text
+
+
+def note_both_ends(path: str, text: object, seconds: float = 0.0) -> object:
+    note(path, f"begin {text}")
+    time.sleep(seconds)
+    note(path, f"end {text}")
+    return text
+
+
+def fail_noting_both_ends(path: str, text: object) -> None:
+    note(path, f"begin {text}")
+    note(path, f"end {text}")
+    raise LookupError(text)
+
+
+def hang_noting_begin(path: str, text: object) -> None:
+    note(path, f"begin {text} {os.getpid()}")
+    while True:
+        time.sleep(60)
+
+
+def life_of(pid: int) -> str:
+    """State letter of a process as /proc tells it, Z for one that is dead and not reaped, empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def note_with_lives(path: str, text: object) -> object:
+    """Note both ends, and between them which processes that hung in this file before are still alive."""
+    hung = [line.split() for line in Path(path).read_text().splitlines() if line.startswith("begin") and len(line.split()) == 3]
+    alive = [pid for _, _, pid in hung if life_of(int(pid)) not in ("", "Z", "X")]
+    note(path, f"begin {text}")
+    note(path, f"end {text}")
+    return alive
+
+
+def spin(path: str) -> None:
+    note(path, f"{time.monotonic()} {os.getpid()}")
+    while True:
+        pass
+
+
+def sleep(path: str) -> None:
+    note(path, f"{time.monotonic()} {os.getpid()}")
+    time.sleep(60)
+
+
+def stick_in_c(path: str) -> None:
+    """Sleeps in C with the GIL held: no signal handler and no other thread of the child gets a turn."""
+    note(path, f"{time.monotonic()} {os.getpid()}")
+    ctypes.PyDLL(None).sleep(60)
+
+
+def ignore_sigterm(path: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(path, f"{time.monotonic()} {os.getpid()}")
+    while True:
+        time.sleep(60)
+
+
+def tell_worker_of(module: str) -> tuple[str, int, list[str]]:
+    """State of the `worker` of a module that this process has imported, this process, and its embedkq threads."""
+    worker = sys.modules[module].worker  # type: ignore[attr-defined]
+    return str(worker.state), os.getpid(), [thread.name for thread in threading.enumerate() if "embedkq" in thread.name]
+
+
+class Unreadable:
+    """Pickles, and cannot be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
