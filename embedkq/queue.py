@@ -9,7 +9,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from embedkq import codec, options
+from embedkq import codec, headers, options
 from embedkq.errors import EnqueueFailed, JobTooLarge
 from embedkq.job import Job
 
@@ -114,7 +114,7 @@ class _Enqueues:
             raise TypeError(f"a job is a callable with its arguments, or a Job to put back, not {func!r}")
         payload = codec.encode_call(func, args, dict(kwargs))
         job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
-        message = Message(self._queue.topic, payload, key, codec.headers_of(job_id, timestamp, timeout), self._partition)
+        message = Message(self._queue.topic, payload, key, headers.headers_of(job_id, timestamp, timeout), self._partition)
         if message.size > self._queue.job_size:
             raise JobTooLarge(message.size, self._queue.job_size)
         return Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key), message

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
-from embedkq import Job, codec
+from embedkq import Job, codec, headers
 
 HANG_SECONDS = 60.0
 """A guard against hanging for ever; no test expects anything to take that long."""
@@ -79,8 +79,8 @@ class Sender:
     ) -> str:
         """Send a job; its id. It is there once `flush` has returned."""
         job_id = str(uuid.uuid4())
-        headers = codec.headers_of(job_id, int(time.time() * 1000), timeout)
-        self.send_record(codec.encode_call(func, args, kwargs), headers, key=key, partition=partition)
+        record_headers = headers.headers_of(job_id, int(time.time() * 1000), timeout)
+        self.send_record(codec.encode_call(func, args, kwargs), record_headers, key=key, partition=partition)
         return job_id
 
     def send_record(

@@ -4,7 +4,6 @@ from __future__ import annotations
 import inspect
 import os
 import signal
-import socket
 import struct
 import time
 import traceback

@@ -133,7 +133,7 @@ class Server:
             for descriptor in (self._alive, status, self._wakeup_reader, self._wakeup_writer, *self._children.values()):
                 os.close(descriptor)
             forkserver._forkserver._inherited_fds = inherited  # type: ignore[attr-defined]  # where DupFd looks for them
-            code = spawn._main(preparation, os.dup(preparation))  # type: ignore[attr-defined]
+            code = spawn._main(preparation, os.dup(preparation))
         except BaseException:  # noqa: BLE001  (nothing may return into the server's loop)
             sys.excepthook(*sys.exc_info())
         finally:
@@ -190,7 +190,7 @@ def _kill_group(leader: int) -> None:
 
 def _write(pipe: int, number: int) -> None:
     with contextlib.suppress(OSError):  # the host no longer wants to know
-        forkserver.write_signed(pipe, number)  # type: ignore[attr-defined]
+        forkserver.write_signed(pipe, number)
 
 
 def _children_of_this_process() -> list[int]:

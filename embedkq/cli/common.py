@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -46,6 +46,14 @@ def tls_options(command: F) -> F:
     return functools.reduce(
         lambda decorated, name: option(name, type=_FILE, help=texts[name], show_default=False)(decorated), texts, command
     )
+
+
+def connection_options(tls: Mapping[str, str | None]) -> dict[str, Any]:
+    """Options of a kafka-python client for these TLS files; raises as `options.client_config` does."""
+    from embedkq import options
+
+    files = (tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
+    return options.client_config(*files, kafka=None, owned=(), known=(), owner="kq")
 
 
 @contextmanager

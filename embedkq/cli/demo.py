@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import click
@@ -16,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from embedkq.cli import demo_jobs
-from embedkq.cli.common import Refused, errors_in_one_line, option, silence_clients, tls_options
+from embedkq.cli.common import Refused, connection_options, errors_in_one_line, option, silence_clients, tls_options
 
 LIMIT_SECONDS = 0.5
 PARTITIONS = 4
@@ -142,7 +141,7 @@ def demo(hosts: str | None, jobs: int, **tls: str | None) -> None:
 
 @contextlib.contextmanager
 def _cluster(
-    hosts: str | None, tls: dict[str, str | None], console: Console
+    hosts: str | None, tls: Mapping[str, Any], console: Console
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Hosts, a topic of the demo's own there, and what a worker should know of this cluster."""
     topic = f"embedkq-demo-{uuid.uuid4().hex[:8]}"
@@ -152,15 +151,14 @@ def _cluster(
         with EmbeddedBroker() as broker:
             console.print(f"Embedded broker at {broker.hosts}, memory only.")
             # It joins a group after half the session timeout, and answers a waiting fetch late (see embedkq/broker.py).
-            yield broker.hosts, topic, {"session_timeout_ms": 6000, "fetch_max_wait_ms": 50}
+            yield broker.hosts, topic, {"session_timeout_ms": 6000, "heartbeat_interval_ms": 1500, "fetch_max_wait_ms": 50}
         return
     from embedkq import options
     from embedkq.errors import EmbedkqError
     from embedkq.info import Inspector
 
-    connection = options.client_config(hosts, tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
-    connection.pop("bootstrap_servers", None)
-    with Inspector(hosts, **connection) as inspector:
+    hosts = options.check_hosts(hosts)
+    with Inspector(hosts, **connection_options(tls)) as inspector:
         inspector.create_topic(topic, PARTITIONS)
         try:
             console.print(f"Cluster at {hosts}, topic {topic}.")
@@ -173,9 +171,9 @@ def _cluster(
 
 
 def _run(
-    hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: dict[str, str | None], kafka: dict[str, Any]
+    hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: Mapping[str, Any], kafka: dict[str, Any]
 ) -> float:
-    """Enqueue, run, and wait for all callbacks; how many seconds that took from the first enqueue on."""
+    """Enqueue, run, and wait for all callbacks; how many seconds that took from the first callback on."""
     from embedkq import Queue, Worker
 
     worker = Worker(hosts=hosts, topic=topic, callback=tally.callback, processes=PROCESSES, kafka=kafka, **tls)
@@ -183,8 +181,38 @@ def _run(
     with worker, contextlib.closing(queue):
         console.print(f"{worker!r} on a background thread, {PROCESSES} processes; callbacks fire on the main thread.")
         sent = queue.enqueue_many([(kind_of(number).function, (number,), {}) for number in range(jobs)])
-        tally.numbers.update((job.id, number) for number, job in enumerate(sent))
-        with _progress(console) as progress:
-            began = _await_join(worker, tally, progress, jobs)
-            _fire_until_done(worker, tally, progress, jobs)
-        return time.monotonic() - began
+        tally.numbers.update((str(job.id), number) for number, job in enumerate(sent))
+        return _fire_until_done(worker, tally, console, jobs)
+
+def _fire_until_done(worker: Any, tally: Tally, console: Console, jobs: int) -> float:
+    """Fire callbacks until each job had its own, or nothing came for long; seconds from the first callback to the last."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("Callbacks", total=jobs)
+        began = tally.last = time.monotonic()
+        while tally.missing and time.monotonic() - tally.last < _SILENCE_SECONDS:
+            if not tally.callbacks:
+                began = time.monotonic()
+            worker.run_callbacks(_LOOK_SECONDS)
+            progress.update(bar, completed=sum(tally.callbacks.values()))
+    return tally.last - began
+
+
+def _report(tally: Tally, seconds: float, console: Console) -> None:
+    table = Table("jobs that", "enqueued", "callback's status", "with", "right", title="What the callbacks were told")
+    for column in (1, 4):
+        table.columns[column].justify = "right"
+    for kind, count in tally.expected().items():
+        table.add_row(kind.name, str(count), kind.status, kind.outcome, str(tally.right[kind]))
+    console.print(table)
+    fired = sum(tally.callbacks.values())
+    rate = f", {fired / seconds:.0f} jobs/s" if seconds > 0 else ""
+    console.print(f"{len(tally.numbers)} jobs, {fired} callbacks in {seconds:.1f} s{rate}.")
+    if tally.well:
+        console.print("Every job had exactly one callback, the right one, on the main thread.")
+        return
+    wrong = fired - sum(tally.right.values())
+    console.print(
+        f"Something is wrong: {tally.missing} jobs without a callback, {tally.doubled} with more than one, "
+        f"{wrong} callbacks not as they should be, {tally.elsewhere} on another thread.", style="bold red",
+    )

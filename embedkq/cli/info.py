@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, option, silence_clients, tls_options
+from embedkq.cli.common import Refused, connection_options, errors_in_one_line, hosts_option, option, silence_clients, tls_options
 from embedkq.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def info(
     from embedkq import options
 
     try:
-        connection = options.client_config(hosts, tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
-        connection.pop("bootstrap_servers", None)
+        hosts, connection = options.check_hosts(hosts), connection_options(tls)
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     with errors_in_one_line():

@@ -7,10 +7,13 @@ import signal
 import socket
 import time
 from collections import deque
+from typing import Generic, TypeVar
 
 from embedkq import channel
 from embedkq.child.page import Phase, ProgressPage
 from embedkq.child.runner import JOB_HEADER, REPLY_HEADER
+
+T = TypeVar("T", bound="Task")
 
 
 class Task:
@@ -40,7 +43,7 @@ class Task:
         return JOB_HEADER.pack(self.number, self.announce, len(self.job_id)) + self.job_id + self.payload
 
 
-class Child:
+class Child(Generic[T]):
     """One child that has registered: ready for jobs, at work, or dying."""
 
     def __init__(self, slot: int, pid: int, pidfd: int | None, descriptors: list[int]) -> None:
@@ -48,7 +51,7 @@ class Child:
         self.slot = slot
         self.pid = pid
         self.pidfd = pidfd
-        self.tasks: deque[Task] = deque()
+        self.tasks: deque[T] = deque()
         self.begun = 0
         """How many tasks it was given."""
         self.head_since = 0.0
@@ -69,7 +72,7 @@ class Child:
         self._page = ProgressPage(page)
         os.close(page)
 
-    def send(self, task: Task) -> bool:
+    def send(self, task: T) -> bool:
         """Give it one more task; False if its channel is full or broken."""
         try:
             channel.send(self._jobs, task.message())
@@ -92,7 +95,7 @@ class Child:
         kind, number = REPLY_HEADER.unpack_from(message)
         return kind, number, message
 
-    def take_back(self) -> list[Task]:
+    def take_back(self) -> list[T]:
         """The tasks that it has not read, oldest first; it keeps what it has begun."""
         unread = set()
         while True:

@@ -312,7 +312,7 @@ class Consumer:
         return error
 
 
-class _RememberingSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
+class _RememberingSelector(selectors.DefaultSelector):
     """Knows every socket that the client has used, so that a forked copy of the process can close its copies."""
 
     def __init__(self) -> None:
@@ -322,7 +322,7 @@ class _RememberingSelector(selectors.DefaultSelector):  # type: ignore[misc,vali
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         if isinstance(fileobj, socket.socket):
             self._seen.add(fileobj)
-        return super().register(fileobj, events, data)  # type: ignore[no-any-return]
+        return super().register(fileobj, events, data)
 
     def close_all(self) -> None:
         """Close the sockets and the selector's own descriptor; unregistering would reach through to the parent's."""

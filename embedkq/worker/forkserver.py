@@ -79,7 +79,7 @@ class ForkServer:
                 self._end()
                 self._start()
             try:
-                socket.send_fds(self._requests, [b"C"], descriptors)  # type: ignore[list-item]
+                socket.send_fds(self._requests, [b"C"], descriptors)  # type: ignore[arg-type]
                 return
             except OSError:
                 if attempt == 2:
@@ -95,7 +95,7 @@ class ForkServer:
             )
             executable = spawn.get_executable()
             arguments = [executable, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
-            self._pid = util.spawnv_passfds(executable, arguments, [server_requests.fileno(), server_alive])  # type: ignore[attr-defined]
+            self._pid = util.spawnv_passfds(executable, arguments, [server_requests.fileno(), server_alive])  # type: ignore[arg-type]
         except BaseException:
             requests.close()
             os.close(alive)

@@ -4,19 +4,18 @@ One turn is one call. No thread and no sleep of its own: it waits only in its se
 """
 from __future__ import annotations
 
-import logging
 import math
 import selectors
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from embedkq import codec
+from embedkq import headers
 from embedkq.errors import DecodeError
-from embedkq.outcome import Outcome
-from embedkq.worker import donemap
 from embedkq.worker.backlog import Position
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.joblog import JobLog
+from embedkq.worker.ledger import Ledger
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import (
     Abandoned,
@@ -30,16 +29,12 @@ from embedkq.worker.messages import (
     Run,
     Targets,
 )
-from embedkq.worker.offsets import OffsetTracker, Progress
 from embedkq.worker.pool import JobPool
-
-logger = logging.getLogger("embedkq.worker")
 
 MOST_WAITING = 1_000
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 _TURN_SECONDS = 1.0
 _DEAF_OWNER_SECONDS = 10.0
-_MAP_FULL = 0.75
 
 
 class Loop:
@@ -52,21 +47,21 @@ class Loop:
         topic: str,
         timeout: float | None,
         callbacks: Mailbox[Finished] | None,
-        make_pool: Callable[[selectors.BaseSelector], JobPool],
+        make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
         max_jobs: int | None = None,
     ) -> None:
         self.ended = {"success": 0, "failure": 0, "timeout": 0, "undecodable": 0}
         self._exchange = exchange
         self._inbox = exchange.inbox
         self._backlog = exchange.backlog
-        self._topic = topic
+        self._log = JobLog(topic)
         self._timeout = timeout
         self._callbacks = callbacks
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox, selectors.EVENT_READ, _nothing)
         self._pool = make_pool(self._selector)
-        self._tracker = OffsetTracker()
-        self._left: dict[int, Progress] = {}
+        self._ledger = Ledger(topic)
+        self._tracker = self._ledger.tracker
         self._runs: dict[tuple[int, int], Run] = {}
         self._waiting = self._waiting_bytes = 0
         self._waiting_since = math.inf
@@ -135,20 +130,8 @@ class Loop:
         self._backlog.add(batch)
 
     def _assigned(self, message: Assigned) -> None:
-        partition, start = message.partition, message.start
-        try:
-            done = donemap.decode(start, message.metadata)
-        except ValueError as error:
-            logger.warning(
-                "The commit metadata of partition %d of %s at offset %d is not usable (%s): "
-                "jobs that were done above that offset may run again.", partition, self._topic, start, error,
-            )
-            done = ()
-        left = self._left.pop(partition, None)
-        if left is not None:  # what was done here is done, whether its commit arrived or not
-            start, done = donemap.merge(start, done, left.offset, left.done)
-        self._tracker.assign(partition, message.epoch, start, done)
-        self._backlog.open(partition, message.epoch)
+        self._ledger.assign(message)
+        self._backlog.open(message.partition, message.epoch)
 
     def _revoked(self, message: Revoked) -> None:
         for partition in message.partitions:
@@ -158,10 +141,7 @@ class Loop:
         self._revocations.append(message)
 
     def _release(self, message: Released) -> None:
-        snapshot = self._tracker.snapshot()
-        for partition in message.partitions & snapshot.keys():
-            self._left[partition] = snapshot[partition]
-        self._tracker.unassign(message.partitions)
+        self._ledger.release(message)
 
     def _fired(self, message: Fired) -> None:
         for run in message.runs:
@@ -232,15 +212,15 @@ class Loop:
             return None
         run = Run(partition, epoch, record)
         try:
-            envelope = codec.read_headers(record.headers)
+            envelope = headers.read_headers(record.headers)
         except DecodeError as error:
-            logger.warning("%s malformed. Skipping ... (%s)", self._record(run), error)
+            self._log.malformed(run, error)
             self._tracker.finish(partition, epoch, record.offset)
             return None
         run.job_id = envelope.id.encode()
         run.timestamp, run.timeout = envelope.timestamp, envelope.timeout
         run.limit = run.timeout if self._timeout is None else self._timeout
-        run.announce = logger.isEnabledFor(logging.INFO)
+        run.announce = self._log.announces
         self._runs[partition, record.offset] = run
         self._admissible -= 1
         return run
@@ -251,8 +231,8 @@ class Loop:
             self._forgo(run)
         waiting = {run for run in self._runs.values() if run.partition == partition}
         for run in self._pool.take_back(waiting):
-            self._forgo(run)  # type: ignore[arg-type]
-            self._backlog.leave_lane(run)  # type: ignore[arg-type]
+            self._forgo(run)
+            self._backlog.leave_lane(run)
 
     def _forgo(self, run: Run) -> None:
         del self._runs[run.partition, run.offset]
@@ -262,8 +242,7 @@ class Loop:
 
     def _tell_begun(self) -> None:
         for run, text in self._pool.begun:
-            logger.info("Processing %s ...", self._record(run))
-            logger.info("Running Job %s: %s ...", _short(run), text)
+            self._log.began(run, text)
         self._pool.begun.clear()
 
     def _settle(self) -> None:
@@ -273,7 +252,7 @@ class Loop:
         due = []
         for run, outcome in ended:
             self.ended[outcome.status] += 1
-            self._log_end(run, outcome)
+            self._log.ended(run, outcome)
             if self._runs.get((run.partition, run.offset)) is not run:
                 continue  # abandoned
             if outcome.status == "undecodable":
@@ -302,35 +281,17 @@ class Loop:
         if self._runs.pop((run.partition, run.offset), None) is None:
             return
         self._backlog.leave_lane(run)
-        if not self._tracker.finish(run.partition, run.epoch, run.offset):
-            left = self._left.get(run.partition)
-            if left is not None:
-                self._left[run.partition] = left.with_done(run.offset)
+        self._ledger.finish(run)
 
     def _stop_when_enough(self) -> None:
         if self._to_fire <= 0:
             self.stop()
 
-    def _log_end(self, run: Run, outcome: Outcome) -> None:
-        if outcome.status == "success":
-            if run.announce:
-                logger.info("Job %s returned: %s", _short(run), outcome.text)
-        elif outcome.status == "failure":
-            logger.error("Job %s failed: %s\n%s", _short(run), outcome.message, outcome.traceback.rstrip())
-        elif outcome.status == "timeout":
-            logger.error("Job %s timed out after %g seconds.", _short(run), run.limit)
-        else:
-            logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
-
-    def _record(self, run: Run) -> str:
-        return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
-
     # What others wait for.
 
     def _publish(self) -> None:
-        self._exchange.snapshot = snapshot = self._tracker.snapshot()
-        crowded = {partition for partition in snapshot if self._tracker.fullness(partition) > _MAP_FULL}
-        self._backlog.hold(crowded)
+        self._exchange.snapshot = snapshot = self._ledger.snapshot()
+        self._backlog.hold(self._ledger.crowded())
         self._exchange.hot = self._backlog.find_hot()
         for revoked in self._revocations[:]:
             # What is open in the tracker will not do: what was taken back, and what a callback left not done, stays open there.
@@ -344,14 +305,7 @@ class Loop:
                 target.request.set()
         if time.monotonic() - self._waiting_since > _DEAF_OWNER_SECONDS:
             self._waiting_since = time.monotonic()
-            logger.warning(
-                "%d callbacks have waited for %g s: the worker's owner must call run_callbacks(), drain() or stop(); "
-                "no more jobs are taken once %d wait.", self._waiting, _DEAF_OWNER_SECONDS, MOST_WAITING,
-            )
-
-
-def _short(run: Run) -> str:
-    return run.job_id[:8].decode()
+            self._log.deaf_owner(self._waiting, _DEAF_OWNER_SECONDS, MOST_WAITING)
 
 
 def _nothing() -> None:

@@ -13,7 +13,17 @@ import sys
 import threading
 import time
 import weakref
-from multiprocessing import context, forkserver, popen_forkserver, popen_spawn_posix, process, reduction, resource_tracker, spawn, util
+from multiprocessing import (
+    context,
+    forkserver,
+    popen_forkserver,
+    popen_spawn_posix,
+    process,
+    reduction,
+    resource_tracker,
+    spawn,
+    util,
+)
 from typing import Any
 
 from embedkq.channel import wait_readable
@@ -35,11 +45,11 @@ class Context(context.ForkServerContext):
         self._processes: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._begin()
 
-    def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: N802  (multiprocessing's name)
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """A process that is not started yet."""
         return self._process_class()(self._processes, *args, **kwargs)
 
-    def RLock(self) -> PipeLock:  # type: ignore[override]  # noqa: N802
+    def RLock(self) -> PipeLock:  # type: ignore[override]
         """A recursive lock between processes."""
         return PipeLock()
 
@@ -106,7 +116,7 @@ class ForkServerProcess(_OwnProcess, context.ForkServerProcess):
     """A child from the fork server."""
 
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+    def _Popen(process_obj: Any) -> Any:
         return ForkServerPopen(process_obj)
 
 
@@ -114,7 +124,7 @@ class SpawnProcess(_OwnProcess, context.SpawnProcess):
     """A child from `spawn`."""
 
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+    def _Popen(process_obj: Any) -> Any:
         return SpawnPopen(process_obj)
 
 
@@ -133,10 +143,10 @@ class ForkServerPopen(popen_forkserver.Popen):
         # Held open as long as this object lives: by its end a child could see that of its parent.
         lifeline = os.dup(preparation)
         self._descriptors = (lifeline, self.sentinel)
-        self.finalizer = util.Finalize(self, util.close_fds, self._descriptors)
+        self.finalizer = util.Finalize(self, util.close_fds, self._descriptors)  # type: ignore[attr-defined]
         with open(preparation, "wb") as file:
             file.write(content)
-        self.pid = forkserver.read_signed(self.sentinel)  # type: ignore[attr-defined]
+        self.pid = forkserver.read_signed(self.sentinel)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Its exit code; None while it runs."""
@@ -175,15 +185,15 @@ class SpawnPopen(popen_spawn_posix.Popen):
         super().__init__(process_obj)
 
     def _launch(self, process_obj: Any) -> None:
-        tracker = resource_tracker.getfd()  # type: ignore[attr-defined]
+        tracker = resource_tracker.getfd()
         self._fds.append(tracker)  # type: ignore[attr-defined]
         content = _prepared(self, process_obj)
         self.sentinel, child_sentinel = os.pipe()
         child_preparation, preparation = os.pipe()
         command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_preparation)
         self._fds.extend([child_preparation, child_sentinel])  # type: ignore[attr-defined]
-        self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)  # type: ignore[attr-defined]
-        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))
+        self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)  # type: ignore[attr-defined, arg-type]
+        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))  # type: ignore[attr-defined]
         os.close(child_preparation)
         os.close(child_sentinel)
         with open(preparation, "wb") as file:

@@ -1,0 +1,43 @@
+# `make demo` and `make test` set everything up by themselves on a machine with a bare Python 3.10 or newer.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint chaos bench bench-peers fuzz clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+# A folder of its own for the demo: it needs a tenth of what the tests need.
+$(VENV)/demo.done: setup.cfg setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[cli,broker]'
+	touch $@
+
+$(VENV)/test.done: setup.cfg setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/demo.done
+
+demo: $(VENV)/demo.done  ## Run 200 jobs, good and bad, on an embedded broker
+	$(BIN)/kq demo
+
+test: lint  ## Run all tests, on the best broker that this machine has
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/test.done  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+chaos: $(VENV)/test.done  ## Workers and broker under random faults: SEED=1 DURATION=60 (seconds)
+	$(BIN)/python -m tests.chaos --seed=$(or $(SEED),1) --duration=$(or $(DURATION),60)
+
+bench: $(VENV)/test.done  ## Measure rates and latencies on this machine
+	$(BIN)/python -m tests.bench
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,85 @@
+"""What a record's headers say of its job, so that a worker need not read the payload. Pure."""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from embedkq.errors import DecodeError
+
+_FORMAT = b"1"
+_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER = (
+    "embedkq-format", "embedkq-id", "embedkq-timestamp", "embedkq-timeout",
+)
+_PREFIX = "embedkq-"
+_KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER))
+_UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+
+
+class Envelope(NamedTuple):
+    """What a record's headers say of its job.
+
+    Attributes:
+        id: UUID as a string.
+        timestamp: Unix time in milliseconds at which it was enqueued.
+        timeout: its own limit in seconds; None for none.
+    """
+
+    id: str
+    timestamp: int
+    timeout: float | None
+
+
+def headers_of(job_id: str, timestamp: int, timeout: float | None) -> list[tuple[str, bytes]]:
+    """The record headers of a job: id, timestamp in milliseconds, and its own limit in seconds if it has one."""
+    headers = [
+        (_FORMAT_HEADER, _FORMAT), (_ID_HEADER, job_id.encode("ascii")), (_TIMESTAMP_HEADER, b"%d" % timestamp),
+    ]
+    if timeout is not None:
+        headers.append((_TIMEOUT_HEADER, repr(float(timeout)).encode("ascii")))
+    return headers
+
+
+def read_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:
+    """What the headers say; headers of others are passed over.
+
+    Raises:
+        DecodeError: a header is missing, doubled or wrong; the message names it.
+    """
+    found: dict[str, bytes] = {}
+    for name, value in headers:
+        if name in found or (name not in _KNOWN_HEADERS and name.startswith(_PREFIX)):
+            raise DecodeError(f"header {name!r} is {'doubled' if name in found else 'unknown to this version of embedkq'}")
+        if name in _KNOWN_HEADERS:
+            found[name] = value
+    try:
+        if found[_FORMAT_HEADER] != _FORMAT:
+            raise DecodeError(f"header {_FORMAT_HEADER!r} is {found[_FORMAT_HEADER]!r}: this version of embedkq reads {_FORMAT!r}")
+        job_id, timestamp = found[_ID_HEADER], found[_TIMESTAMP_HEADER]
+    except KeyError as error:
+        raise DecodeError(f"header {error.args[0]!r} is missing") from None
+    if not _UUID(job_id):
+        raise DecodeError(f"header {_ID_HEADER!r} is no UUID: {job_id[:64]!r}")
+    timeout = found.get(_TIMEOUT_HEADER)
+    return Envelope(
+        job_id.decode("ascii"),
+        _number(_TIMESTAMP_HEADER, timestamp, int),
+        None if timeout is None else _limit(timeout),
+    )
+
+
+def _limit(text: bytes) -> float:
+    seconds: float = _number(_TIMEOUT_HEADER, text, float)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise DecodeError(f"header {_TIMEOUT_HEADER!r} is {text!r}: a limit is a number of seconds above 0")
+    return seconds
+
+
+def _number(name: str, text: bytes, kind: Callable[[bytes], Any]) -> Any:
+    try:
+        if len(text) > 32:
+            raise ValueError
+        return kind(text)
+    except (ValueError, TypeError):
+        raise DecodeError(f"header {name!r} is no number: {text[:64]!r}") from None

@@ -1,0 +1,56 @@
+"""What is logged of each job, in KQ's wording, so that its users' searches go on working. Worker's thread."""
+from __future__ import annotations
+
+import logging
+
+from embedkq.outcome import Outcome
+from embedkq.worker.messages import Run
+
+logger = logging.getLogger("embedkq.worker")
+
+
+class JobLog:
+    """The lines of the jobs of one topic."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
+    @property
+    def announces(self) -> bool:
+        """Whether anybody wants to know that a job begins, and what it returned."""
+        return logger.isEnabledFor(logging.INFO)
+
+    def began(self, run: Run, call: str) -> None:
+        """A child has begun the call."""
+        logger.info("Processing %s ...", self._record(run))
+        logger.info("Running Job %s: %s ...", _short(run), call)
+
+    def ended(self, run: Run, outcome: Outcome) -> None:
+        """The job's end is known."""
+        if outcome.status == "success":
+            if run.announce:
+                logger.info("Job %s returned: %s", _short(run), outcome.text)
+        elif outcome.status == "failure":
+            logger.error("Job %s failed: %s\n%s", _short(run), outcome.message, outcome.traceback.rstrip())
+        elif outcome.status == "timeout":
+            logger.error("Job %s timed out after %g seconds.", _short(run), run.limit)
+        else:
+            logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
+
+    def malformed(self, run: Run, reason: Exception) -> None:
+        """The record is no job of embedkq."""
+        logger.warning("%s malformed. Skipping ... (%s)", self._record(run), reason)
+
+    def deaf_owner(self, waiting: int, seconds: float, most: int) -> None:
+        """Callbacks wait, and the owner does not look."""
+        logger.warning(
+            "%d callbacks have waited for %g s: the worker's owner must call run_callbacks(), drain() or stop(); "
+            "no more jobs are taken once %d wait.", waiting, seconds, most,
+        )
+
+    def _record(self, run: Run) -> str:
+        return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
+
+
+def _short(run: Run) -> str:
+    return run.job_id[:8].decode()

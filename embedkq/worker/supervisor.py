@@ -1,0 +1,229 @@
+"""Supervisor: keeps so many child processes alive. The only user of pebble, on the worker's thread.
+
+A child is one long task (`child.runner.serve`) of a `pebble.ProcessPool`, in one of the pool's slots. When a child is dead its task's
+future is cancelled, so that pebble reaps the process and starts another, for which `serve` is scheduled anew. Nothing of a job
+passes through pebble's own pipe, lock and exceptions: an exception that cannot be rebuilt breaks a whole pebble pool, and a result
+whose unpickling raises leaves its future unfinished for ever (both seen with pebble 5.2.3).
+"""
+from __future__ import annotations
+
+import logging
+import math
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from pebble import ProcessPool
+
+from embedkq import channel
+from embedkq.child import process
+from embedkq.child.runner import serve
+from embedkq.errors import ChildStartFailed
+from embedkq.worker.children import Child
+from embedkq.worker.processes import make_context
+
+logger = logging.getLogger("embedkq.worker")
+
+START_SECONDS = 60.0
+"""Limit of a child's start, user's initializer included, and of how long starts may fail before the worker gives up."""
+_FIRST_STARTS = 3
+_EXIT_CODE_SECONDS = 0.1
+_HANG_UP_SECONDS = 0.3
+_LOOK_SECONDS = 1.0
+
+
+class Supervisor:
+    """The children of one pool, from their start to their end.
+
+    The selector is the caller's: descriptors are registered in it with a callable as data, which the caller calls when one is ready.
+
+    Args:
+        processes: how many children there shall be.
+        selector: where to wait for their news.
+        initializer: an encoded call for each child to make before its first job; empty for none.
+        on_ready: called with a child that may be given jobs.
+        on_reply: called with a child that has something to read.
+        on_death: called with a child whose process is gone; it shall end with `replace`.
+    """
+
+    def __init__(
+        self, processes: int, selector: selectors.BaseSelector, *, initializer: bytes,
+        on_ready: Callable[[Child[Any]], None], on_reply: Callable[[Child[Any]], None], on_death: Callable[[Child[Any]], None],
+    ) -> None:
+        self.children: dict[int, Child[Any]] = {}
+        """By process id those that are ready, at work, or dying."""
+        self.started = 0
+        """How many have started so far."""
+        self._processes = processes
+        self._selector = selector
+        self._setup = process.Setup(os.getpid(), initializer)
+        self._on_ready, self._on_reply, self._on_death = on_ready, on_reply, on_death
+        self._starting: dict[int, tuple[int | None, float]] = {}
+        self._start_errors: list[tuple[float, str]] = []
+        self._futures: dict[int, Future[None]] = {}
+        self._context = make_context()
+        self._registration, self._children_end = channel.pair()
+        self._registration.setblocking(False)
+        selector.register(self._registration, selectors.EVENT_READ, self._hear)
+        self.look_at = 0.0
+        """`time.monotonic()` at which `look` wants to be called."""
+        self._pebble = self._start_pebble()
+
+    def look(self, now: float) -> None:
+        """Bring the children to full strength, where no event would."""
+        self.look_at = now + _LOOK_SECONDS
+        for pid, (_, deadline) in list(self._starting.items()):
+            if now > deadline:
+                os.kill(pid, signal.SIGKILL)
+        if not self._pebble.active:
+            self._replace_pebble()
+        alive = {child.slot for child in self.children.values()}
+        for slot, future in list(self._futures.items()):
+            if slot not in alive and future.done():
+                self._schedule(slot)
+
+    def replace(self, child: Child[Any]) -> None:
+        """Give back what a dead child had, and have another started in its place."""
+        self._forget(child)
+        self._schedule(child.slot)
+
+    def stop_hard(self, child: Child[Any]) -> None:
+        """End a child's process at once, whatever it does."""
+        child.kill()
+        self._futures[child.slot].cancel()
+
+    def exit_code(self, pid: int) -> int | None:
+        """Exit status of a dead child, or minus the signal; None if it does not come in time."""
+        return self._context.exit_code(pid, _EXIT_CODE_SECONDS)
+
+    def close(self) -> None:
+        """End all children: what has nothing to do by itself, the rest at once. Takes up to about half a second."""
+        self._pebble.stop()  # type: ignore[no-untyped-call]  # first, or pebble would replace the children that leave
+        for child in self.children.values():
+            if child.tasks:
+                child.kill()
+            else:
+                child.hang_up()
+        deadline = time.monotonic() + _HANG_UP_SECONDS
+        for child in self.children.values():
+            if child.pidfd is not None:
+                channel.wait_readable(child.pidfd, deadline - time.monotonic())
+        self._pebble.join()
+        for child in list(self.children.values()):
+            self._forget(child)
+        for pid in list(self._starting):
+            self._forget_starting(pid)
+        self._selector.unregister(self._registration)
+        self._close_registration()
+        self._context.close()
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the descriptors; the children are the parent's."""
+        for child in self.children.values():
+            child.close()
+        for pidfd, _ in self._starting.values():
+            if pidfd is not None:
+                os.close(pidfd)
+        self._close_registration()
+
+    # How children come.
+
+    def _start_pebble(self) -> ProcessPool:
+        pool = ProcessPool(
+            max_workers=self._processes,
+            context=self._context,  # type: ignore[arg-type]  # its lock is a lock in all but type
+            initializer=process.prepare,
+            initargs=[self._children_end, self._setup],
+        )
+        self.look_at = time.monotonic() + _LOOK_SECONDS
+        for slot in range(self._processes):
+            self._futures[slot] = pool.schedule(serve, args=(slot,))
+        return pool
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                message, descriptors = channel.receive_descriptors(self._registration)
+            except OSError:
+                return
+            kind, pid, detail = message.split(b" ", 2)
+            if kind == process.STARTING:
+                self._child_starts(int(pid), descriptors[0] if descriptors else None)
+            elif kind == process.READY:
+                self._child_is_ready(int(pid), int(detail), descriptors)
+            else:
+                self._forget_starting(int(pid))
+                self._start_failed(detail.decode("utf-8", "replace"))
+
+    def _child_starts(self, pid: int, pidfd: int | None) -> None:
+        self._starting[pid] = pidfd, time.monotonic() + START_SECONDS
+        if pidfd is not None:
+            self._selector.register(pidfd, selectors.EVENT_READ, partial(self._died_starting, pid))
+
+    def _died_starting(self, pid: int) -> None:
+        self._hear()  # it may have told why
+        if pid in self._starting:
+            self._forget_starting(pid)
+            self._start_failed(f"its process ended with status {self.exit_code(pid)} before its first job")
+
+    def _child_is_ready(self, pid: int, slot: int, descriptors: list[int]) -> None:
+        pidfd, _ = self._starting.pop(pid, (None, 0.0))
+        child: Child[Any] = Child(slot, pid, pidfd, descriptors)
+        self.children[pid] = child
+        self._start_errors.clear()
+        self.started += 1
+        self._selector.register(child.replies, selectors.EVENT_READ, partial(self._on_reply, child))
+        if pidfd is not None:
+            self._selector.modify(pidfd, selectors.EVENT_READ, partial(self._on_death, child))
+        self._on_ready(child)
+
+    def _start_failed(self, reason: str) -> None:
+        now = time.monotonic()
+        self._start_errors.append((now, reason))
+        logger.warning("A child process cannot start: %s", reason.strip().rsplit("\n", 1)[-1])
+        first, told = self._start_errors[0]
+        if len(self._start_errors) >= _FIRST_STARTS if not self.started else now > first + START_SECONDS:
+            raise ChildStartFailed(f"child processes cannot start; the first failure:\n{told}")
+
+    # How they go.
+
+    def _schedule(self, slot: int) -> None:
+        self._futures[slot].cancel()  # after an exit with status 0 pebble would wait for the task's end for ever
+        try:
+            self._futures[slot] = self._pebble.schedule(serve, args=(slot,))
+        except RuntimeError:  # pebble has given up: a new pool is made at the next look
+            self.look_at = 0.0
+
+    def _replace_pebble(self) -> None:
+        logger.warning("The process pool broke; a new one is started, and what had not begun runs there.")
+        broken = self._pebble
+        for child in list(self.children.values()):
+            child.kill()
+            if child.pidfd is not None:
+                channel.wait_readable(child.pidfd, _HANG_UP_SECONDS)
+            self._on_death(child)
+        broken.stop()  # type: ignore[no-untyped-call]
+        broken.join()
+        self._pebble = self._start_pebble()
+
+    def _forget(self, child: Child[Any]) -> None:
+        del self.children[child.pid]
+        self._selector.unregister(child.replies)
+        if child.pidfd is not None:
+            self._selector.unregister(child.pidfd)
+        child.close()
+
+    def _forget_starting(self, pid: int) -> None:
+        pidfd, _ = self._starting.pop(pid, (None, math.inf))
+        if pidfd is not None:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+
+    def _close_registration(self) -> None:
+        self._registration.close()
+        self._children_end.close()

@@ -1,0 +1,157 @@
+"""Fixtures of all tests: the session's broker, fresh names, private brokers for faults, and a guard against hanging.
+
+Environment: EMBEDKQ_TEST_BROKER (hosts, docker, jars, tansu) and EMBEDKQ_TEST_HOSTS choose the broker; CI=true turns every skip
+for want of a broker into a failure.
+"""
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+
+sys.path.insert(0, os.path.dirname(__file__))  # jobs are imported by child processes as modules of their own
+
+import brokers
+from brokers import Broker
+
+HANG_SECONDS = 120.0
+_stderr = os.fdopen(os.dup(2), "w")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*abilities): what the broker must be able to do; see brokers/base.py")
+    config.addinivalue_line("markers", "hang_guard(seconds): another limit than 120 s, after which the whole run is ended")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the run with all stacks shown when a test hangs, wherever it hangs."""
+    marker = item.get_closest_marker("hang_guard")
+    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_SECONDS, exit=True, file=_stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _used:
+        terminalreporter.write_line(f"Brokers: {', '.join(sorted(_used))}")
+
+
+_used: set[str] = set()
+
+
+@pytest.fixture(scope="session")
+def broker_kind() -> type[Broker]:
+    """The kind of broker that this session runs on."""
+    try:
+        return brokers.choose()
+    except brokers.Unavailable as error:
+        if brokers.in_ci():
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def session_broker(broker_kind: type[Broker]) -> Iterator[Broker]:
+    broker = brokers.make(broker_kind)
+    with broker:
+        _used.add(broker.description)
+        yield broker
+    brokers.containers.end_guard()
+
+
+@pytest.fixture
+def broker(session_broker: Broker, request: pytest.FixtureRequest) -> Broker:
+    """The session's broker, able to do what the test's `needs` marker asks for, and alive."""
+    _check_abilities(type(session_broker), request)
+    session_broker.heal()
+    return session_broker
+
+
+@pytest.fixture
+def hosts(broker: Broker) -> str:
+    """Where the session's broker listens."""
+    return broker.hosts
+
+
+@pytest.fixture
+def make_broker(broker_kind: type[Broker], request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker]]:
+    """Makes and starts brokers of the test's own, to be killed, paused or set up otherwise."""
+    _check_abilities(broker_kind, request)
+    made: list[Broker] = []
+
+    def make(*args: Any, **kwargs: Any) -> Broker:
+        made.append(brokers.make(broker_kind, *args, **kwargs))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
+def _check_abilities(kind: type[Broker], request: pytest.FixtureRequest) -> None:
+    wanted = {ability for marker in request.node.iter_markers("needs") for ability in marker.args}
+    missing = wanted - kind.capabilities
+    if missing:
+        reason = f"{kind.kind} cannot: {', '.join(sorted(missing))}"
+        if brokers.in_ci():
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def kafka_options(broker: Broker) -> dict[str, Any]:
+    """What a worker should know of this broker: Tansu lets members join after half the session timeout, and answers fetches late."""
+    return {"session_timeout_ms": 6000, "heartbeat_interval_ms": 1500, "fetch_max_wait_ms": 50} if broker.kind == "tansu" else {}
+
+
+@pytest.fixture
+def make_topic(hosts: str) -> Callable[[int], str]:
+    """Creates a topic that no other test uses, with so many partitions."""
+
+    def make(partitions: int = 4) -> str:
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        admin = KafkaAdminClient(bootstrap_servers=hosts)
+        try:
+            admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=-1 if _replicates(hosts) else 1)])
+        finally:
+            admin.close()
+        return name
+
+    return make
+
+
+def _replicates(hosts: str) -> bool:
+    return "," in hosts
+
+
+@pytest.fixture
+def topic(make_topic: Callable[[int], str]) -> str:
+    """A fresh topic of four partitions."""
+    return make_topic(4)
+
+
+@pytest.fixture
+def group() -> str:
+    """A fresh consumer group."""
+    return f"group-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No worker's thread outlives the test that started it."""
+    yield
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(("embedkq-worker", "embedkq-consumer"))]
+    for thread in threads:
+        thread.join(10)
+    alive = [thread.name for thread in threads if thread.is_alive()]
+    assert not alive, f"threads left behind: {alive}"
