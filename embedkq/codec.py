@@ -251,12 +251,12 @@ def _parts_of(value: Any) -> Iterable[bytes]:
         yield from _parts_of_code(value.__code__)
     elif isinstance(value, type):
         for name in sorted(vars(value)):
-            if name in ("__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__"):
-                continue
-            yield name.encode()
             function = _function_of(vars(value)[name])
             if function is not None and function.__module__ == "__main__":
+                yield name.encode()
                 yield from _parts_of_code(function.__code__)
+            elif not name.startswith("__"):  # what Python itself adds, some of it (`__slotnames__`) only once an instance is pickled
+                yield name.encode()
 
 
 def _parts_of_code(code: types.CodeType) -> Iterable[bytes]:

@@ -110,3 +110,37 @@ class Unreadable:
 
     def __reduce__(self) -> Any:
         return int, ("no number",)
+
+
+class DeadlyToRead:
+    """Pickles, and kills the process that unpickles it, which it notes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return note_and_die, (self.path,)
+
+
+def note_and_die(path: str) -> None:
+    note(path, os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_process() -> None:
+    os._exit(3)
+
+
+def raise_system_exit() -> None:
+    sys.exit(2)
+
+
+def return_generator() -> Any:
+    return (number for number in range(3))
+
+
+async def answer_later() -> str:
+    import asyncio
+
+    await asyncio.sleep(0.01)
+    return "later"
