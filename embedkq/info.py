@@ -24,6 +24,8 @@ _UNREACHABLE = (
     kafka_errors.NodeNotReadyError,
     kafka_errors.RequestTimedOutError,
     kafka_errors.CoordinatorNotAvailableError,
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.NotCoordinatorError,
     kafka_errors.NotLeaderForPartitionError,
 )
 
@@ -140,6 +142,20 @@ def describe(hosts: str, topic: str | None = None, group: str | None = None, **c
         return inspector.describe(topic, group)
 
 
+def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[str]:
+    """Ids of all members of a consumer group. Any thread.
+
+    Args:
+        options: of any kafka-python client; those that are of no use here are passed over.
+
+    Raises:
+        BrokerUnavailable, EmbedkqError: as `describe`.
+    """
+    known = {name: value for name, value in options.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
+    with Inspector(hosts, **known) as inspector:
+        return frozenset(member.id for member in inspector.members(group))
+
+
 class Inspector:
     """A connection that can be asked again and again, by one thread at a time. Connects when it is made.
 
@@ -150,9 +166,9 @@ class Inspector:
     def __init__(self, hosts: str, **client_options: Any) -> None:
         self.hosts = hosts
         options = {
-            "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
             "request_timeout_ms": int(REQUEST_SECONDS * 1000),
             **client_options,
+            "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
             "bootstrap_servers": hosts.split(","),
         }
         with self._explaining():
@@ -196,6 +212,11 @@ class Inspector:
         rows.sort(key=lambda row: (row.topic, row.group or "", row.partition))
         shown = [found for found in groups if group or topics & topics_of[found.name]]
         return Info(self.hosts, tuple(rows), tuple(shown))
+
+    def members(self, group: str) -> tuple[MemberInfo, ...]:
+        """Who is in a consumer group now; raises as `describe` does."""
+        with self._explaining():
+            return self._groups(group)[0].members
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic, replicated as the cluster does by default; raises as `describe` does."""

@@ -144,3 +144,17 @@ async def answer_later() -> str:
 
     await asyncio.sleep(0.01)
     return "later"
+
+
+def note_slowly(path: str, text: object) -> None:
+    time.sleep(0.005)
+    note(path, text)
+
+
+def pause_if(condition: object) -> None:
+    if condition:
+        time.sleep(0.02)
+
+
+def read(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []

@@ -8,7 +8,8 @@ from typing import Any
 
 from embedkq import codec, options
 from embedkq.errors import WorkerError
-from embedkq.worker.consumer import KNOWN_OPTIONS, OWNED_OPTIONS, Consumer
+from embedkq.worker.client import KNOWN_OPTIONS, OWNED_OPTIONS
+from embedkq.worker.consumer import Consumer
 from embedkq.worker.engine import Engine
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.lifecycle import Lifecycle

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from embedkq.worker.consumer import CONNECT_SECONDS
+from embedkq.worker.client import CONNECT_SECONDS
 from embedkq.worker.engine import Engine
 
 

@@ -11,6 +11,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
 from embedkq.worker import donemap
+from embedkq.worker.client import TIMEOUT_MILLISECONDS
 from embedkq.worker.offsets import Progress
 
 logger = logging.getLogger("embedkq.worker")
@@ -27,7 +28,6 @@ FATAL = (
 """Errors of the broker that trying again does not cure."""
 REFUSALS = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
 """Errors that say: not now, a rebalance is under way, or: you are no member any more."""
-TIMEOUT_MILLISECONDS = 5_000
 _INTERVAL_SECONDS = 0.25
 _UNCHANGED_SECONDS = 5.0
 
@@ -87,6 +87,10 @@ class Commits:
     def forget(self, partitions: frozenset[int]) -> None:
         """These are no longer ours to commit."""
         self._committed = {p: progress for p, progress in self._committed.items() if p not in partitions}
+
+    def forget_all(self) -> None:
+        """Nothing is ours any more, and what was refused is of no interest."""
+        self._committed, self.refused_since, self.last = {}, None, time.monotonic()
 
     def _commit_plainly(self, kafka: Any, wanted: Mapping[int, Progress]) -> bool:
         if self._plain:

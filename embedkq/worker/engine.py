@@ -11,7 +11,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from embedkq.errors import BrokerUnavailable, EmbedkqError, WorkerFailed
-from embedkq.worker.consumer import CONNECT_SECONDS, Consumer
+from embedkq.worker.client import CONNECT_SECONDS
+from embedkq.worker.consumer import Consumer
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.lifecycle import Lifecycle, State
 from embedkq.worker.loop import Loop

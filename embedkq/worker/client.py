@@ -1,0 +1,176 @@
+"""Client: the only KafkaConsumer, with what it leaves to be wished for made up for. Consumer's thread, but for `disinherit`."""
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+from embedkq.errors import BrokerUnavailable, WorkerFailed
+
+logger = logging.getLogger("embedkq.worker")
+
+OWNED_OPTIONS = (
+    "bootstrap_servers", "group_id", "enable_auto_commit", "auto_offset_reset", "key_deserializer", "value_deserializer",
+    "consumer_timeout_ms", "selector",
+)
+"""Options of kafka-python that embedkq sets itself."""
+KNOWN_OPTIONS = frozenset(KafkaConsumer.DEFAULT_CONFIG)
+CONNECT_SECONDS = 10.0
+TIMEOUT_MILLISECONDS = 5_000
+"""Limit of one request."""
+_UNKNOWN_TOPIC_SECONDS = 15.0
+_CLOSE_MILLISECONDS = 2_000
+
+
+class Client:
+    """One member of a consumer group. Made, it has connected and subscribed.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 10 s.
+        KafkaError: the broker refuses.
+    """
+
+    def __init__(self, hosts: str, topic: str, make_listener: Any, options: Mapping[str, Any]) -> None:
+        self.hosts = hosts
+        self.topic = topic
+        self._unknown_since: float | None = None
+        self._sockets = _RememberingSelector()
+        try:
+            self.kafka: Any = KafkaConsumer(**options, selector=lambda: self._sockets)
+        except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
+            reason = f"no answer within {CONNECT_SECONDS:g} s ({type(error).__name__})"
+            raise BrokerUnavailable(hosts, reason) from error
+        # In this order, and the topic known before the first poll: joining before gives an empty assignment until the next refresh
+        # of the metadata, and asking before subscribing sets off a second rejoin.
+        self.kafka.subscribe([topic], listener=make_listener(self.kafka))
+
+    @property
+    def member_id(self) -> str:
+        """What the group knows it by; empty before it has joined."""
+        return str(self.kafka.group_metadata().member_id)
+
+    def topic_is_known(self) -> bool:
+        """Whether the topic is there, which has to be so before a poll; looks again at each call.
+
+        Raises:
+            WorkerFailed: it has not been there for 15 s.
+        """
+        if self.kafka.partitions_for_topic(self.topic):
+            self._unknown_since = None
+            return True
+        self._unknown_since = self._unknown_since or time.monotonic()
+        if time.monotonic() > self._unknown_since + _UNKNOWN_TOPIC_SECONDS:
+            raise WorkerFailed(
+                f"topic {self.topic!r} does not exist at {self.hosts} (any more) and the broker does not create it: "
+                "create it, then start the worker again"
+            )
+        time.sleep(0.05)
+        return False
+
+    def steer(self, unwanted: Iterable[int] | None) -> None:
+        """Have the next polls fetch all partitions but these (None: nothing at all). A pause does not survive a rebalance."""
+        assigned, paused = self.kafka.assignment(), self.kafka.paused()
+        wanted = set(assigned) if unwanted is None else {tp for tp in assigned if tp.partition in unwanted}
+        if wanted != paused:
+            try:
+                self.kafka.pause(*(wanted - paused))
+                self.kafka.resume(*((paused - wanted) & assigned))
+            except (kafka_errors.IllegalStateError, KeyError):
+                pass  # the assignment changed meanwhile; the next call sees it
+
+    def start_of(self, partition: int, records: list[Any] | None) -> tuple[int | None, str]:
+        """Where a partition begins, before any of its records: committed offset and metadata, else the position.
+
+        Raises:
+            IllegalStateError: the partition is not ours (any more).
+            KafkaError: the broker does not answer.
+        """
+        topic_partition = TopicPartition(self.topic, partition)
+        committed = self.kafka.committed(topic_partition, metadata=True, timeout_ms=TIMEOUT_MILLISECONDS)
+        if committed is not None and committed.offset >= 0:
+            return committed.offset, committed.metadata or ""
+        position = self.kafka.position(topic_partition, timeout_ms=TIMEOUT_MILLISECONDS)
+        return (records[0].offset if records else position), ""
+
+    def position(self, partition: int) -> int | None:
+        """Offset that the next poll fetches first; None if it is not known, or the partition not ours."""
+        try:
+            position: int | None = self.kafka.position(TopicPartition(self.topic, partition), timeout_ms=0)
+        except kafka_errors.IllegalStateError:
+            return None
+        return position
+
+    def seek_back(self, partition: int, records: list[Any] | None) -> None:
+        """These records were polled too early or too late: they are polled again, by whoever owns the partition."""
+        if records:
+            try:
+                self.kafka.seek(TopicPartition(self.topic, partition), records[0].offset)
+            except kafka_errors.IllegalStateError:
+                pass  # no longer ours
+            records.clear()
+
+    def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Offsets behind the last record, by partition."""
+        wanted = [TopicPartition(self.topic, partition) for partition in partitions]
+        ends = self.kafka.end_offsets(wanted, timeout_ms=TIMEOUT_MILLISECONDS) if wanted else {}
+        return {tp.partition: end for tp, end in ends.items()}
+
+    def close(self) -> None:
+        """Leave the group. Raises nothing."""
+        try:
+            self.kafka.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
+        except Exception as error:  # noqa: BLE001  (it is being thrown away)
+            logger.debug("Closing the consumer: %r", error)
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the sockets; nobody there could use or close the client."""
+        self._sockets.close_all()
+        wakeup = getattr(getattr(self.kafka, "_net", None), "_wakeup_w", None)  # the one end that no selector sees
+        if wakeup is not None:
+            wakeup.close()
+
+
+def options_of(
+    *, hosts: str, group: str, offset_policy: str, job_size: int, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All options of the KafkaConsumer; `options` are the user's own."""
+    return {
+        "max_partition_fetch_bytes": max(1024 * 1024, job_size + 64 * 1024),
+        "partition_assignment_strategy": [CooperativeStickyAssignor],
+        "metrics_enabled": False,
+        # kafka-python's 30 s would leave a broker that is back unnoticed for as long.
+        "reconnect_backoff_max_ms": 5_000,
+        **options,
+        "bootstrap_servers": hosts.split(","),
+        "group_id": group,
+        "auto_offset_reset": offset_policy,
+        "enable_auto_commit": False,
+        "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000) - 500,
+    }
+
+
+class _RememberingSelector(selectors.DefaultSelector):
+    """Knows every socket that the client has used, so that a forked copy of the process can close its copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        if isinstance(fileobj, socket.socket):
+            self._seen.add(fileobj)
+        return super().register(fileobj, events, data)
+
+    def close_all(self) -> None:
+        """Close the sockets and the selector's own descriptor; unregistering would reach through to the parent's."""
+        for seen in list(self._seen):
+            seen.close()
+        self.close()
