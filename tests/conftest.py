@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
@@ -23,7 +24,6 @@ import brokers
 from brokers import Broker
 
 HANG_SECONDS = 120.0
-_stderr = os.fdopen(os.dup(2), "w")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """End the run with all stacks shown when a test hangs, wherever it hangs."""
     marker = item.get_closest_marker("hang_guard")
-    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_SECONDS, exit=True, file=_stderr)
+    stderr = item.config.stash[fault_handler_stderr_fd_key]  # the real one, whatever is captured
+    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_SECONDS, exit=True, file=stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 

@@ -335,7 +335,9 @@ def test_max_jobs_is_exact(make_worker: Any, hosts: str, topic: str, group: str)
     assert len(recorder) == 7 and lag(hosts, group, topic) == 13
 
 
-def test_stop_finishes_what_runs_and_takes_no_more(make_worker: Any, queue: Queue, hosts: str, topic: str, group: str, tmp_path: Path) -> None:
+def test_stop_finishes_what_runs_and_takes_no_more(
+    make_worker: Any, queue: Queue, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
     notes, gate, recorder = tmp_path / "notes", tmp_path / "gate", Recorder()
     for number in range(5):
         queue.enqueue(workerjobs.note_and_wait, str(notes), number, str(gate))
@@ -389,14 +391,18 @@ def test_an_initializer_that_raises_fails_the_worker_with_its_traceback(make_wor
     assert worker.state == "failed" and isinstance(worker.error, ChildStartFailed)
 
 
-def test_without_a_callback_results_are_not_rebuilt_and_jobs_are_done(make_worker: Any, queue: Queue, hosts: str, topic: str, group: str) -> None:
+def test_without_a_callback_results_are_not_rebuilt_and_jobs_are_done(
+    make_worker: Any, queue: Queue, hosts: str, topic: str, group: str
+) -> None:
     queue.enqueue_many([workerjobs.echo] * 10)
     make_worker().start(burst=True)
     assert lag(hosts, group, topic) == 0
 
 
 @pytest.mark.needs("kafka")
-def test_a_job_of_forty_seconds_keeps_its_place_in_the_group(make_worker: Any, queue: Queue, hosts: str, topic: str, group: str, tmp_path: Path) -> None:
+def test_a_job_of_forty_seconds_keeps_its_place_in_the_group(
+    make_worker: Any, queue: Queue, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
     from embedkq.info import describe
 
     notes, recorder = tmp_path / "notes", Recorder()

@@ -158,3 +158,42 @@ def pause_if(condition: object) -> None:
 
 def read(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def log_some() -> None:
+    import logging
+
+    shop = logging.getLogger("shop")
+    shop.debug("not told")
+    shop.info("sold %d %s", 3, "apples")
+    logging.getLogger("shop.till").warning("no change")
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        shop.exception("burnt")
+
+
+def log_and_sleep(seconds: float) -> None:
+    import logging
+
+    logging.getLogger("shop").info("begun")
+    time.sleep(seconds)
+
+
+def log_for_ever() -> None:
+    import logging
+
+    while True:
+        logging.getLogger("shop").info("again")
+
+
+def print_some() -> None:
+    print("to stdout", flush=True)
+    print("to stderr", file=sys.stderr, flush=True)
+    os.system("echo from a shell")
+    os.write(1, b"without end")
+
+
+def fill_stdout(lines: int) -> None:
+    for _ in range(lines):
+        print("x" * 200)

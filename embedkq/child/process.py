@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from embedkq import channel
+from embedkq.child import output
 
 STARTING, READY, FAILED = b"starting", b"ready", b"failed"
 _HOST_CHECK_SECONDS = 0.5
@@ -25,10 +27,12 @@ class Setup(NamedTuple):
     Attributes:
         host_pid: process id of the host, for platforms where a child must look whether it is still there.
         initializer: an encoded call to make before the first job; empty for none.
+        levels: of the host's loggers, by name.
     """
 
     host_pid: int
     initializer: bytes
+    levels: Mapping[str, int]
 
 
 def in_child() -> bool:
@@ -41,7 +45,10 @@ def prepare(registration: socket.socket, setup: Setup) -> None:
     global _registration
     _registration = registration
     registration.setblocking(True)
-    tell_host(STARTING, _own_descriptors())
+    printed = output.redirect()
+    tell_host(STARTING, [printed, *_own_descriptors()])
+    os.close(printed)
+    output.send_logs(setup.levels)
     # A signal to the whole process group or service is for the host, which finishes what runs. A handler that does nothing,
     # rather than SIG_IGN: exec resets it, so that what a job starts does not inherit deafness.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from embedkq import channel, codec
-from embedkq.child import process
+from embedkq.child import output, process
 from embedkq.child.page import Phase, ProgressPage
 from embedkq.errors import JobExited, JobFailed, ResultNotPicklable, ResultTooLarge
 from embedkq.outcome import Outcome
@@ -20,7 +20,8 @@ JOB_HEADER = struct.Struct("=QBB")
 """Number of the job, whether to announce it, length of its id; then the id and the payload."""
 REPLY_HEADER = struct.Struct("=BQ")
 """Kind of the reply, number of the job."""
-BEGUN, ENDED = 1, 2
+BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
+"""Kinds of reply. `ENDED_PRINTING`: the job has ended, and printed what the host has not read yet."""
 
 LARGEST_RESULT = 64 * 1024 * 1024
 LOST_CHANNEL_STATUS = 74
@@ -51,8 +52,11 @@ class Runner:
         self._channel_identity = self._identify_channel()
         self._directory = os.getcwd()
         self._signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        stack = output.watch_stack()
+        self._number = 0
+        output.logs.attach(self._send_log)
         process.tell_host(
-            process.READY, [host_jobs.fileno(), self._jobs.fileno(), host_replies.fileno(), descriptor], str(slot)
+            process.READY, [host_jobs.fileno(), self._jobs.fileno(), host_replies.fileno(), descriptor, stack], str(slot)
         )
         os.close(descriptor)
         host_jobs.close()
@@ -65,6 +69,7 @@ class Runner:
             if not message:
                 process.leave(0)
             number, announce, id_length = JOB_HEADER.unpack_from(message)
+            self._number = number
             self._page.write(number, Phase.TAKEN, time.monotonic_ns())
             self._one(number, announce, memoryview(message)[JOB_HEADER.size + id_length :])
             self._restore()
@@ -91,8 +96,8 @@ class Runner:
             if announce:
                 self._reply(BEGUN, number, _text_of_call(function, args, kwargs).encode("utf-8", "backslashreplace"))
             outcome = run_call(function, args, kwargs, describe=bool(announce))
-            process.flush_output()
-        self._reply(ENDED, number, outcome.pack())
+        process.flush_output()
+        self._reply(ENDED_PRINTING if output.unread_output() else ENDED, number, outcome.pack())
         page.write(number, Phase.ANSWERED, time.monotonic_ns())
 
     def _reply(self, kind: int, number: int, content: bytes) -> None:
@@ -104,6 +109,13 @@ class Runner:
             channel.send(self._replies, REPLY_HEADER.pack(kind, number) + content)
         except OSError:
             process.leave(LOST_CHANNEL_STATUS)
+
+    def _send_log(self, content: bytes) -> None:
+        try:
+            if self._identify_channel() == self._channel_identity:
+                channel.send(self._replies, REPLY_HEADER.pack(LOGGED, self._number) + content)
+        except OSError:  # a job has closed it; its end will say so
+            pass
 
     def _identify_channel(self) -> tuple[int, ...]:
         # A job may close all descriptors and open others: then the numbers are the same and the outcome would go astray.

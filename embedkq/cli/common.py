@@ -67,4 +67,6 @@ def errors_in_one_line() -> Iterator[None]:
 
 def silence_clients() -> None:
     """Keep kafka-python's own log lines, which Python would print for want of a handler, off the terminal."""
-    logging.getLogger("kafka").addHandler(logging.NullHandler())
+    clients = logging.getLogger("kafka")
+    clients.addHandler(logging.NullHandler())
+    clients.propagate = False

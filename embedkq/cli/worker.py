@@ -94,4 +94,13 @@ def _set_up_logging(verbose: bool) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     logger.propagate = False  # a callback module that sets up the root logger would print each line twice
+    root = logging.getLogger()  # what jobs log arrives at loggers of their own
+    root.addHandler(handler)
+    root.setLevel(logger.level)
+    printed = logging.StreamHandler(sys.stdout)
+    printed.setFormatter(logging.Formatter("%(message)s"))
+    jobs = logging.getLogger("embedkq.job")
+    jobs.addHandler(printed)
+    jobs.setLevel(logging.INFO)
+    jobs.propagate = False
     silence_clients()

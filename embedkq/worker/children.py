@@ -10,10 +10,14 @@ from collections import deque
 from typing import Generic, TypeVar
 
 from embedkq import channel
+from embedkq.child.output import STACK_SIGNAL
 from embedkq.child.page import Phase, ProgressPage
 from embedkq.child.runner import JOB_HEADER, REPLY_HEADER
+from embedkq.worker.joboutput import Output
 
 T = TypeVar("T", bound="Task")
+
+_STACK_BYTES = 16 * 1024
 
 
 class Task:
@@ -46,11 +50,12 @@ class Task:
 class Child(Generic[T]):
     """One child that has registered: ready for jobs, at work, or dying."""
 
-    def __init__(self, slot: int, pid: int, pidfd: int | None, descriptors: list[int]) -> None:
-        jobs, child_end, replies, page = descriptors
+    def __init__(self, slot: int, pid: int, pidfd: int | None, output: Output, descriptors: list[int]) -> None:
+        jobs, child_end, replies, page, self._stack = descriptors
         self.slot = slot
         self.pid = pid
         self.pidfd = pidfd
+        self.output = output
         self.tasks: deque[T] = deque()
         self.begun = 0
         """How many tasks it was given."""
@@ -63,7 +68,9 @@ class Child(Generic[T]):
         self.retiring = False
         self.killed = False
         self.at_limit = False
-        """It was killed because its first task took too long."""
+        """It is stopped because its first task took too long."""
+        self.last_job_id = "-"
+        """Of the task that it was at work on last, for what it prints."""
         self._jobs = channel.adopt(jobs)
         self._jobs.setblocking(False)
         self._child_end = channel.adopt(child_end)  # shares its blocking mode with the child: only MSG_DONTWAIT here
@@ -120,6 +127,26 @@ class Child(Generic[T]):
             return phase, since / 1e9
         return None, self.head_since
 
+    @property
+    def job_id(self) -> str:
+        """Of the task that it is at work on, or was last; "-" before the first."""
+        if self.tasks:
+            self.last_job_id = self.tasks[0].job_id.decode()
+        return self.last_job_id
+
+    def ask_for_stack(self) -> None:
+        """Have it write down where it is stuck, within milliseconds."""
+        if STACK_SIGNAL is not None and self.pidfd is not None:
+            try:
+                signal.pidfd_send_signal(self.pidfd, STACK_SIGNAL)
+            except OSError:
+                pass
+
+    def stack(self) -> str:
+        """What it has written down since `ask_for_stack`; empty if it could not."""
+        size = min(os.fstat(self._stack).st_size, _STACK_BYTES)
+        return os.pread(self._stack, size, 0).decode("utf-8", "replace").rstrip()
+
     def kill(self) -> None:
         """End the process at once, whatever it does (SIGKILL)."""
         self.killed = True
@@ -145,6 +172,8 @@ class Child(Generic[T]):
         for end in (self._jobs, self._child_end, self.replies):
             end.close()
         self._page.close()
+        os.close(self._stack)
+        self.output.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

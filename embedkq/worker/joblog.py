@@ -33,7 +33,8 @@ class JobLog:
         elif outcome.status == "failure":
             logger.error("Job %s failed: %s\n%s", _short(run), outcome.message, outcome.traceback.rstrip())
         elif outcome.status == "timeout":
-            logger.error("Job %s timed out after %g seconds.", _short(run), run.limit)
+            stuck = f"\nIt was stuck here:\n{outcome.traceback}" if outcome.traceback else ""
+            logger.error("Job %s timed out after %g seconds.%s", _short(run), run.limit, stuck, extra={"job_id": run.job_id.decode()})
         else:
             logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
 

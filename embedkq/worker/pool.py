@@ -13,10 +13,11 @@ from collections import deque
 from typing import Any, Generic, TypeVar
 
 from embedkq.child.page import Phase
-from embedkq.child.runner import BEGUN, REPLY_HEADER, failure
+from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure
 from embedkq.errors import JobCrashed
 from embedkq.outcome import Outcome
 from embedkq.worker.children import Child, Task
+from embedkq.worker.joboutput import relay
 from embedkq.worker.supervisor import Supervisor
 
 logger = logging.getLogger("embedkq.worker")
@@ -31,6 +32,10 @@ SHORT_SECONDS = 0.001
 STALL_SECONDS = 0.005
 """A task that takes longer than this has what waits behind it taken back."""
 _SOON = 0.01
+_STACK_SECONDS = 0.005
+"""What a child gets, at its limit, to write down where it is stuck."""
+_MOST_REPLIES = 500
+"""Read of one child in one turn: one that logs without end must not hold up the others."""
 
 
 class JobPool(Generic[T]):
@@ -153,16 +158,25 @@ class JobPool(Generic[T]):
         return DEEPEST if self._average < SHORT_SECONDS else 1
 
     def _takes(self, child: Child[T], depth: int) -> bool:
-        return not (child.killed or child.retiring) and len(child.tasks) < (1 if child.stalled else depth)
+        return not (child.killed or child.retiring) and len(child.tasks) < (1 if child.stalled or child.at_limit else depth)
 
     def _read_replies(self, child: Child[T]) -> None:
-        while reply := child.next_reply():
+        for _ in range(_MOST_REPLIES):
+            if (reply := child.next_reply()) is None:
+                return
             kind, number, message = reply
+            if kind == LOGGED:
+                relay(message[REPLY_HEADER.size :], child.job_id)
+                continue
             if not child.tasks or child.tasks[0].number != number:
                 continue  # a process that a job forked spoke up late
+            if child.at_limit:
+                continue  # the signal that asks for the stack has cut short what the job waited for
             if kind == BEGUN:
                 self.begun.append((child.tasks[0], message[REPLY_HEADER.size :].decode("utf-8", "replace")))
                 continue
+            if kind == ENDED_PRINTING:
+                child.output.read(child.job_id)
             self.ended.append((child.tasks.popleft(), Outcome.unpack(message, REPLY_HEADER.size)))
             now = time.monotonic()
             self._average += 0.05 * (now - child.head_since - self._average)
@@ -172,6 +186,10 @@ class JobPool(Generic[T]):
     def _inspect(self, child: Child[T], now: float) -> None:
         self._read_replies(child)  # first: this process may have been frozen, and the child done in time
         if not child.tasks or child.killed or now < child.check_at:
+            return
+        if child.at_limit:
+            child.check_at = math.inf
+            self._supervisor.stop_hard(child)
             return
         if len(child.tasks) > 1 and now >= child.head_since + STALL_SECONDS:
             self._waiting.extendleft(reversed(child.take_back()))
@@ -188,12 +206,12 @@ class JobPool(Generic[T]):
         else:
             child.check_at = now + _SOON
         if phase in (Phase.RUNNING, Phase.DECODING) and now >= child.check_at:
-            self._stop_at_limit(child)
+            self._stop_at_limit(child, now)
 
-    def _stop_at_limit(self, child: Child[T]) -> None:
+    def _stop_at_limit(self, child: Child[T], now: float) -> None:
         self._waiting.extendleft(reversed(child.take_back()))
-        child.check_at, child.at_limit = math.inf, True
-        self._supervisor.stop_hard(child)
+        child.check_at, child.at_limit = now + _STACK_SECONDS, True
+        child.ask_for_stack()
 
     def _bury(self, child: Child[T]) -> None:
         """Settle what a dead child leaves, and have it replaced."""
@@ -207,7 +225,7 @@ class JobPool(Generic[T]):
         phase, _ = child.progress()
         if phase in (Phase.RUNNING, Phase.ANSWERED):
             crashed = None if child.at_limit else failure(JobCrashed(self._supervisor.exit_code(child.pid)))
-            outcome = crashed or Outcome("timeout")
+            outcome = crashed or Outcome("timeout", traceback=child.stack())
         elif child.at_limit:
             outcome = Outcome("undecodable", message=f"unpickling took longer than {self._decoding_seconds:g} s")
         elif task.restarted:

@@ -8,7 +8,6 @@ whose unpickling raises leaves its future unfinished for ever (both seen with pe
 from __future__ import annotations
 
 import logging
-import math
 import os
 import selectors
 import signal
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pebble import ProcessPool
 
@@ -25,6 +24,7 @@ from embedkq.child import process
 from embedkq.child.runner import serve
 from embedkq.errors import ChildStartFailed
 from embedkq.worker.children import Child
+from embedkq.worker.joboutput import Output, levels
 from embedkq.worker.processes import make_context
 
 logger = logging.getLogger("embedkq.worker")
@@ -35,6 +35,19 @@ _FIRST_STARTS = 3
 _EXIT_CODE_SECONDS = 0.1
 _HANG_UP_SECONDS = 0.3
 _LOOK_SECONDS = 1.0
+
+
+class _Starting(NamedTuple):
+    """A child that has not registered yet."""
+
+    pidfd: int | None
+    output: Output
+    deadline: float
+
+    def close(self) -> None:
+        self.output.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
 
 
 class Supervisor:
@@ -61,9 +74,9 @@ class Supervisor:
         """How many have started so far."""
         self._processes = processes
         self._selector = selector
-        self._setup = process.Setup(os.getpid(), initializer)
+        self._setup = process.Setup(os.getpid(), initializer, levels())
         self._on_ready, self._on_reply, self._on_death = on_ready, on_reply, on_death
-        self._starting: dict[int, tuple[int | None, float]] = {}
+        self._starting: dict[int, _Starting] = {}
         self._start_errors: list[tuple[float, str]] = []
         self._futures: dict[int, Future[None]] = {}
         self._context = make_context()
@@ -77,8 +90,8 @@ class Supervisor:
     def look(self, now: float) -> None:
         """Bring the children to full strength, where no event would."""
         self.look_at = now + _LOOK_SECONDS
-        for pid, (_, deadline) in list(self._starting.items()):
-            if now > deadline:
+        for pid, starting in list(self._starting.items()):
+            if now > starting.deadline:
                 os.kill(pid, signal.SIGKILL)
         if not self._pebble.active:
             self._replace_pebble()
@@ -126,9 +139,8 @@ class Supervisor:
         """In a forked copy of the process: close its copies of the descriptors; the children are the parent's."""
         for child in self.children.values():
             child.close()
-        for pidfd, _ in self._starting.values():
-            if pidfd is not None:
-                os.close(pidfd)
+        for starting in self._starting.values():
+            starting.close()
         self._close_registration()
 
     # How children come.
@@ -153,15 +165,16 @@ class Supervisor:
                 return
             kind, pid, detail = message.split(b" ", 2)
             if kind == process.STARTING:
-                self._child_starts(int(pid), descriptors[0] if descriptors else None)
+                self._child_starts(int(pid), *descriptors)
             elif kind == process.READY:
                 self._child_is_ready(int(pid), int(detail), descriptors)
             else:
                 self._forget_starting(int(pid))
                 self._start_failed(detail.decode("utf-8", "replace"))
 
-    def _child_starts(self, pid: int, pidfd: int | None) -> None:
-        self._starting[pid] = pidfd, time.monotonic() + START_SECONDS
+    def _child_starts(self, pid: int, output: int, pidfd: int | None = None) -> None:
+        self._starting[pid] = starting = _Starting(pidfd, Output(output), time.monotonic() + START_SECONDS)
+        self._selector.register(output, selectors.EVENT_READ, partial(self._read_output, starting.output, None))
         if pidfd is not None:
             self._selector.register(pidfd, selectors.EVENT_READ, partial(self._died_starting, pid))
 
@@ -172,12 +185,13 @@ class Supervisor:
             self._start_failed(f"its process ended with status {self.exit_code(pid)} before its first job")
 
     def _child_is_ready(self, pid: int, slot: int, descriptors: list[int]) -> None:
-        pidfd, _ = self._starting.pop(pid, (None, 0.0))
-        child: Child[Any] = Child(slot, pid, pidfd, descriptors)
+        pidfd, output, _ = self._starting.pop(pid)
+        child: Child[Any] = Child(slot, pid, pidfd, output, descriptors)
         self.children[pid] = child
         self._start_errors.clear()
         self.started += 1
         self._selector.register(child.replies, selectors.EVENT_READ, partial(self._on_reply, child))
+        self._watch_output(output, child)
         if pidfd is not None:
             self._selector.modify(pidfd, selectors.EVENT_READ, partial(self._on_death, child))
         self._on_ready(child)
@@ -213,16 +227,37 @@ class Supervisor:
 
     def _forget(self, child: Child[Any]) -> None:
         del self.children[child.pid]
+        child.output.read(child.job_id)
+        child.output.end_line(child.job_id)
         self._selector.unregister(child.replies)
+        self._unwatch(child.output.descriptor)
         if child.pidfd is not None:
             self._selector.unregister(child.pidfd)
         child.close()
 
     def _forget_starting(self, pid: int) -> None:
-        pidfd, _ = self._starting.pop(pid, (None, math.inf))
-        if pidfd is not None:
-            self._selector.unregister(pidfd)
-            os.close(pidfd)
+        starting = self._starting.pop(pid, None)
+        if starting is not None:
+            starting.output.read("-")
+            starting.output.end_line("-")
+            self._unwatch(starting.output.descriptor)
+            if starting.pidfd is not None:
+                self._selector.unregister(starting.pidfd)
+            starting.close()
+
+    def _watch_output(self, output: Output, child: Child[Any]) -> None:
+        self._unwatch(output.descriptor)
+        self._selector.register(output.descriptor, selectors.EVENT_READ, partial(self._read_output, output, child))
+
+    def _read_output(self, output: Output, child: Child[Any] | None) -> None:
+        if not output.read("-" if child is None else child.job_id):
+            self._unwatch(output.descriptor)  # closed by a job, which is its right
+
+    def _unwatch(self, descriptor: int) -> None:
+        try:
+            self._selector.unregister(descriptor)
+        except KeyError:
+            pass
 
     def _close_registration(self) -> None:
         self._registration.close()

@@ -1,0 +1,108 @@
+"""What a job logs and prints on its way to the host, and the stack where a job is stuck."""
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import termios
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from embedkq import channel
+
+STACK_SIGNAL: int | None = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else None
+"""At which a child writes down the stacks of its threads, whatever it does; a number that hardly anything else uses."""
+_STACK_DESCRIPTOR = 700
+"""The lowest number for the stack's file: a job that closes all descriptors and opens its own will hardly come that far."""
+_HELD_BACK = 100
+_LONGEST_TEXT = 32_000
+
+
+def redirect() -> int:
+    """Send what this process prints, and what its own children print, into a pipe; the descriptor to read it from."""
+    reader, writer = os.pipe()
+    for stream in (1, 2):
+        os.dup2(writer, stream, inheritable=True)
+    os.close(writer)
+    for kind, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # the host has none
+            setattr(sys, name, open(kind, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+    return reader
+
+
+def unread_output() -> bool:
+    """Whether something was printed that the host has not read yet."""
+    count = bytearray(4)
+    try:
+        fcntl.ioctl(1, termios.FIONREAD, count)
+    except OSError:  # a job has put something else there
+        return False
+    return any(count)
+
+
+def watch_stack() -> int:
+    """Have `STACK_SIGNAL` write the stacks of all threads into a new anonymous file; its descriptor."""
+    first = channel.anonymous_file("embedkq-stack")
+    try:
+        descriptor = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, _STACK_DESCRIPTOR)
+    except OSError:  # a low limit of open files
+        descriptor = os.dup(first)
+    os.close(first)
+    if STACK_SIGNAL is not None:
+        faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=True, chain=False)
+    return descriptor
+
+
+class LogsToHost(logging.Handler):
+    """Sends log records to the host as JSON: who reads them runs no code. What comes before `attach` is held back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: list[bytes] = []
+        self._send: Callable[[bytes], None] | None = None
+
+    def attach(self, send: Callable[[bytes], None]) -> None:
+        """From now on, records go by `send`."""
+        self._send = send
+        for content in self._held:
+            send(content)
+        self._held.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record. Any thread of the child."""
+        try:
+            content = json.dumps(_fields_of(record), default=str).encode()
+            if self._send is not None:
+                self._send(content)
+            elif len(self._held) < _HELD_BACK:
+                self._held.append(content)
+        except Exception:  # noqa: BLE001  (logging's own way: a log line never harms the job)
+            self.handleError(record)
+
+
+logs = LogsToHost()
+
+
+def send_logs(levels: Mapping[str, int]) -> None:
+    """Have all loggers of this process send to the host, at the host's levels."""
+    root = logging.getLogger()
+    root.addHandler(logs)
+    for name, level in levels.items():
+        logging.getLogger(name or None).setLevel(level)
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    told = record.exc_text
+    if not told and record.exc_info and record.exc_info[1] is not None:
+        told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+    return {
+        "name": record.name, "levelno": record.levelno, "levelname": record.levelname, "msg": record.getMessage()[:_LONGEST_TEXT],
+        "created": record.created, "pathname": record.pathname, "filename": record.filename, "module": record.module,
+        "lineno": record.lineno, "funcName": record.funcName, "process": record.process, "processName": record.processName,
+        "threadName": record.threadName, "exc_text": told, "stack_info": record.stack_info,
+    }
