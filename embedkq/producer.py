@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
+from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, JobTooLarge
+from embedkq.forks import let_go_in_forks
 
 OWNED_OPTIONS = (
     "bootstrap_servers", "key_serializer", "value_serializer", "acks", "enable_idempotence", "max_request_size", "transactional_id",
+    "selector",
 )
 """Options of kafka-python that embedkq sets itself."""
 KNOWN_OPTIONS = frozenset(KafkaProducer.DEFAULT_CONFIG)
@@ -76,9 +79,11 @@ class Producer:
         }
         self._lock = threading.Lock()
         self._kafka: Any = None
+        self._sockets: ClientSockets | None = None
         self._pid = 0
         self._closed = False
         _producers.add(self)
+        let_go_in_forks(self)
 
     def send(self, message: Message) -> None:
         """Send one message; returns once all replicas have it.
@@ -131,14 +136,17 @@ class Producer:
     def disinherit(self) -> None:
         """In a forked copy of the process: forget the parent's client, whose threads are not here, and its lock."""
         self._lock = threading.Lock()
-        self._kafka = None
+        kafka, self._kafka = self._kafka, None
+        if self._sockets is not None and kafka is not None:
+            self._sockets.disinherit(kafka)
 
     def _connected(self) -> Any:
         with self._lock:
             if self._closed:
                 raise Closed("this queue was closed: make another one")
             if self._kafka is None:
-                self._kafka = KafkaProducer(**self._options)
+                self._sockets = sockets = ClientSockets()
+                self._kafka = KafkaProducer(**self._options, selector=lambda: sockets)
                 self._pid = os.getpid()
             return self._kafka
 
@@ -167,10 +175,4 @@ def _close_all() -> None:
         producer.close(_EXIT_SECONDS)
 
 
-def _after_fork_in_child() -> None:
-    for producer in list(_producers):
-        producer.disinherit()
-
-
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -242,10 +242,10 @@ def test_other_threads_and_callbacks_are_told_what_to_call(make_worker: Any, que
 def test_an_owner_that_never_looks_stops_the_fetching(
     make_worker: Any, hosts: str, topic: str, monkeypatch: Any, caplog: Any
 ) -> None:
-    from embedkq.worker import loop
+    from embedkq.worker import handover
 
-    monkeypatch.setattr(loop, "MOST_WAITING", 50)
-    monkeypatch.setattr(loop, "_DEAF_OWNER_SECONDS", 0.3)
+    monkeypatch.setattr(handover, "MOST_WAITING", 50)
+    monkeypatch.setattr(handover, "DEAF_SECONDS", 0.3)
     ids = send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(MANY)])
     recorder = Recorder()
     with make_worker(recorder, processes=2) as worker:

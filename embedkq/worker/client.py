@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import logging
-import selectors
-import socket
 import time
-import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
+from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerUnavailable, WorkerFailed
 
 logger = logging.getLogger("embedkq.worker")
@@ -42,7 +40,7 @@ class Client:
         self.hosts = hosts
         self.topic = topic
         self._unknown_since: float | None = None
-        self._sockets = _RememberingSelector()
+        self._sockets = ClientSockets()
         try:
             self.kafka: Any = KafkaConsumer(**options, selector=lambda: self._sockets)
         except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
@@ -108,6 +106,14 @@ class Client:
             return None
         return position
 
+    def last_known_end(self, partition: int) -> int | None:
+        """Offset behind the partition's last record, as the last fetch told it; None if there was none."""
+        try:
+            end: int | None = self.kafka.highwater(TopicPartition(self.topic, partition))
+        except (kafka_errors.IllegalStateError, AssertionError):
+            return None
+        return end
+
     def seek_back(self, partition: int, records: list[Any] | None) -> None:
         """These records were polled too early or too late: they are polled again, by whoever owns the partition."""
         if records:
@@ -132,10 +138,7 @@ class Client:
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the sockets; nobody there could use or close the client."""
-        self._sockets.close_all()
-        wakeup = getattr(getattr(self.kafka, "_net", None), "_wakeup_w", None)  # the one end that no selector sees
-        if wakeup is not None:
-            wakeup.close()
+        self._sockets.disinherit(self.kafka)
 
 
 def options_of(
@@ -155,22 +158,3 @@ def options_of(
         "enable_auto_commit": False,
         "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000) - 500,
     }
-
-
-class _RememberingSelector(selectors.DefaultSelector):
-    """Knows every socket that the client has used, so that a forked copy of the process can close its copies."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        if isinstance(fileobj, socket.socket):
-            self._seen.add(fileobj)
-        return super().register(fileobj, events, data)
-
-    def close_all(self) -> None:
-        """Close the sockets and the selector's own descriptor; unregistering would reach through to the parent's."""
-        for seen in list(self._seen):
-            seen.close()
-        self.close()

@@ -41,7 +41,8 @@ class Commits:
     def __init__(self, topic: str, session_seconds: float) -> None:
         self.refused_since: float | None = None
         """`time.monotonic()` of the first of the refusals that have not been followed by a commit."""
-        self.last = time.monotonic()
+        self.last: float | None = None
+        """`time.monotonic()` of the last commit, one of an unchanged snapshot included."""
         self._topic = topic
         self._unchanged_seconds = min(session_seconds / 3, _UNCHANGED_SECONDS)
         self._committed: Mapping[int, Progress] = {}
@@ -90,7 +91,7 @@ class Commits:
 
     def forget_all(self) -> None:
         """Nothing is ours any more, and what was refused is of no interest."""
-        self._committed, self.refused_since, self.last = {}, None, time.monotonic()
+        self._committed, self.refused_since = {}, None
 
     def _commit_plainly(self, kafka: Any, wanted: Mapping[int, Progress]) -> bool:
         if self._plain:

@@ -20,6 +20,7 @@ from embedkq.worker.backlog import size_of
 from embedkq.worker.client import Client, options_of
 from embedkq.worker.commits import FATAL, Commits
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.health import Watch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
 
@@ -42,7 +43,11 @@ class Consumer:
     ) -> None:
         self.connected: Future[None] = Future()
         """Done once the broker has answered, or could not be reached."""
-        self.last_poll = time.monotonic()
+        self.last_poll: float | None = None
+        """`time.monotonic()` at which Kafka was last asked for records."""
+        self.last_turn = time.monotonic()
+        """`time.monotonic()` at which the thread last began a turn."""
+        self.watch: Watch | None = None
         self.hosts = hosts
         self._exchange = exchange
         self._topic = topic
@@ -54,6 +59,7 @@ class Consumer:
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._client: Client | None = None
         self._requests: deque[Any] = deque()
+        self._ends: dict[int, int | None] = {}
         self._positions_at = 0.0
         self.away_since: float | None = None
         """`time.monotonic()` since which the broker does not answer; None if it does."""
@@ -70,6 +76,14 @@ class Consumer:
     def ask_ends(self, milestone: Any) -> None:
         """Have `milestone.set()` called once all that the partitions hold then is done. Any thread."""
         self._requests.append(milestone)
+
+    def lag(self) -> dict[int, int]:
+        """Records that are not done, by partition, as far as Kafka told with the last records. Any thread."""
+        return {
+            partition: max(0, end - progress.offset)
+            for partition, progress in self.assignment.committable().items()
+            if (end := self._ends.get(partition)) is not None
+        }
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the client's sockets."""
@@ -113,6 +127,9 @@ class Consumer:
 
     def turn(self, client: Client) -> None:
         """Wait for room, poll, pass on, commit."""
+        self.last_turn = time.monotonic()
+        if self.watch is not None:
+            self.watch.look(self.last_turn)
         client.steer(self._exchange.hot if self._exchange.backlog.wait_for_room(_ROOM_SECONDS) else None)
         if not client.topic_is_known():
             return
@@ -195,6 +212,7 @@ class Consumer:
             return
         self._positions_at = time.monotonic() + _POSITIONS_SECONDS
         for partition, progress in self.assignment.committable().items():
+            self._ends[partition] = client.last_known_end(partition)
             position = client.position(partition)
             if position is not None and progress.offset < position:
                 self._tell(Batch(partition, progress.epoch, (), position))

@@ -14,6 +14,7 @@ from embedkq.errors import BrokerUnavailable, EmbedkqError, WorkerFailed
 from embedkq.worker.client import CONNECT_SECONDS
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.health import Watch
 from embedkq.worker.lifecycle import Lifecycle, State
 from embedkq.worker.loop import Loop
 from embedkq.worker.owner import Owner
@@ -53,6 +54,10 @@ class Engine:
         """Whether anything was cut short."""
         self.over = False
         """Whether nothing of it runs any more."""
+        self.last_turn = time.monotonic()
+        """`time.monotonic()` at which the worker's thread last began a turn."""
+        self.watch = Watch(self)
+        consumer.watch = self.watch
         self.watchers: set[Callable[[], None]] = set()
         """Called on the worker's thread once it is over; who adds one looks at `over` afterwards."""
         self._lifecycle = lifecycle
@@ -111,6 +116,8 @@ class Engine:
         try:
             self.loop = self._make_loop()
             while self.loop.turn():
+                self.last_turn = time.monotonic()
+                self.watch.look(self.last_turn)
                 self._heed()
         except BaseException as caught:  # noqa: BLE001  (kept as the worker's error, told to the owner)
             error = caught

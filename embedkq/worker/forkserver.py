@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from multiprocessing import process, spawn, util
 
 from embedkq.channel import wait_readable
-from embedkq.worker.forks import let_go_in_forks
+from embedkq.forks import let_go_in_forks
 
-_PRELOAD = ("pebble.pool.process", "embedkq.child.runner")
+_PRELOAD = ("pebble.pool.process", "embedkq.child.startup", "embedkq.child.runner")
 _END_SECONDS = 1.0
 _COMMAND = "import sys; sys.path[:] = {path!r}; from embedkq.child.server import main; main({requests}, {alive}, {pid}, {preload!r})"
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from embedkq.errors import WorkerError
+from embedkq.forks import let_go_in_forks
 from embedkq.worker.assembly import Settings
 from embedkq.worker.engine import Engine, raise_failure
-from embedkq.worker.forks import let_go_in_forks
+from embedkq.worker.health import Health, health_of
 from embedkq.worker.lifecycle import Lifecycle, State
 from embedkq.worker.mailbox import Mailbox
 
@@ -62,6 +63,10 @@ class Handle:
     def error(self) -> BaseException | None:
         """Why the worker has failed, or None. Any thread."""
         return self._lifecycle.error
+
+    def health(self) -> Health:
+        """How the worker does now: state, progress, jobs, children, lag. Any thread; takes no lock and asks nobody."""
+        return health_of(self.state, self._engine)
 
     def fileno(self) -> int:
         """Descriptor that is readable while callbacks wait, for `select` and event loops. Any thread, once started."""

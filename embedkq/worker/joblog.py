@@ -42,13 +42,6 @@ class JobLog:
         """The record is no job of embedkq."""
         logger.warning("%s malformed. Skipping ... (%s)", self._record(run), reason)
 
-    def deaf_owner(self, waiting: int, seconds: float, most: int) -> None:
-        """Callbacks wait, and the owner does not look."""
-        logger.warning(
-            "%d callbacks have waited for %g s: the worker's owner must call run_callbacks(), drain() or stop(); "
-            "no more jobs are taken once %d wait.", waiting, seconds, most,
-        )
-
     def _record(self, run: Run) -> str:
         return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
 

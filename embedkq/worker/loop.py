@@ -14,6 +14,7 @@ from embedkq import headers
 from embedkq.errors import DecodeError
 from embedkq.worker.backlog import Position
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.mailbox import Mailbox
@@ -30,11 +31,9 @@ from embedkq.worker.messages import (
     Targets,
 )
 from embedkq.worker.pool import JobPool
+from embedkq.worker.waiters import Waiters
 
-MOST_WAITING = 1_000
-MOST_WAITING_BYTES = 64 * 1024 * 1024
 _TURN_SECONDS = 1.0
-_DEAF_OWNER_SECONDS = 10.0
 
 
 class Loop:
@@ -56,19 +55,16 @@ class Loop:
         self._backlog = exchange.backlog
         self._log = JobLog(topic)
         self._timeout = timeout
-        self._callbacks = callbacks
+        self._handover = None if callbacks is None else Handover(callbacks)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox, selectors.EVENT_READ, _nothing)
-        self._pool = make_pool(self._selector)
+        self.pool = make_pool(self._selector)
         self._ledger = Ledger(topic)
         self._tracker = self._ledger.tracker
         self._runs: dict[tuple[int, int], Run] = {}
-        self._waiting = self._waiting_bytes = 0
-        self._waiting_since = math.inf
         self._admissible = math.inf if max_jobs is None else max_jobs
         self._to_fire = self._admissible
-        self._revocations: list[Revoked] = []
-        self._targets: list[Targets] = []
+        self._waiters = Waiters()
         self._stopping = False
 
     # The life of a loop.
@@ -81,12 +77,12 @@ class Loop:
         """
         if self._stopping and not self._runs:
             return False
-        rest = min(self._pool.check_at - time.monotonic(), _TURN_SECONDS)
+        rest = min(self.pool.check_at - time.monotonic(), _TURN_SECONDS)
         for key, _ in self._selector.select(max(0.0, rest)):
             key.data()
         for message in self._inbox.take():
             self._handlers[type(message)](self, message)
-        self._pool.tick(time.monotonic())
+        self.pool.tick(time.monotonic())
         self._tell_begun()
         self._settle()
         if not self._stopping:
@@ -105,24 +101,29 @@ class Loop:
     def abandon(self) -> None:
         """Stop now: what runs is killed, without outcome, callback or commit."""
         self.stop()
-        self._pool.abandon()
+        self.pool.abandon()
         self._runs.clear()
 
     def close(self) -> None:
         """End the child processes and give everything back."""
-        self._pool.close()
+        self.pool.close()
         self._inbox.close()
         self._selector.close()
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the descriptors."""
-        self._pool.disinherit()
+        self.pool.disinherit()
         self._selector.close()
 
     @property
     def in_flight(self) -> int:
         """Jobs that were admitted and are not done. Any thread."""
         return len(self._runs)
+
+    @property
+    def waiting_since(self) -> float | None:
+        """`time.monotonic()` since which callbacks wait and the owner takes none; None if none waits. Any thread."""
+        return None if self._handover is None else self._handover.since
 
     # Messages.
 
@@ -138,30 +139,27 @@ class Loop:
             self._drop(partition)
         if message.lost:
             self._release(Released(message.partitions))
-        self._revocations.append(message)
+        self._waiters.add_revocation(message)
 
     def _release(self, message: Released) -> None:
         self._ledger.release(message)
 
     def _fired(self, message: Fired) -> None:
+        self._taken(message.runs)
         for run in message.runs:
-            self._waiting -= 1
-            self._waiting_bytes -= run.size
             self._finish(run)
         self._to_fire -= len(message.runs)
-        self._waiting_since = time.monotonic() if self._waiting else math.inf
         self._stop_when_enough()
 
     def _abandoned(self, message: Abandoned) -> None:
         run = message.run
-        self._waiting -= 1
-        self._waiting_bytes -= run.size
+        self._taken([run])
         if self._runs.get((run.partition, run.offset)) is run:
             self._forgo(run)
             self._backlog.leave_lane(run)
 
     def _aim(self, message: Targets) -> None:
-        self._targets.append(message)
+        self._waiters.add_targets(message)
 
     def _consumer_failed(self, message: ConsumerFailed) -> None:
         raise message.error
@@ -180,17 +178,14 @@ class Loop:
     # Admission.
 
     def _admit(self) -> None:
-        room = self._pool.room()
-        while room > 0 and self._may_admit():
+        room = self.pool.room()
+        while room > 0 and (self._handover is None or not self._handover.full):
             run = self._backlog.next_ready() or self._next_admitted()
             if run is None:
                 break
-            self._pool.submit(run)
+            self.pool.submit(run)
             room -= 1
-        self._pool.feed()
-
-    def _may_admit(self) -> bool:
-        return self._waiting < MOST_WAITING and self._waiting_bytes < MOST_WAITING_BYTES
+        self.pool.feed()
 
     def _next_admitted(self) -> Run | None:
         """The next record that may run now, tracked; those that wait for their key, or need not run, are dealt with on the way."""
@@ -230,7 +225,7 @@ class Loop:
         for run in self._backlog.drop(partition):
             self._forgo(run)
         waiting = {run for run in self._runs.values() if run.partition == partition}
-        for run in self._pool.take_back(waiting):
+        for run in self.pool.take_back(waiting):
             self._forgo(run)
             self._backlog.leave_lane(run)
 
@@ -241,12 +236,12 @@ class Loop:
     # Settling.
 
     def _tell_begun(self) -> None:
-        for run, text in self._pool.begun:
+        for run, text in self.pool.begun:
             self._log.began(run, text)
-        self._pool.begun.clear()
+        self.pool.begun.clear()
 
     def _settle(self) -> None:
-        ended = self._pool.ended
+        ended = self.pool.ended
         if not ended:
             return
         due = []
@@ -258,23 +253,19 @@ class Loop:
             if outcome.status == "undecodable":
                 self._admissible += 1
                 self._finish(run)
-            elif self._callbacks is None:
+            elif self._handover is None:
                 self._to_fire -= 1
                 self._finish(run)
             else:
-                run.size += len(outcome.payload)
-                self._waiting_bytes += run.size
                 due.append(Finished(run, outcome))
         ended.clear()
-        if due:
-            self._hand_over(due)
+        if due and self._handover is not None:
+            self._handover.give(due)
         self._stop_when_enough()
 
-    def _hand_over(self, due: list[Finished]) -> None:
-        if not self._waiting:
-            self._waiting_since = time.monotonic()
-        self._waiting += len(due)
-        self._callbacks.put_all(due)  # type: ignore[union-attr]
+    def _taken(self, runs: list[Run]) -> None:
+        if self._handover is not None:
+            self._handover.taken(runs)
 
     def _finish(self, run: Run) -> None:
         """The run is done: its offset counts, its key is free."""
@@ -293,19 +284,9 @@ class Loop:
         self._exchange.snapshot = snapshot = self._ledger.snapshot()
         self._backlog.hold(self._ledger.crowded())
         self._exchange.hot = self._backlog.find_hot()
-        for revoked in self._revocations[:]:
-            # What is open in the tracker will not do: what was taken back, and what a callback left not done, stays open there.
-            if not any(run.partition in revoked.partitions for run in self._runs.values()):
-                revoked.snapshot = {p: snapshot[p] for p in revoked.partitions & snapshot.keys()}
-                revoked.settled = True
-                self._revocations.remove(revoked)
-        for target in self._targets[:]:
-            if all(snapshot[p].offset >= end for p, end in target.ends.items() if p in snapshot):
-                self._targets.remove(target)
-                target.request.set()
-        if time.monotonic() - self._waiting_since > _DEAF_OWNER_SECONDS:
-            self._waiting_since = time.monotonic()
-            self._log.deaf_owner(self._waiting, _DEAF_OWNER_SECONDS, MOST_WAITING)
+        self._waiters.tell(snapshot, self._runs.values())
+        if self._handover is not None:
+            self._handover.warn_if_deaf(time.monotonic())
 
 
 def _nothing() -> None:

@@ -36,7 +36,7 @@ class Membership:
         if commits.refused_since is not None:
             doubtful = now > commits.refused_since + self._session_seconds and now > self._asked + _ASK_SECONDS
         else:  # without a partition nothing is committed, and so nothing is refused
-            doubtful = now > max(commits.last, self._asked) + 2 * self._session_seconds
+            doubtful = now > max(commits.last or 0.0, self._asked) + 2 * self._session_seconds
         if not doubtful:
             return False
         self._asked = now

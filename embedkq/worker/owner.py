@@ -29,7 +29,8 @@ class Owner:
 
     def __init__(self, callback: Callback | None, topic: str, inbox: Mailbox[Message]) -> None:
         self.thread = threading.current_thread()
-        self.last_callback = time.monotonic()
+        self.last_callback: float | None = None
+        """`time.monotonic()` at which a callback last returned."""
         self._callback = callback
         self._topic = topic
         self._inbox = inbox

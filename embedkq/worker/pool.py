@@ -140,6 +140,16 @@ class JobPool(Generic[T]):
         return len(self._children)
 
     @property
+    def oldest_running(self) -> float | None:
+        """`time.monotonic()` since which a child is at work on its task, of the one that is longest. Any thread."""
+        return min((child.head_since for child in list(self._children.values()) if child.tasks), default=None)
+
+    @property
+    def weak_since(self) -> float | None:
+        """`time.monotonic()` since which there are fewer children than there should be; None if there are enough. Any thread."""
+        return self._supervisor.weak_since
+
+    @property
     def started(self) -> int:
         """How many children have started so far. Any thread."""
         return self._supervisor.started

@@ -27,8 +27,10 @@ from multiprocessing import (
 from typing import Any
 
 from embedkq.channel import wait_readable
-from embedkq.worker.forks import let_go_in_forks
+from embedkq.child.startup import rebuild_process
+from embedkq.forks import let_go_in_forks
 from embedkq.worker.forkserver import import_path, server
+from embedkq.worker.pipelock import PipeLock
 
 HAS_FORK_SERVER = sys.platform.startswith("linux")
 
@@ -43,6 +45,8 @@ class Context(context.ForkServerContext):
 
     def __init__(self) -> None:
         self._processes: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        let_go_in_forks(self)
         self._begin()
 
     def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -52,6 +56,18 @@ class Context(context.ForkServerContext):
     def RLock(self) -> PipeLock:  # type: ignore[override]
         """A recursive lock between processes."""
         return PipeLock()
+
+    def Pipe(self, duplex: bool = True) -> Any:
+        """Both ends of a connection, remembered for `disinherit`."""
+        ends = super().Pipe(duplex)
+        self._connections.update(ends)
+        return ends
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the connections."""
+        for connection in list(self._connections):
+            if not connection.closed:
+                connection.close()
 
     def exit_code(self, pid: int, seconds: float) -> int | None:
         """Exit status of a child of this context, or minus the signal; waits at most so long. Any thread."""
@@ -102,14 +118,9 @@ class _OwnProcess:
         self._own[self.pid] = self  # type: ignore[attr-defined]
 
     def __reduce__(self) -> Any:
-        state = {key: value for key, value in vars(self).items() if key != "_own"}
-        return _rebuilt, (type(self), state)
-
-
-def _rebuilt(kind: Any, state: dict[str, Any]) -> Any:
-    child = kind.__new__(kind)
-    vars(child).update(state)
-    return child
+        # In the child a plain process: our own class lives beside the Kafka client, whose import takes 0.2 s, and multiprocessing's
+        # subclasses would settle the start method there, which is the job's to choose.
+        return rebuild_process, ({key: value for key, value in vars(self).items() if key != "_own"},)
 
 
 class ForkServerProcess(_OwnProcess, context.ForkServerProcess):
@@ -235,57 +246,3 @@ def _prepared(popen: Any, process_obj: Any) -> memoryview:
     finally:
         context.set_spawning_popen(None)
     return buffer.getbuffer()
-
-
-class PipeLock:
-    """A recursive lock between processes: one byte in a pipe, which whoever reads it holds.
-
-    Unlike multiprocessing's it needs no named semaphore, and so no resource tracker that complains at exit.
-    """
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.write(self._writer, b"x")
-        self._reset()
-
-    def _reset(self) -> None:
-        self._holder: tuple[int, int] | None = None
-        self._depth = 0
-
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take it, or once more if this thread has it; whether that worked within `timeout` seconds."""
-        me = os.getpid(), threading.get_ident()
-        if self._holder == me:
-            self._depth += 1
-            return True
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                if os.read(self._reader, 1):
-                    self._holder, self._depth = me, 1
-                    return True
-            rest = None if deadline is None else deadline - time.monotonic()
-            if not block or (rest is not None and rest <= 0):
-                return False
-            wait_readable(self._reader, rest)
-
-    def release(self) -> None:
-        """Give it back, as often as it was taken."""
-        self._depth -= 1
-        if not self._depth:
-            self._holder = None
-            os.write(self._writer, b"x")
-
-    def __getstate__(self) -> tuple[Any, Any]:
-        context.assert_spawning(self)
-        return reduction.DupFd(self._reader), reduction.DupFd(self._writer)
-
-    def __setstate__(self, state: tuple[Any, Any]) -> None:
-        self._reader, self._writer = (duplicate.detach() for duplicate in state)
-        self._reset()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.close(self._reader)
-            os.close(self._writer)

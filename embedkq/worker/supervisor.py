@@ -72,6 +72,8 @@ class Supervisor:
         """By process id those that are ready, at work, or dying."""
         self.started = 0
         """How many have started so far."""
+        self.weak_since: float | None = time.monotonic()
+        """`time.monotonic()` since which there are fewer than there should be; None if there are enough."""
         self._processes = processes
         self._selector = selector
         self._setup = process.Setup(os.getpid(), initializer, levels())
@@ -190,6 +192,8 @@ class Supervisor:
         self.children[pid] = child
         self._start_errors.clear()
         self.started += 1
+        if len(self.children) >= self._processes:
+            self.weak_since = None
         self._selector.register(child.replies, selectors.EVENT_READ, partial(self._on_reply, child))
         self._watch_output(output, child)
         if pidfd is not None:
@@ -227,6 +231,7 @@ class Supervisor:
 
     def _forget(self, child: Child[Any]) -> None:
         del self.children[child.pid]
+        self.weak_since = self.weak_since or time.monotonic()
         child.output.read(child.job_id)
         child.output.end_line(child.job_id)
         self._selector.unregister(child.replies)

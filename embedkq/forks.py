@@ -1,4 +1,4 @@
-"""What a forked copy of this process does with the workers that it inherits: it lets go of them, and they may start anew there.
+"""What a forked copy of this process does with the workers and clients that it inherits: it lets go of them.
 
 Only `os.fork()` copies a process with all its descriptors; none of the threads that used them lives on in the copy.
 """

@@ -1,0 +1,27 @@
+"""The host's side of a lock between processes that needs no semaphore, and so no resource tracker."""
+from __future__ import annotations
+
+import os
+from multiprocessing import context, reduction
+from typing import Any
+
+from embedkq.child.startup import ByteLock, rebuild_lock
+from embedkq.forks import let_go_in_forks
+
+
+class PipeLock(ByteLock):
+    """A `ByteLock` that the host makes; in a child it becomes a plain one."""
+
+    def __init__(self) -> None:
+        super().__init__(*os.pipe())
+        os.set_blocking(self._reader, False)
+        os.write(self._writer, b"x")
+        let_go_in_forks(self)
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the pipe."""
+        self._close()
+
+    def __reduce__(self) -> Any:
+        context.assert_spawning(self)
+        return rebuild_lock, (reduction.DupFd(self._reader), reduction.DupFd(self._writer))
