@@ -33,7 +33,7 @@ lint: $(VENV)/test.done  ## Check style and types
 	$(BIN)/mypy
 
 chaos: $(VENV)/test.done  ## Workers and broker under random faults: SEED=1 DURATION=60 (seconds)
-	$(BIN)/python -m tests.chaos --seed=$(or $(SEED),1) --duration=$(or $(DURATION),60)
+	PYTHONPATH=tests $(BIN)/python -m chaos --seed=$(or $(SEED),1) --duration=$(or $(DURATION),60)
 
 bench: $(VENV)/test.done  ## Measure rates and latencies on this machine
 	$(BIN)/python -m tests.bench

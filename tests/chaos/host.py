@@ -1,0 +1,28 @@
+"""One process that hosts a worker, to be killed, frozen and asked to leave."""
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Any
+
+from chaos import jobs
+from embedkq import Job, Worker
+
+
+def main(hosts: str, topic: str, group: str, folder: str, name: str) -> None:
+    logging.basicConfig(filename=f"{folder}/{name}.err", format="%(relativeCreated)d %(levelname)s %(name)s %(message)s", level="WARNING")
+
+    def callback(status: str, job: Job, result: Any, exception: Any, traceback: Any) -> None:
+        jobs.note(folder, name, "told", job.args[0], status)
+
+    worker = Worker(
+        hosts=hosts, topic=topic, group=group, callback=callback, processes=2, initializer=jobs.set_place, initargs=(folder, name),
+        kafka={"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_000, "metadata_max_age_ms": 2_000},
+    )
+    signal.signal(signal.SIGTERM, lambda *_: worker.request_stop())
+    worker.start()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
