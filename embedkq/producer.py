@@ -123,6 +123,8 @@ class Producer:
                     future.get(timeout=max(0.0, deadline - time.monotonic()))
                 except Exception as error:  # noqa: BLE001
                     failures[index] = self._explained(error, messages[index], handed_over=True)
+                    if isinstance(error, kafka_errors.KafkaTimeoutError):
+                        self._retire(kafka)
         return failures
 
     def close(self, seconds: float = SEND_SECONDS) -> None:
@@ -130,8 +132,8 @@ class Producer:
         with self._lock:
             self._closed = True
             kafka, self._kafka = self._kafka, None
-            if kafka is not None and self._pid == os.getpid():
-                kafka.close(timeout=seconds)
+        if kafka is not None and self._pid == os.getpid():
+            _end(kafka, seconds)
 
     def disinherit(self) -> None:
         """In a forked copy of the process: forget the parent's client, whose threads are not here, and its lock."""
@@ -150,6 +152,18 @@ class Producer:
                 self._pid = os.getpid()
             return self._kafka
 
+    def _retire(self, kafka: Any) -> None:
+        """Have the next message go by a new client.
+
+        kafka-python 3.0.12 sends nothing any more once a batch of an idempotent producer has expired, though the broker is back.
+        """
+        with self._lock:
+            if self._kafka is not kafka:
+                return
+            self._kafka = None
+        # On its own: other threads may wait for this client's acknowledgements until their time is up.
+        threading.Thread(target=_end, args=(kafka, SEND_SECONDS), name="embedkq-producer-end", daemon=True).start()
+
     def _explained(self, error: Exception, message: Message, handed_over: bool) -> Exception:
         if isinstance(error, _TOO_LARGE):
             told: Exception = JobTooLarge(message.size, None, f"the broker (max.message.bytes of topic {message.topic!r})")
@@ -165,6 +179,15 @@ class Producer:
             return error
         told.__cause__ = error
         return told
+
+
+def _end(kafka: Any, seconds: float) -> None:
+    """Close a client; what could not be sent by then was told to whoever waits for it."""
+    try:
+        kafka.close(timeout=seconds)
+    except kafka_errors.KafkaTimeoutError:  # at which it leaves its thread running, and would try again when it is collected
+        kafka._sender.force_close()
+        kafka._closed = True
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()

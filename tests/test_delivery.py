@@ -385,3 +385,20 @@ def test_leaving_the_interpreter_without_stop_is_quick_quiet_and_repeats_rather_
     assert lag(hosts, group, topic) == 2
     for line in lines(notes):
         assert workerjobs.life_of(int(line.split()[2])) in ("", "Z", "X")
+
+
+@pytest.mark.needs("pause")
+def test_a_queue_sends_again_after_an_outage_that_was_longer_than_its_patience(make_broker: Any) -> None:
+    """An idempotent producer of kafka-python 3.0.12 never sends again once a batch has expired."""
+    broker = make_broker()
+    queue = Queue(hosts=broker.hosts, topic="patience")
+    queue.enqueue(workerjobs.echo)
+    broker.pause()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable) as caught:
+        queue.enqueue(workerjobs.echo)
+    assert caught.value.maybe_sent and time.monotonic() - began < 11
+    broker.resume()
+    queue.enqueue(workerjobs.echo)
+    queue.close()
+    assert time.monotonic() - began < 25
