@@ -1,10 +1,11 @@
 """`kq info`: what the cluster holds, and how far the workers are."""
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -17,7 +18,8 @@ from embedkq.cli.common import Refused, connection_options, errors_in_one_line, 
 from embedkq.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
-    from embedkq.info import Info, Inspector
+    from embedkq.info import Inspector
+    from embedkq.info.found import Info
 
 _PIPED_WIDTH = 200
 _UUID_LENGTH = 36
@@ -66,6 +68,11 @@ def _show_once(hosts: str, topic: str | None, group: str | None, connection: dic
     found = describe(hosts, topic, group, **connection)
     if topic is not None and not found.topics:
         raise click.ClickException(f"there is no topic {topic!r} at {hosts}")
+    show(found, as_json)
+
+
+def show(found: Info, as_json: bool) -> None:
+    """Print what was found, as tables or as JSON."""
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -77,25 +84,28 @@ def _watch(
 ) -> None:
     from embedkq.info import Inspector
 
-    console = _console()
-    inspector: Inspector | None = None
-    try:
-        inspector = Inspector(hosts, **connection)  # a cluster that is not there at all is an error; one that goes is not
+    # A cluster that is not there at all is an error; one that goes is not.
+    with contextlib.suppress(KeyboardInterrupt), Inspector(hosts, **connection) as inspector:
         if as_json:
+            _watch_as_json(inspector, topic, group, interval)
+        console = _console()
+        if not console.is_terminal:
             while True:
-                click.echo(json.dumps(inspector.describe(topic, group).as_dict()))
+                console.print(_view_now(inspector, topic, group))
                 time.sleep(interval)
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 live.update(_view_now(inspector, topic, group), refresh=True)
-                if not console.is_terminal:  # Live shows nothing there before its end
-                    console.print(_view_now(inspector, topic, group))
                 time.sleep(interval)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        if inspector is not None:
-            inspector.close()
+
+
+def _watch_as_json(inspector: Inspector, topic: str | None, group: str | None, interval: float) -> NoReturn:
+    while True:
+        try:
+            click.echo(json.dumps(inspector.describe(topic, group).as_dict()))
+        except BrokerUnavailable as error:
+            click.echo(str(error), err=True)
+        time.sleep(interval)
 
 
 def _view_now(inspector: Inspector, topic: str | None, group: str | None) -> RenderableType:

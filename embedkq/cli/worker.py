@@ -46,15 +46,18 @@ def worker(
 
     A callback is called as callback(status, job, result, exception, traceback) after each job.
     """
-    _set_up_logging(verbose)
+    set_up_logging(verbose)
     _make_current_folder_importable()
     function = None if callback is None else _load_callback(callback)
     from embedkq import Worker, options
+    from embedkq.broker import WORKER_OPTIONS, is_embedded
 
     try:
         if max_jobs is not None:
             options.check_count("max_jobs", max_jobs, 1)
         made = Worker(callback=function, offset_policy=offset, **settings)
+        if is_embedded(made.hosts):
+            made = Worker(callback=function, offset_policy=offset, kafka=WORKER_OPTIONS, **settings)
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     _run(made, burst, max_jobs)
@@ -87,7 +90,7 @@ def _make_current_folder_importable() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def _set_up_logging(verbose: bool) -> None:
+def set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
     logger = logging.getLogger("embedkq")

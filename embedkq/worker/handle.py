@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from embedkq.errors import WorkerError
@@ -48,6 +48,11 @@ class Handle:
     def group(self) -> str:
         """Consumer group."""
         return self._settings.consumer_group
+
+    @property
+    def client_options(self) -> Mapping[str, Any]:
+        """Options for kafka-python beside the hosts, with TLS files by their names there. May hold passwords."""
+        return dict(self._settings.client_options)
 
     @property
     def timeout(self) -> float | None:

@@ -1,0 +1,213 @@
+"""A Flask extension: queue, worker, callbacks and jobs inside the app's context, health, `flask kq`. The only user of Flask.
+
+::
+
+    kq = EmbedKQ()
+
+    @kq.callback
+    def on_end(status, job, result, exception, traceback): ...
+
+    def create_app():
+        app = Flask(__name__)
+        app.config["EMBEDKQ_HOSTS"] = "kafka1:9092,kafka2:9092"
+        app.config["EMBEDKQ_APP"] = "shop:create_app"
+        kq.init_app(app)
+        return app
+"""
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import click
+import flask
+
+from embedkq import Queue, Worker
+from embedkq.child import process, runner
+from embedkq.errors import EmbedkqError
+from embedkq.job import Job
+from embedkq.worker.owner import Callback
+
+logger = logging.getLogger("embedkq.flask")
+
+_EXTENSION = "embedkq"
+_QUEUE_OPTIONS = ("hosts", "topic", "timeout", "job_size", "cafile", "certfile", "keyfile", "crlfile")
+_WORKER_OPTIONS = (
+    "hosts", "topic", "job_size", "cafile", "certfile", "keyfile", "crlfile", "group", "processes", "proc_ttl", "offset_policy",
+    "stop_timeout", "revoke_timeout",
+)
+
+
+class EmbedKQ:
+    """One queue and one worker for each app that it is initialised with.
+
+    The worker starts by itself with the first request of a process, so never in Gunicorn's master or the reloader's parent, on an
+    owning thread of its own; `start()` starts it earlier, say from Gunicorn's `post_worker_init`. Configuration, read by `init_app`:
+
+    - EMBEDKQ_HOSTS, _TOPIC, _TIMEOUT, _JOB_SIZE, _CAFILE, _CERTFILE, _KEYFILE, _CRLFILE: of `Queue` and `Worker`.
+    - EMBEDKQ_GROUP, _PROCESSES, _PROC_TTL, _OFFSET_POLICY, _STOP_TIMEOUT, _REVOKE_TIMEOUT: of `Worker`.
+    - EMBEDKQ_KAFKA: dict of further options for both clients.
+    - EMBEDKQ_WORKER: False for an app that only enqueues. Default True.
+    - EMBEDKQ_APP: where a child process finds the app, as `flask --app` takes it ("shop", "shop:create_app"): jobs then run inside
+      its context. Without it they run without one.
+    - EMBEDKQ_HEALTH_URL: path of the health view, say "/health/jobs". Without it there is none.
+
+    Args:
+        app: initialise it at once.
+        callback: as `Worker` takes it; called inside the app's context.
+    """
+
+    def __init__(self, app: flask.Flask | None = None, callback: Callback | None = None) -> None:
+        self._callback = callback
+        if app is not None:
+            self.init_app(app)
+
+    def callback(self, function: Callback) -> Callback:
+        """Decorator: call this function after each job, inside the app's context. Before the worker starts."""
+        self._callback = function
+        return function
+
+    def init_app(self, app: flask.Flask) -> None:
+        """Read the app's configuration; connects to nothing and starts nothing.
+
+        Raises:
+            TypeError, ValueError: a setting cannot work; the message names it.
+        """
+        state = _AppState(app, lambda: self._callback)
+        app.extensions[_EXTENSION] = state
+        if state.runs_worker:
+            app.before_request(state.start_once)
+        if state.health_url:
+            app.register_blueprint(_health_blueprint(state.health_url))
+        _add_commands(app)
+
+    @property
+    def queue(self) -> Queue:
+        """The current app's queue."""
+        return _state().queue
+
+    @property
+    def worker(self) -> Worker:
+        """The current app's worker."""
+        return _state().worker
+
+    def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+        """`Queue.enqueue` on the current app's queue."""
+        return self.queue.enqueue(func, *args, **kwargs)
+
+    def start(self, app: flask.Flask | None = None) -> None:
+        """Start the worker on an owning thread of its own, if it does not run in this process yet. Any thread."""
+        _state(app).start_once()
+
+    def stop(self, timeout: float | None = 4.0, app: flask.Flask | None = None) -> bool:
+        """Let what runs finish, for at most `timeout` seconds; whether it has. For the server's exit hook. Any thread."""
+        worker = _state(app).worker
+        worker.request_stop()
+        return worker.wait(timeout)
+
+
+class _AppState:
+    """What the extension keeps for one app."""
+
+    def __init__(self, app: flask.Flask, callback: Callable[[], Callback | None]) -> None:
+        self._app = app
+        self._callback = callback
+        self._started_in: int | None = None
+        self._starting = threading.Lock()
+        self.runs_worker = bool(app.config.get("EMBEDKQ_WORKER", True))
+        self.health_url = app.config.get("EMBEDKQ_HEALTH_URL")
+        self.queue = Queue(**self._options(_QUEUE_OPTIONS))
+        where = app.config.get("EMBEDKQ_APP")
+        inside: dict[str, Any] = {"initializer": enter_app, "initargs": (where,)} if where else {}
+        self.worker = Worker(**self._options(_WORKER_OPTIONS), callback=self._call, **inside)
+
+    def start_once(self) -> None:
+        if self._started_in == os.getpid() or process.in_child():
+            return
+        with self._starting:
+            if self._started_in != os.getpid():
+                threading.Thread(target=self._own, name="embedkq-owner", daemon=True).start()
+                self._started_in = os.getpid()
+
+    def _own(self) -> None:
+        try:
+            self.worker.start()
+        except EmbedkqError as error:  # also kept as worker.error, and shown by the health view
+            logger.error("The worker of %s has ended: %s", self._app.name, error)
+            self._started_in = None  # the next request tries again
+
+    def _call(self, status: str, job: Job, result: Any, exception: Any, traceback: Any) -> None:
+        function = self._callback()
+        if function is not None:
+            with self._app.app_context():
+                function(status, job, result, exception, traceback)
+
+    def _options(self, names: tuple[str, ...]) -> dict[str, Any]:
+        config = self._app.config
+        options = {name: config[f"EMBEDKQ_{name.upper()}"] for name in names if f"EMBEDKQ_{name.upper()}" in config}
+        return {**options, "kafka": config.get("EMBEDKQ_KAFKA")}
+
+
+def enter_app(where: str) -> None:
+    """Initializer of a child: build the app, and run each job inside its context."""
+    from flask.cli import ScriptInfo
+
+    app = ScriptInfo(app_import_path=where, set_debug_flag=False).load_app()
+
+    def context() -> AbstractContextManager[Any]:
+        return app.app_context()
+
+    runner.surround(context)
+
+
+def _state(app: flask.Flask | None = None) -> _AppState:
+    app = app or flask.current_app
+    try:
+        state: _AppState = app.extensions[_EXTENSION]
+    except KeyError:
+        raise RuntimeError(f"app {app.name!r} does not know embedkq: call kq.init_app(app) first") from None
+    return state
+
+
+def _health_blueprint(url: str) -> flask.Blueprint:
+    blueprint = flask.Blueprint("embedkq", __name__)
+
+    @blueprint.get(url)
+    def health() -> tuple[dict[str, Any], int]:
+        now = _state().worker.health()
+        return now.as_dict(), 200 if now.healthy else 503
+
+    return blueprint
+
+
+def _add_commands(app: flask.Flask) -> None:
+    group = flask.cli.AppGroup("kq", help="Jobs of this app.")
+
+    @group.command("worker", help="Run this app's worker in the foreground, with its callback.")
+    @flask.cli.with_appcontext
+    def worker() -> None:
+        from embedkq.cli.signals import SignalStop
+        from embedkq.cli.worker import set_up_logging
+
+        set_up_logging(verbose=True)
+        with SignalStop(_state().worker):
+            _state().worker.start()
+
+    @group.command("info", help="Show this app's topic: offsets, lag, workers.")
+    @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+    @flask.cli.with_appcontext
+    def info(as_json: bool) -> None:
+        from embedkq.cli.common import errors_in_one_line, silence_clients
+        from embedkq.cli.info import show
+        from embedkq.info import admin_options, describe
+
+        worker = _state().worker
+        silence_clients()
+        with errors_in_one_line():
+            show(describe(worker.hosts, worker.topic, worker.group, **admin_options(worker.client_options)), as_json)
+
+    app.cli.add_command(group)
