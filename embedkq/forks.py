@@ -29,4 +29,5 @@ def _after_fork_in_child() -> None:
         inherited.disinherit()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # Windows knows no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)

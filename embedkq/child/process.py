@@ -15,10 +15,12 @@ from embedkq import channel
 from embedkq.child import output
 
 STARTING, READY, FAILED = b"starting", b"ready", b"failed"
+SIGNALS_FOR_HOST = (signal.SIGINT, signal.SIGTERM)
 _HOST_CHECK_SECONDS = 0.5
 _RETRY_SECONDS = 0.5
 
 _registration: socket.socket | None = None
+_at_fork = threading.local()
 
 
 class Setup(NamedTuple):
@@ -50,9 +52,10 @@ def prepare(registration: socket.socket, setup: Setup) -> None:
     os.close(printed)
     output.send_logs(setup.levels)
     # A signal to the whole process group or service is for the host, which finishes what runs. A handler that does nothing,
-    # rather than SIG_IGN: exec resets it, so that what a job starts does not inherit deafness.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _do_nothing)
+    # rather than SIG_IGN: exec resets it, so that what a job starts does not inherit deafness; nor does what it forks.
+    for number in SIGNALS_FOR_HOST:
+        signal.signal(number, _do_nothing)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_hear_signals_again)
     if not sys.platform.startswith("linux"):
         threading.Thread(target=_end_with_host, args=(setup.host_pid,), name="embedkq-host-watch", daemon=True).start()
     if setup.initializer:
@@ -82,9 +85,14 @@ def _run_initializer(payload: bytes) -> None:
         function, args, kwargs = codec.decode_call(payload)
         function(*args, **kwargs)
     except BaseException:  # noqa: BLE001  (whatever ends it, the host is told and this process is of no use)
-        tell_host(FAILED, [], traceback.format_exc())
-        time.sleep(_RETRY_SECONDS)  # pebble starts the next one as soon as this one is gone
-        leave(1)
+        give_up()
+
+
+def give_up() -> NoReturn:
+    """While an exception is handled: tell the host that it keeps this process from starting, and end."""
+    tell_host(FAILED, [], traceback.format_exc())
+    time.sleep(_RETRY_SECONDS)  # pebble starts the next one as soon as this one is gone
+    leave(1)
 
 
 def leave(status: int) -> NoReturn:
@@ -104,6 +112,23 @@ def flush_output() -> None:
 
 def _do_nothing(*_: Any) -> None:
     pass
+
+
+# What a job forks hears signals again: else `multiprocessing.Pool` would terminate its processes in vain and wait for them for ever.
+# Around the fork they are blocked, for one that comes in its first moments would still meet the deaf handler (seen: one in fifteen).
+def _hold_signals() -> None:
+    _at_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_FOR_HOST)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _at_fork.mask)
+
+
+def _hear_signals_again() -> None:
+    for number in SIGNALS_FOR_HOST:
+        if signal.getsignal(number) is _do_nothing:
+            signal.signal(number, signal.SIG_DFL)
+    _release_signals()
 
 
 def _end_with_host(host_pid: int) -> None:

@@ -1,6 +1,7 @@
 """Bytes in, bytes out: what a child process does with each job. Nothing that a job does may raise out of here."""
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import signal
@@ -8,6 +9,7 @@ import struct
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from embedkq import channel, codec
@@ -36,7 +38,14 @@ _PLAIN_VALUES = (str, int, float, bool, bytes, type(None))
 
 def serve(slot: int) -> None:
     """The one long task of a child: register with the host, then run jobs until it hangs up. Never returns."""
-    Runner(slot).run()
+    try:
+        runner = Runner(slot)
+    except BaseException:  # noqa: BLE001  (too few descriptors, say; pebble would keep a process that is of no use)
+        process.give_up()
+    try:
+        runner.run()
+    finally:  # a signal handler or thread that a job left behind has raised here: pebble would keep this process, deaf to us
+        process.leave(LOST_CHANNEL_STATUS)
 
 
 class Runner:
@@ -51,7 +60,8 @@ class Runner:
         self._page = ProgressPage(descriptor)
         self._channel_identity = self._identify_channel()
         self._directory = os.getcwd()
-        self._signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._signals = {number: signal.getsignal(number) for number in process.SIGNALS_FOR_HOST}
+        self._has_alarm = any(signal.getitimer(signal.ITIMER_REAL))
         stack = output.watch_stack()
         self._number = 0
         output.logs.attach(self._send_log)
@@ -126,21 +136,38 @@ class Runner:
         for number, handler in self._signals.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
+        if not self._has_alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # it would go off in the next job
         try:
-            if os.getcwd() != self._directory:
+            moved = os.getcwd() != self._directory
+        except OSError:  # a job has removed the one that it went to
+            moved = True
+        if moved:
+            with contextlib.suppress(OSError):  # it is gone: for the host as well
                 os.chdir(self._directory)
-        except OSError:  # the directory is gone: for the host as well
-            pass
+
+
+def surround(context: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Run each job of this child inside a context manager that this makes. For initializers."""
+    global _surrounding
+    _surrounding = context
+
+
+_surrounding: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def run_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], describe: bool) -> Outcome:
     """Call the function and turn whatever comes of it into an outcome; raises nothing."""
     try:
-        result = function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            import asyncio
+        with _surrounding():
+            result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                import asyncio
 
-            result = asyncio.run(result)
+                result = asyncio.run(result)
+    except MemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # they hold what took all the memory, and telling takes some
+        return failure(error)
     except Exception as error:  # noqa: BLE001  (every exception of a job is its outcome)
         return failure(error)
     except BaseException as error:  # noqa: BLE001  (SystemExit and its like must not end the child)

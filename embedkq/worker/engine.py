@@ -146,7 +146,8 @@ class Engine:
         self.consumer.stop()
         if self.loop is not None:
             self.loop.close()
-        self._threads["consumer"].join(_LEAVE_SECONDS)
+        if self.consumer.connected.done():  # else it still looks for a broker, for up to 10 s, and has nothing to leave behind
+            self._threads["consumer"].join(_LEAVE_SECONDS)
 
     def _end(self, error: BaseException | None) -> None:
         _engines.discard(self)

@@ -183,8 +183,10 @@ class Supervisor:
     def _died_starting(self, pid: int) -> None:
         self._hear()  # it may have told why
         if pid in self._starting:
+            late = time.monotonic() > self._starting[pid].deadline
             self._forget_starting(pid)
-            self._start_failed(f"its process ended with status {self.exit_code(pid)} before its first job")
+            ended = f"its process ended with status {self.exit_code(pid)} before its first job"
+            self._start_failed(f"it was not ready after {START_SECONDS:g} s" if late else ended)
 
     def _child_is_ready(self, pid: int, slot: int, descriptors: list[int]) -> None:
         pidfd, output, _ = self._starting.pop(pid)

