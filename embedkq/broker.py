@@ -45,7 +45,15 @@ class BrokerMissing(EmbedkqError, ImportError):
 
 
 class BrokerFailed(EmbedkqError, RuntimeError):
-    """The embedded broker did not start; the message holds what it printed last."""
+    """The embedded broker did not start; the message holds what it printed last.
+
+    Attributes:
+        port_taken: whether somebody else listens at its port.
+    """
+
+    def __init__(self, message: str, port_taken: bool = False) -> None:
+        super().__init__(message)
+        self.port_taken = port_taken
 
 
 class EmbeddedBroker:
@@ -102,7 +110,7 @@ class EmbeddedBroker:
                 self._keeper = self._start_on(binary, port, deadline)
                 break
             except BrokerFailed as error:  # somebody else may have taken the port that was free
-                if self._wanted_port or not left or _PORT_TAKEN not in str(error):
+                if self._wanted_port or not left or not error.port_taken:
                     raise
                 self._port = 0
         self._port = port
@@ -144,9 +152,10 @@ class EmbeddedBroker:
             keeper.start()
             reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
             while not _answers(reachable, port, cluster):
-                if not keeper.alive or time.monotonic() > deadline:
-                    keeper.end()
-                    raise BrokerFailed(_failure_of(keeper, _address(self._host, port)))
+                if not keeper.alive:
+                    raise _failure_of(keeper, _address(self._host, port), "ended")
+                if time.monotonic() > deadline:
+                    raise _failure_of(keeper, _address(self._host, port), f"did not answer within {START_SECONDS:g} s")
                 time.sleep(_PROBE_INTERVAL)
         except BaseException:
             keeper.end()
@@ -266,8 +275,8 @@ def _metadata_of(host: str, port: int) -> bytes:
         return b""
 
 
-def _failure_of(keeper: _Keeper, address: str) -> str:
+def _failure_of(keeper: _Keeper, address: str, what: str) -> BrokerFailed:
     if _PORT_TAKEN in keeper.tail():
-        return f"the embedded broker cannot listen at {address}: the port is taken ({_PORT_TAKEN}); choose another one, or 0 for any"
-    what = f"did not answer within {START_SECONDS:g} s" if keeper.alive else "ended"
-    return f"the embedded broker at {address} {what}. It printed last:\n{keeper.tail() or '(nothing)'}"
+        cure = "the port is taken; choose another one, or 0 for any"
+        return BrokerFailed(f"the embedded broker cannot listen at {address}: {cure}", port_taken=True)
+    return BrokerFailed(f"the embedded broker at {address} {what}. It printed last:\n{keeper.tail() or '(nothing)'}")

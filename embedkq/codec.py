@@ -201,7 +201,7 @@ def _state_of(part: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(part, enum.EnumMeta):
         members: dict[str, Any] = {name: vars(member) for name, member in vars(part)["_member_map_"].items()}
         own = {name: {key: own[key] for key in own if key not in _OF_EVERY_MEMBER} for name, own in members.items()}
-        return own, {"__init__": vars(part)["__init__"]} if "__init__" in _own_functions(part) else {}
+        return own, {name: value for name, value in _own_functions(part).items() if name in _MAKE_MEMBERS}
     names = _names_in(part.__code__)
     used = {name: value for name, value in part.__globals__.items() if name in names}
     return used, {**{name: getattr(part, name) for name in _ATTRIBUTES}, **vars(part)}

@@ -51,7 +51,7 @@ class BrokerUnavailable(EmbedkqError, ConnectionError):
         self.maybe_sent = maybe_sent
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_broker_unavailable, (self.hosts, self.reason, self.maybe_sent)
+        return _rebuild_broker_unavailable, (self.hosts, self.reason, self.maybe_sent), vars(self)
 
     def __str__(self) -> str:
         sent = " The job may have been sent: enqueueing it again could run it twice." if self.maybe_sent else ""

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from embedkq.errors import DecodeError
 
@@ -15,6 +15,8 @@ _FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER = (
 _PREFIX = "embedkq-"
 _KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER))
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+_DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
+_DECIMAL = re.compile(rb"[-+.0-9a-zA-Z]{1,32}").fullmatch
 
 
 class Envelope(NamedTuple):
@@ -41,45 +43,39 @@ def headers_of(job_id: str, timestamp: int, timeout: float | None) -> list[tuple
     return headers
 
 
-def read_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:
+def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
     """What the headers say; headers of others are passed over.
 
     Raises:
         DecodeError: a header is missing, doubled or wrong; the message names it.
     """
-    found: dict[str, bytes] = {}
+    found: dict[str, bytes] = {}  # Kafka has headers without a value, too
     for name, value in headers:
         if name in found or (name not in _KNOWN_HEADERS and name.startswith(_PREFIX)):
             raise DecodeError(f"header {name!r} is {'doubled' if name in found else 'unknown to this version of embedkq'}")
         if name in _KNOWN_HEADERS:
-            found[name] = value
+            found[name] = b"" if value is None else value
     try:
         if found[_FORMAT_HEADER] != _FORMAT:
-            raise DecodeError(f"header {_FORMAT_HEADER!r} is {found[_FORMAT_HEADER]!r}: this version of embedkq reads {_FORMAT!r}")
+            raise DecodeError(f"header {_FORMAT_HEADER!r} is {found[_FORMAT_HEADER][:64]!r}: this version of embedkq reads {_FORMAT!r}")
         job_id, timestamp = found[_ID_HEADER], found[_TIMESTAMP_HEADER]
     except KeyError as error:
         raise DecodeError(f"header {error.args[0]!r} is missing") from None
     if not _UUID(job_id):
         raise DecodeError(f"header {_ID_HEADER!r} is no UUID: {job_id[:64]!r}")
+    if not _DIGITS(timestamp):
+        raise DecodeError(f"header {_TIMESTAMP_HEADER!r} is no number: {timestamp[:64]!r}")
     timeout = found.get(_TIMEOUT_HEADER)
-    return Envelope(
-        job_id.decode("ascii"),
-        _number(_TIMESTAMP_HEADER, timestamp, int),
-        None if timeout is None else _limit(timeout),
-    )
+    return Envelope(job_id.decode("ascii"), int(timestamp), None if timeout is None else _limit(timeout))
 
 
 def _limit(text: bytes) -> float:
-    seconds: float = _number(_TIMEOUT_HEADER, text, float)
+    try:
+        seconds = float(text) if _DECIMAL(text) else None
+    except ValueError:
+        seconds = None
+    if seconds is None:
+        raise DecodeError(f"header {_TIMEOUT_HEADER!r} is no number: {text[:64]!r}")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise DecodeError(f"header {_TIMEOUT_HEADER!r} is {text!r}: a limit is a number of seconds above 0")
     return seconds
-
-
-def _number(name: str, text: bytes, kind: Callable[[bytes], Any]) -> Any:
-    try:
-        if len(text) > 32:
-            raise ValueError
-        return kind(text)
-    except (ValueError, TypeError):
-        raise DecodeError(f"header {name!r} is no number: {text[:64]!r}") from None

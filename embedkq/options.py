@@ -3,15 +3,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}").fullmatch
 _TLS_OPTIONS = {"cafile": "ssl_cafile", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile", "crlfile": "ssl_crlfile"}
 _PLAIN_PROTOCOLS = ("PLAINTEXT", "SASL_PLAINTEXT")
+_PROTOCOLS = (*_PLAIN_PROTOCOLS, "SSL", "SASL_SSL")
 
 
 def check_hosts(hosts: str | Sequence[str]) -> str:
@@ -22,6 +23,10 @@ def check_hosts(hosts: str | Sequence[str]) -> str:
     """
     if not isinstance(hosts, (str, list, tuple)):
         raise TypeError(f'hosts must be a string such as "host:9092,host:9093", not {hosts!r}')
+    if not all(isinstance(host, str) for host in hosts):
+        raise TypeError(f"hosts={hosts!r}: each must be a string")
+    if not hosts:
+        raise ValueError(f"hosts={hosts!r}: at least one is needed")
     named = [host.strip() for host in (hosts.split(",") if isinstance(hosts, str) else hosts)]
     return ",".join(_check_host(host, hosts) for host in named)
 
@@ -71,7 +76,7 @@ def check_timeout(timeout: float | None, name: str = "timeout") -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
-    if not (timeout > 0 and math.isfinite(timeout)):
+    if not 0 < timeout <= sys.float_info.max:
         raise ValueError(f"{name}={timeout!r}: a limit is a finite number of seconds above 0, or None for no limit")
     return timeout
 
@@ -108,7 +113,10 @@ def check_key(key: str | bytes | None) -> bytes | None:
         return key
     if not isinstance(key, str):
         raise TypeError(f"key must be a string, bytes or None, not {key!r}")
-    return key.encode("utf-8")
+    try:
+        return key.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"key={key!r}: UTF-8 cannot carry it ({error.reason}); give bytes") from None
 
 
 def check_partition(partition: int | None) -> int | None:
@@ -172,7 +180,7 @@ def client_config(
     """
     config = _check_options(kafka, frozenset(owned), frozenset(known), owner)
     files = {"cafile": cafile, "certfile": certfile, "keyfile": keyfile, "crlfile": crlfile}
-    given = {name: os.fspath(path) for name, path in files.items() if path is not None}
+    given = {name: _path_of(name, path) for name, path in files.items() if path is not None}
     for name, path in given.items():
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{name}={path!r}: no such file")
@@ -181,6 +189,9 @@ def client_config(
         config[_TLS_OPTIONS[name]] = path
     if "keyfile" in given and "certfile" not in given:
         raise ValueError(f"keyfile={keyfile!r} without certfile: give the certificate that belongs to the key")
+    protocol = config.get("security_protocol")
+    if protocol is not None and protocol not in _PROTOCOLS:
+        raise ValueError(f"kafka={{'security_protocol': {protocol!r}}}: must be one of {', '.join(_PROTOCOLS)}")
     tls = given or any(config.get(option) is not None for option in (*_TLS_OPTIONS.values(), "ssl_context"))
     if tls:
         _choose_tls(config)
@@ -190,6 +201,12 @@ def client_config(
             "'security_protocol': 'SASL_SSL' (or 'SASL_PLAINTEXT', which sends passwords in the clear)"
         )
     return config
+
+
+def _path_of(name: str, path: Any) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be the path of a file, not {path!r}")
+    return str(os.fspath(path))
 
 
 def _choose_tls(config: dict[str, Any]) -> None:

@@ -229,6 +229,8 @@ class Queue(_Enqueues):
         bound = self.using(**settings)
 
         def decorate(function: Any) -> Any:
+            if not callable(function):
+                raise TypeError(f"what `job` decorates must be callable, not {function!r}")
             function.delay = Delay(bound, function)
             return function
 

@@ -62,7 +62,7 @@ class Program:
         with self._paths[0].open("wb") as out, self._paths[1].open("wb") as err:
             self._process = subprocess.Popen(
                 [*program, *arguments], cwd=cwd or folder, env=environment(env), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                start_new_session=True, preexec_fn=_hear_signals,  # noqa: PLW1509
+                start_new_session=True, preexec_fn=_hear_signals,
             )
         self.pid = self._process.pid
 

@@ -578,3 +578,28 @@ def end_forked_processes() -> list[int]:
         child.join()
         codes.append(child.exitcode)
     return codes
+
+
+def start_family_and_die(path: str) -> None:
+    for own_session in (False, True):
+        tell(path, subprocess.Popen(["sleep", "60"], start_new_session=own_session).pid)
+    tell(path, _daemonize())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_programs() -> list[int]:
+    """Starts programs and ends each politely; how they ended."""
+    codes = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        program = subprocess.Popen(["sleep", "60"])
+        program.send_signal(number)
+        codes.append(program.wait())
+    return codes
+
+
+def names_of_modules() -> list[str]:
+    return sorted(sys.modules)
+
+
+def start_method() -> str:
+    return multiprocessing.get_start_method()

@@ -26,7 +26,7 @@ def test_a_short_run_keeps_every_promise(broker_kind: type) -> None:
 def report_of(folder: Path, notes: str, events: list[Event], acknowledged: tuple[int, ...] = (1, 2)) -> Report:
     (folder / "host-1.log").write_text(notes)
     load = SimpleNamespace(acknowledged=dict.fromkeys(acknowledged, "good"))
-    return make_report(folder, load, events, [])  # type: ignore[arg-type]
+    return make_report(folder, load, events, [], dict.fromkeys(acknowledged, 0))  # type: ignore[arg-type]
 
 
 GOOD = "1.0 begin 1 k\n1.1 end 1 k\n1.2 told 1 success\n2.0 begin 2 k\n2.1 end 2 k\n2.2 told 2 success\n"

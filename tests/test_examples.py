@@ -112,7 +112,7 @@ def check_rest(programs: Programs, broker: Broker, tmp_path: Path) -> Callable[[
     """Runs what was left undone in a worker of the same group and callback: then each job was told of, and once."""
 
     def check(expected: dict[str, str]) -> None:
-        programs.start(KQ, "worker", "--burst", "--timeout=1", "--callback=flask_app", cwd=EXAMPLES).wait()
+        programs.start(KQ, "worker", "--burst", "--timeout=1", "--processes=4", "--callback=flask_app", cwd=EXAMPLES).wait()
         results = [line.split(" ", 1) for line in lines(tmp_path / "results")]
         assert dict(results) == expected
         if broker.kind != "tansu":  # which drops what a commit notes about jobs that are done beyond it
@@ -132,13 +132,13 @@ def test_flask_under_gunicorn_loses_nothing(
     assert request(f"{address}/results").splitlines() == lines(tmp_path / "results")
 
     notes = tmp_path / "notes"
-    slow = send_many(hosts, topic, workerjobs.note_both_ends, [(str(notes), number, 0.3) for number in range(20)])
+    slow = send_many(hosts, topic, workerjobs.note_both_ends, [(str(notes), number, 0.3) for number in range(30)])
     wait_until(lambda: len(told()) > 22, "some more are done")
     end(server, signal.SIGTERM)
-    assert len(told()) < 40
+    assert len(told()) < 50
     check_rest({**expected, **{job_id: f"success {number}" for number, job_id in enumerate(slow)}})
     if broker.kind != "tansu":  # see `check_rest`
-        assert sorted(lines(notes)) == sorted(f"{edge} {number}" for number in range(20) for edge in ("begin", "end")), "one was cut short"
+        assert sorted(lines(notes)) == sorted(f"{edge} {number}" for number in range(30) for edge in ("begin", "end")), "one was cut short"
 
 
 def test_a_job_that_outlasts_gunicorn_runs_again(

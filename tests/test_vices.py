@@ -185,7 +185,7 @@ def test_a_vice_has_one_outcome_and_harms_nobody(vice: Vice, tmp_path: Path, tab
         value = value_of(outcome) if outcome.payload else None
         assert outcome.status == vice.status, outcome
         assert vice.check(value), value
-        assert bool(outcome.traceback) or outcome.status == "success" or vice.func in (jobs.stop_itself, jobs.ignore_all_signals)
+        assert bool(outcome.traceback) or outcome.status != "failure"
 
         pool.fill()
         healed = time.monotonic() - pool.ended_at[task]

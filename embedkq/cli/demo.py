@@ -133,7 +133,8 @@ def _report(tally: Tally, console: Console) -> None:
         console.print("Every job had exactly one callback, the right one, on the main thread.", style="green")
         return
     console.print(
-        f"Something is wrong: {tally.missing} jobs without a callback, {tally.doubled} with more than one, "
-        f"{tally.wrong} callbacks told something else, {tally.elsewhere} on another thread, {tally.strange} of a job that is not ours.",
+        f"Something is wrong: jobs without a callback: {tally.missing}, with more than one: {tally.doubled}, "
+        f"callbacks told something else: {tally.wrong}, on another thread: {tally.elsewhere}, "
+        f"of a job that is not the demo's: {tally.strange}.",
         style="bold red",
     )

@@ -63,6 +63,8 @@ class Settings:
         if self.handoff is not None and not callable(self.handoff):
             raise TypeError(f"handoff must be a callable that has the owner run a function, not {self.handoff!r}")
         self.encoded_initializer = b""
+        if self.initializer is not None and not callable(self.initializer):
+            raise TypeError(f"initializer must be callable, not {self.initializer!r}")
         if self.initializer is not None:
             self.encoded_initializer = codec.encode_call(self.initializer, tuple(self.initargs), {})
         self.stop_timeout = options.check_timeout(self.stop_timeout, "stop_timeout")

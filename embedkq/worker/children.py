@@ -69,6 +69,9 @@ class Child(Generic[T]):
         self.killed = False
         self.at_limit = False
         """It is stopped because its first task took too long."""
+        self.stack_until = 0.0
+        """`time.monotonic()` until which it may write down where it is stuck."""
+        self._stack_bytes = 0
         self.last_job_id = "-"
         """Of the task that it was at work on last, for what it prints."""
         self._jobs = channel.adopt(jobs)
@@ -141,6 +144,11 @@ class Child(Generic[T]):
                 signal.pidfd_send_signal(self.pidfd, STACK_SIGNAL)
             except OSError:
                 pass
+
+    def stack_grows(self) -> bool:
+        """Whether it has not begun to write its stack down, or has written more since the last call."""
+        before, self._stack_bytes = self._stack_bytes, os.fstat(self._stack).st_size
+        return not self._stack_bytes or self._stack_bytes != before
 
     def stack(self) -> str:
         """What it has written down since `ask_for_stack`; empty if it could not."""

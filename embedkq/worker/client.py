@@ -22,6 +22,7 @@ OWNED_OPTIONS = (
 """Options of kafka-python that embedkq sets itself."""
 KNOWN_OPTIONS = frozenset(KafkaConsumer.DEFAULT_CONFIG)
 CONNECT_SECONDS = 10.0
+SESSION_MILLISECONDS = 10_000
 TIMEOUT_MILLISECONDS = 5_000
 """Limit of one request."""
 _UNKNOWN_TOPIC_SECONDS = 15.0
@@ -149,6 +150,8 @@ def options_of(
         "max_partition_fetch_bytes": max(1024 * 1024, job_size + 64 * 1024),
         "partition_assignment_strategy": [CooperativeStickyAssignor],
         "metrics_enabled": False,
+        # Its 45 s would be how long the jobs of a host that was killed wait for another (KIP-735 has reasons of other consumers).
+        "session_timeout_ms": SESSION_MILLISECONDS,
         # kafka-python's 30 s would leave a broker that is back unnoticed for as long.
         "reconnect_backoff_max_ms": 5_000,
         **options,

@@ -53,7 +53,7 @@ class Consumer:
         self._topic = topic
         self._group = group
         self._options = options_of(hosts=hosts, group=group, offset_policy=offset_policy, job_size=job_size, options=options)
-        session_seconds = self._options.get("session_timeout_ms", 45_000) / 1000
+        session_seconds = self._options["session_timeout_ms"] / 1000
         self.commits = Commits(topic, session_seconds)
         self.assignment = Assignment(exchange, self.commits, self._tell, revoke_timeout)
         self._membership = Membership(hosts, group, session_seconds, self._options)

@@ -32,8 +32,8 @@ SHORT_SECONDS = 0.001
 STALL_SECONDS = 0.005
 """A task that takes longer than this has what waits behind it taken back."""
 _SOON = 0.01
-_STACK_SECONDS = 0.005
-"""What a child gets, at its limit, to write down where it is stuck."""
+_STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.005, 0.05
+"""How often a child is looked at, at its limit, while it writes down where it is stuck, and for how long."""
 _MOST_REPLIES = 500
 """Read of one child in one turn: one that logs without end must not hold up the others."""
 
@@ -198,6 +198,9 @@ class JobPool(Generic[T]):
         if not child.tasks or child.killed or now < child.check_at:
             return
         if child.at_limit:
+            if now < child.stack_until and child.stack_grows():
+                child.check_at = now + _STACK_SECONDS
+                return
             child.check_at = math.inf
             self._supervisor.stop_hard(child)
             return
@@ -221,6 +224,7 @@ class JobPool(Generic[T]):
     def _stop_at_limit(self, child: Child[T], now: float) -> None:
         self._waiting.extendleft(reversed(child.take_back()))
         child.check_at, child.at_limit = now + _STACK_SECONDS, True
+        child.stack_until = now + _LONGEST_STACK_SECONDS
         child.ask_for_stack()
 
     def _bury(self, child: Child[T]) -> None:

@@ -32,6 +32,8 @@ from embedkq.forks import let_go_in_forks
 from embedkq.worker.forkserver import import_path, server
 from embedkq.worker.pipelock import PipeLock
 
+_MOST_DEAD = 100
+
 HAS_FORK_SERVER = sys.platform.startswith("linux")
 
 
@@ -44,7 +46,8 @@ class Context(context.ForkServerContext):
     """For one pool; `close` it when the pool has ended."""
 
     def __init__(self) -> None:
-        self._processes: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        # Pebble drops a dead process when it sees it, which may be before anybody here could ask how it ended.
+        self._processes: dict[int, Any] = {}
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         let_go_in_forks(self)
         self._begin()
@@ -70,7 +73,7 @@ class Context(context.ForkServerContext):
                 connection.close()
 
     def exit_code(self, pid: int, seconds: float) -> int | None:
-        """Exit status of a child of this context, or minus the signal; waits at most so long. Any thread."""
+        """Exit status of a child of this context, or minus the signal; waits at most so long. Until `forget`. Any thread."""
         child = self._processes.get(pid)
         if child is None:
             return None
@@ -80,8 +83,13 @@ class Context(context.ForkServerContext):
         code: int | None = child._popen.returncode
         return code
 
+    def forget(self, pid: int) -> None:
+        """Nobody will ask for the exit status of this child any more. Any thread."""
+        self._processes.pop(pid, None)
+
     def close(self) -> None:
         """No more processes are started; the server ends with its last context."""
+        self._processes.clear()
         server.end_use()
 
     def _begin(self) -> None:
@@ -95,7 +103,8 @@ class SpawnContext(Context):
     """Stand-in where there is no fork server."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """No more processes are started."""
+        self._processes.clear()
 
     def _begin(self) -> None:
         pass
@@ -115,6 +124,9 @@ class _OwnProcess:
         """Start it; the host does not see it among its children, nor wait for it at exit."""
         super().start()  # type: ignore[misc]
         process._children.discard(self)  # type: ignore[attr-defined]
+        dead = [pid for pid, child in list(self._own.items()) if child._popen.returncode is not None]
+        for pid in dead[:-_MOST_DEAD]:  # they died before anybody here knew them
+            self._own.pop(pid, None)
         self._own[self.pid] = self  # type: ignore[attr-defined]
 
     def __reduce__(self) -> Any:

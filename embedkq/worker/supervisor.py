@@ -32,7 +32,7 @@ logger = logging.getLogger("embedkq.worker")
 START_SECONDS = 60.0
 """Limit of a child's start, user's initializer included, and of how long starts may fail before the worker gives up."""
 _FIRST_STARTS = 3
-_EXIT_CODE_SECONDS = 0.1
+_EXIT_CODE_SECONDS = 0.5
 _HANG_UP_SECONDS = 0.3
 _LOOK_SECONDS = 1.0
 
@@ -97,6 +97,11 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
         if not self._pebble.active:
             self._replace_pebble()
+        if self.weak_since is not None and not self._starting and now > self.weak_since + START_SECONDS:
+            raise ChildStartFailed(
+                f"no child process has registered for {START_SECONDS:g} s: what it printed is on this process's stderr "
+                "(was the package upgraded under the running process?)"
+            )
         alive = {child.slot for child in self.children.values()}
         for slot, future in list(self._futures.items()):
             if slot not in alive and future.done():
@@ -184,8 +189,8 @@ class Supervisor:
         self._hear()  # it may have told why
         if pid in self._starting:
             late = time.monotonic() > self._starting[pid].deadline
-            self._forget_starting(pid)
             ended = f"its process ended with status {self.exit_code(pid)} before its first job"
+            self._forget_starting(pid)
             self._start_failed(f"it was not ready after {START_SECONDS:g} s" if late else ended)
 
     def _child_is_ready(self, pid: int, slot: int, descriptors: list[int]) -> None:
@@ -233,6 +238,7 @@ class Supervisor:
 
     def _forget(self, child: Child[Any]) -> None:
         del self.children[child.pid]
+        self._context.forget(child.pid)
         self.weak_since = self.weak_since or time.monotonic()
         child.output.read(child.job_id)
         child.output.end_line(child.job_id)
@@ -244,6 +250,7 @@ class Supervisor:
 
     def _forget_starting(self, pid: int) -> None:
         starting = self._starting.pop(pid, None)
+        self._context.forget(pid)
         if starting is not None:
             starting.output.read("-")
             starting.output.end_line("-")

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import brokers
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -17,6 +17,7 @@ from support import lag
 from chaos.faults import Theatre
 from chaos.load import Load
 from chaos.report import Report, lines_of, make_report
+from embedkq import codec
 
 PARTITIONS = 8
 _PATIENCE_SECONDS = 120.0
@@ -59,7 +60,7 @@ def run(seed: int, duration: float, rate: float, folder: Path, console: Console)
             with console.status("peace: until all is done"):
                 _await_all_done(broker.hosts, group, topic)
             theatre.end()
-            return make_report(folder, load, theatre.events, theatre.failed)
+            return make_report(folder, load, theatre.events, theatre.failed, _partitions_of(broker.hosts, topic))
         finally:
             theatre.kill_all()
 
@@ -68,6 +69,15 @@ def _await_all_done(hosts: str, group: str, topic: str) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while lag(hosts, group, topic) and time.monotonic() < deadline:
         time.sleep(0.5)
+
+
+def _partitions_of(hosts: str, topic: str) -> dict[int, int]:
+    """By number the partition on which a job lies."""
+    consumer = KafkaConsumer(topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=3_000)
+    try:
+        return {codec.decode_call(record.value)[1][0]: record.partition for record in consumer}
+    finally:
+        consumer.close()
 
 
 def show(report: Report, seed: int, duration: float, console: Console) -> None:

@@ -69,8 +69,10 @@ def read_notes(folder: Path) -> tuple[list[Run], dict[int, list[tuple[float, str
     return sorted(runs, key=lambda run: run.begin), told
 
 
-def make_report(folder: Path, load: Load, events: list[Event], host_failures: list[str]) -> Report:
-    """Compare what was sent with what the hosts noted."""
+def make_report(
+    folder: Path, load: Load, events: list[Event], host_failures: list[str], partitions: Mapping[int, int]
+) -> Report:
+    """Compare what was sent with what the hosts noted; `partitions` tells on which one each job lies."""
     runs, told = read_notes(folder)
     by_number: dict[int, list[Run]] = defaultdict(list)
     for run in runs:
@@ -101,7 +103,7 @@ def make_report(folder: Path, load: Load, events: list[Event], host_failures: li
             ran_here = sum(run.host == host for run in several)
             if count > ran_here:
                 report.unexplained.append(f"job {number} has {count} callbacks on {host}, where it ran {ran_here} times")
-    _check_order(runs, events, report)
+    _check_order(runs, events, report, partitions)
     return report
 
 
@@ -120,7 +122,7 @@ def _cause_of_repeat(first: Run, second: Run, events: Sequence[Event]) -> str:
     return next((event.kind for event in before if event.kind in ("kill_broker", "freeze_broker")), "")
 
 
-def _check_order(runs: Iterable[Run], events: list[Event], report: Report) -> None:
+def _check_order(runs: Iterable[Run], events: list[Event], report: Report, partitions: Mapping[int, int]) -> None:
     """Within a key and host each run begins after the one before has ended, and none has a lower number."""
     last: dict[tuple[str, str], Run] = {}
     for run in runs:
@@ -132,7 +134,8 @@ def _check_order(runs: Iterable[Run], events: list[Event], report: Report) -> No
             continue
         if before.end is None and run.number > before.number:
             continue  # its host died over it
-        cause = _cause_of_disorder(before, run, events)
+        moved = partitions.get(before.number) != partitions.get(run.number)
+        cause = "add_partition" if moved else _cause_of_disorder(before, run, events)
         text = f"key {run.key} on {run.host}: job {run.number} began {run.begin - before.begin:.2f} s after job {before.number}"
         report.order_broken.append(f"{text}: {cause or 'no cause'}")
         if not cause:
@@ -140,8 +143,8 @@ def _check_order(runs: Iterable[Run], events: list[Event], report: Report) -> No
 
 
 def _cause_of_disorder(before: Run, run: Run, events: Iterable[Event]) -> str:
-    for event in events:  # all of them move partitions from host to host, or keys from partition to partition
-        if event.begin <= run.begin and event.end >= before.begin - _SETTLING_SECONDS:
+    for event in events:  # all of these move partitions from host to host
+        if event.kind != "add_partition" and event.begin <= run.begin and event.end >= before.begin - _SETTLING_SECONDS:
             return event.kind
     return ""
 
