@@ -211,6 +211,25 @@ def test_partitions_move_between_hosts_without_a_job_run_twice(
     assert Counter(lines(notes)) == {str(number): 1 for number in range(len(ids))}
 
 
+def test_a_revocation_waits_for_what_runs(
+    make_worker: Any, owners: Any, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    notes, gate = tmp_path / "notes", tmp_path / "gate"
+    recorders = [Recorder(), Recorder()]
+    workers = [make_worker(recorder, processes=4, revoke_timeout=30) for recorder in recorders]
+    with Queue(hosts=hosts, topic=topic) as queue:
+        for partition in range(4):
+            queue.using(partition=partition).enqueue(workerjobs.note_and_wait, str(notes), partition, str(gate))
+    owners(workers[0])
+    wait_until(lambda: len(lines(notes)) == 4, "all four run on the first")
+    owners(workers[1])
+    wait_until(lambda: len(workers[0]._engine.consumer.assignment.partitions) < 4, "some are being revoked")
+    time.sleep(1.5)  # a chance to do the wrong thing: to hand them over now
+    gate.touch()
+    wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
+    assert sorted(lines(notes)) == ["0", "1", "2", "3"] and len(recorders[0]) == 4 and not recorders[1].calls
+
+
 def test_what_runs_longer_than_the_revocation_waits_still_has_its_one_callback(
     make_worker: Any, owners: Any, hosts: str, topic: str, group: str, tmp_path: Path
 ) -> None:
@@ -296,6 +315,9 @@ def test_a_consumer_left_for_dead_is_replaced_and_what_runs_is_not_run_again(
                 break
         else:
             pytest.fail("kafka-python could not be left for dead: is the trap gone?")
+        # It goes on polling records of its old assignment: what is done of them cannot be committed, and must not run again.
+        ids = send_many(hosts, topic, workerjobs.note, [(str(notes), number) for number in range(20, 40)], partition=1)
+        fire_until(worker, lambda: set(ids) <= set(recorder.ids), "the dead consumer's jobs are done")
         monkeypatch.setattr(consumer_module, "_POLL_MILLISECONDS", 500)
         began = time.monotonic()
         fire_until(worker, lambda: "a new one joins" in caplog.text, "the watchdog")
@@ -304,7 +326,7 @@ def test_a_consumer_left_for_dead_is_replaced_and_what_runs_is_not_run_again(
         fire_until(worker, lambda: set(ids) <= set(recorder.ids), "the new consumer works")
         gate.touch()
         fire_until(worker, lambda: lag(hosts, group, topic) == 0, "all is done")
-    assert max(Counter(lines(notes)).values()) == 1 and max(recorder.ids.values()) == 1 and len(recorder) == 41
+    assert max(Counter(lines(notes)).values()) == 1 and max(recorder.ids.values()) == 1 and len(recorder) == 61
 
 
 # Outages.

@@ -123,6 +123,23 @@ def test_a_callback_that_raises_is_logged_and_its_job_stays_done(
     assert lag(hosts, group, topic) == 0
 
 
+def test_a_job_is_done_only_after_its_callback_has_returned(make_worker: Any, queue: Queue, hosts: str, topic: str, group: str) -> None:
+    calls: list[str] = []
+
+    def callback(status: str, *_: Any) -> None:
+        calls.append(status)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    queue.enqueue(workerjobs.echo)
+    worker = make_worker(callback)
+    with pytest.raises(KeyboardInterrupt):
+        worker.start()
+    assert worker.state == "stopped" and lag(hosts, group, topic) == 1
+    worker.start(max_jobs=1)
+    assert calls == ["success", "success"] and lag(hosts, group, topic) == 0
+
+
 # The owning thread.
 
 
@@ -286,7 +303,7 @@ def test_a_slow_job_holds_up_its_offset_and_nothing_else(
         to_one.enqueue(workerjobs.echo)
     with make_worker(recorder, processes=2) as worker:
         fire_until(worker, lambda: len(recorder) == 50, "the quick ones are done")
-        wait_until(lambda: 0 in committed(hosts, group, topic), "a commit")
+        wait_until(lambda: committed(hosts, group, topic).get(0, (0, ""))[1], "what is done above it is committed")
         assert committed(hosts, group, topic)[0][0] == 0
         gate.touch()
         assert worker.drain(60)
