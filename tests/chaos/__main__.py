@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -30,10 +31,14 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=100, help="jobs a second")
     options = parser.parse_args()
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="embedkq-chaos-") as folder:
-        report = run(options.seed, options.duration, options.rate, Path(folder), console)
+    folder = Path(tempfile.mkdtemp(prefix="embedkq-chaos-"))
+    report = run(options.seed, options.duration, options.rate, folder, console)
     show(report, options.seed, options.duration, console)
-    return 0 if report.well else 1
+    if report.well:
+        shutil.rmtree(folder)
+        return 0
+    console.print(f"Notes and logs of the hosts, and the faults, are in {folder}")
+    return 1
 
 
 def run(seed: int, duration: float, rate: float, folder: Path, console: Console) -> Report:
@@ -60,6 +65,7 @@ def run(seed: int, duration: float, rate: float, folder: Path, console: Console)
             with console.status("peace: until all is done"):
                 _await_all_done(broker.hosts, group, topic)
             theatre.end()
+            (folder / "faults").write_text("".join(f"{e.begin:.3f} {e.end:.3f} {e.kind} {e.host}\n" for e in theatre.events))
             return make_report(folder, load, theatre.events, theatre.failed, _partitions_of(broker.hosts, topic))
         finally:
             theatre.kill_all()

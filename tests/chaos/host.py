@@ -4,14 +4,26 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from typing import Any
 
 from chaos import jobs
 from embedkq import Job, Worker
 
 
+class MonotonicFormatter(logging.Formatter):
+    """Tells time as the notes do."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.monotonic = time.monotonic()
+        return super().format(record)
+
+
 def main(hosts: str, topic: str, group: str, folder: str, name: str) -> None:
-    logging.basicConfig(filename=f"{folder}/{name}.err", format="%(relativeCreated)d %(levelname)s %(name)s %(message)s", level="WARNING")
+    logging.basicConfig(filename=f"{folder}/{name}.err", format="%(asctime)s %(levelname)s %(name)s %(message)s", level="WARNING")
+    logging.getLogger("embedkq.worker").addHandler(handler := logging.FileHandler(f"{folder}/{name}.own"))
+    handler.setFormatter(MonotonicFormatter("%(monotonic).3f %(levelname)s %(message)s"))
+    logging.getLogger("embedkq.worker").setLevel("DEBUG")
 
     def callback(status: str, job: Job, result: Any, exception: Any, traceback: Any) -> None:
         jobs.note(folder, name, "told", job.args[0], status)
