@@ -9,6 +9,9 @@
     ├── EncodeError (ValueError)              a function or an argument cannot be pickled
     ├── DecodeError (ValueError)              bytes that cannot be turned back into a call or an outcome
     ├── JobTooLarge (ValueError)              larger than job_size, or than the broker takes
+    ├── RecordRefused                         a record that may not run here; never raised to users, only logged
+    │   ├── SignatureRefused                  not signed, altered, moved from another topic, too old
+    │   └── FunctionRefused                   a function that `allow` does not name
     ├── WorkerError (RuntimeError)
     │   ├── WrongThread                       an owner's method called on another thread
     │   ├── InsideCallback                    an owner's method called from within a callback
@@ -113,6 +116,18 @@ class JobTooLarge(EmbedkqError, ValueError):
             f"the job takes {self.size:,} bytes, more than {self.limited_by} allows ({allowed}). "
             "Pass a reference (a path, a key) instead of the data, or raise the limit on Queue, Worker and topic."
         )
+
+
+class RecordRefused(EmbedkqError):
+    """A record may not run here."""
+
+
+class SignatureRefused(RecordRefused):
+    """A record is not signed, was altered, comes from another topic, or is too old."""
+
+
+class FunctionRefused(RecordRefused):
+    """A record calls a function that `allow` does not name."""
 
 
 class WorkerError(EmbedkqError, RuntimeError):

@@ -12,8 +12,9 @@ _FORMAT = b"1"
 _FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER = (
     "embedkq-format", "embedkq-id", "embedkq-timestamp", "embedkq-timeout",
 )
+_SIGNATURE_HEADER = "embedkq-signature"
 _PREFIX = "embedkq-"
-_KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER))
+_KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER, _SIGNATURE_HEADER))
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
 _DECIMAL = re.compile(rb"[-+.0-9a-zA-Z]{1,32}").fullmatch

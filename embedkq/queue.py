@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 from embedkq import codec, headers, options
 from embedkq.errors import EnqueueFailed, JobTooLarge
 from embedkq.job import Job
+from embedkq.signing import Secret, Signer
 
 logger = logging.getLogger("embedkq.queue")
 
@@ -114,7 +115,10 @@ class _Enqueues:
             raise TypeError(f"a job is a callable with its arguments, or a Job to put back, not {func!r}")
         payload = codec.encode_call(func, args, dict(kwargs))
         job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
-        message = Message(self._queue.topic, payload, key, headers.headers_of(job_id, timestamp, timeout), self._partition)
+        record_headers = headers.headers_of(job_id, timestamp, timeout)
+        if self._queue._signer is not None:
+            record_headers.append(self._queue._signer.sign(self._queue.topic, key, record_headers, payload))
+        message = Message(self._queue.topic, payload, key, record_headers, self._partition)
         if message.size > self._queue.job_size:
             raise JobTooLarge(message.size, self._queue.job_size)
         return Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key), message
@@ -155,6 +159,8 @@ class Queue(_Enqueues):
         timeout: limit of each job in seconds; None for none.
         job_size: bytes that a record may have, payload, key and headers together.
         cafile, certfile, keyfile, crlfile: TLS files; giving any means TLS.
+        secret: sign each record, so that workers with the same secret take no others: text of 16 bytes or more, or a
+            `pathlib.Path` of a file that holds it. Of several the first signs.
         kafka: further options of kafka-python's KafkaProducer.
 
     Raises:
@@ -172,6 +178,7 @@ class Queue(_Enqueues):
         keyfile: str | None = None,
         crlfile: str | None = None,
         *,
+        secret: Secret | Sequence[Secret] | None = None,
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
         from embedkq.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
@@ -184,6 +191,7 @@ class Queue(_Enqueues):
         config = options.client_config(
             cafile, certfile, keyfile, crlfile, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner="Queue"
         )
+        self._signer = None if secret is None else Signer(secret)
         self._queue = self
         self._connection = Producer(self._hosts, self._job_size, config)
 

@@ -197,3 +197,7 @@ def print_some() -> None:
 def fill_stdout(lines: int) -> None:
     for _ in range(lines):
         print("x" * 200)
+
+
+def read_environment(name: str) -> str | None:
+    return os.environ.get(name)

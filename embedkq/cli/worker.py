@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -38,9 +39,11 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("processes", type=int, default=1, help="How many jobs run at once.")
 @option("burst", is_flag=True, help="End once what the topic held at the start is done.")
 @option("max-jobs", type=int, default=None, metavar="JOBS", help="End after so many jobs.")
+@option("secret-file", type=click.Path(exists=True, dir_okay=False), default=None, show_default=False,
+        help="Take only jobs signed with the secret in this file. The secret itself: in EMBEDKQ_SECRET.")
 @option("verbose", is_flag=True, help="Log what is done, not only what goes wrong.")
 def worker(
-    callback: str | None, offset: str, burst: bool, max_jobs: int | None, verbose: bool, **settings: Any
+    callback: str | None, offset: str, secret_file: str | None, burst: bool, max_jobs: int | None, verbose: bool, **settings: Any
 ) -> None:
     """Take jobs from a topic and run each in a child process.
 
@@ -55,9 +58,10 @@ def worker(
     try:
         if max_jobs is not None:
             options.check_count("max_jobs", max_jobs, 1)
-        made = Worker(callback=function, offset_policy=offset, **settings)
+        settings |= {"callback": function, "offset_policy": offset, "secret": _secret(secret_file)}
+        made = Worker(**settings)
         if is_embedded(made.hosts):
-            made = Worker(callback=function, offset_policy=offset, kafka=WORKER_OPTIONS, **settings)
+            made = Worker(**settings, kafka=WORKER_OPTIONS)
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     _run(made, burst, max_jobs)
@@ -73,6 +77,13 @@ def _run(worker: Any, burst: bool, max_jobs: int | None) -> None:
             sys.exit(1)  # the worker has logged it
     if stopped.killed_by is not None:
         sys.exit(128 + stopped.killed_by)
+
+
+def _secret(file: str | None) -> str | Path | None:
+    told = os.environ.pop("EMBEDKQ_SECRET", None)  # taken out: the jobs' processes need not have it
+    if file is not None and told is not None:
+        raise ValueError("--secret-file and EMBEDKQ_SECRET are both given: leave one of them out")
+    return told if file is None else Path(file)
 
 
 def _load_callback(where: str) -> Any:
@@ -91,6 +102,7 @@ def _make_current_folder_importable() -> None:
 
 
 def set_up_logging(verbose: bool) -> None:
+    """Have embedkq, the jobs and whoever else logs write to stderr, and what jobs print to stdout; INFO if verbose, else WARNING."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
     logger = logging.getLogger("embedkq")

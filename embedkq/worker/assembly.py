@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from embedkq import codec, options
+from embedkq.allowed import check_patterns
 from embedkq.errors import WorkerError
+from embedkq.signing import Secret, Signer
 from embedkq.worker.client import KNOWN_OPTIONS, OWNED_OPTIONS
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.engine import Engine
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.gate import Gate
 from embedkq.worker.lifecycle import Lifecycle
 from embedkq.worker.loop import Loop
 from embedkq.worker.owner import Callback, HandoffOwner, LoopOwner, Owner, is_coroutine_function
@@ -47,6 +50,9 @@ class Settings:
     initargs: Iterable[Any]
     stop_timeout: float | None
     revoke_timeout: float
+    secret: Secret | Sequence[Secret] | None = field(repr=False)
+    max_age: float | None
+    allow: Sequence[str] | None
     kafka: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
@@ -69,6 +75,10 @@ class Settings:
             self.encoded_initializer = codec.encode_call(self.initializer, tuple(self.initargs), {})
         self.stop_timeout = options.check_timeout(self.stop_timeout, "stop_timeout")
         self.revoke_timeout = options.check_timeout(self.revoke_timeout, "revoke_timeout") or _REVOKE_SECONDS
+        self.signer = None if self.secret is None else Signer(self.secret)
+        self.secret = None  # from here on only the signer knows
+        self.max_age = options.check_timeout(self.max_age, "max_age")
+        self.allow = None if self.allow is None else check_patterns(self.allow)
         self.client_options = options.client_config(
             self.cafile, self.certfile, self.keyfile, self.crlfile, self.kafka, owned=OWNED_OPTIONS,
             known=KNOWN_OPTIONS, owner="Worker",
@@ -89,6 +99,7 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
             exchange,
             topic=settings.topic,
             timeout=settings.timeout,
+            gate=Gate(settings.topic, settings.signer, settings.max_age, settings.allow),
             callbacks=None if settings.callback is None else owner.mailbox,
             make_pool=lambda selector: JobPool(
                 settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 
+from embedkq.errors import RecordRefused
 from embedkq.outcome import Outcome
 from embedkq.worker.messages import Run
 
@@ -38,9 +39,10 @@ class JobLog:
         else:
             logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
 
-    def malformed(self, run: Run, reason: Exception) -> None:
-        """The record is no job of embedkq."""
-        logger.warning("%s malformed. Skipping ... (%s)", self._record(run), reason)
+    def kept_out(self, run: Run, reason: Exception) -> None:
+        """The record is no job of embedkq, or one that may not run here."""
+        what = "refused" if isinstance(reason, RecordRefused) else "malformed"
+        logger.warning("%s %s. Skipping ... (%s)", self._record(run), what, reason)
 
     def _record(self, run: Run) -> str:
         return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"

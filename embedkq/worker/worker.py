@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from embedkq import options
 from embedkq.child.process import in_child
 from embedkq.errors import WorkerError
+from embedkq.signing import Secret
 from embedkq.worker import asynchronous
 from embedkq.worker.assembly import Settings, is_loop_running, make_engine
 from embedkq.worker.engine import Engine
@@ -46,6 +47,9 @@ class Worker(Handle):
         initializer, initargs: called in each child before its first job.
         stop_timeout: seconds that `stop()` and leaving the `with` block give to running jobs before these are killed; None for ever.
         revoke_timeout: seconds that running jobs get when their partition goes to another worker.
+        secret: take only records that a Queue with this secret (or one of these) has signed; see `Queue`.
+        max_age: seconds after which a job that was enqueued is not run any more; None for never.
+        allow: patterns of functions that may run, such as ["my_app.jobs.*"]; None for all.
         kafka: further options of kafka-python's KafkaConsumer.
 
     Raises:
@@ -59,11 +63,12 @@ class Worker(Handle):
         keyfile: str | None = None, crlfile: str | None = None, proc_ttl: int | None = 5000, offset_policy: str = "earliest",
         *, group: str | None = None, processes: int = 1, handoff: Callable[[Callable[[], None]], Any] | None = None,
         initializer: Callable[..., Any] | None = None, initargs: Iterable[Any] = (), stop_timeout: float | None = 30.0,
-        revoke_timeout: float = 10.0, kafka: Mapping[str, Any] | None = None,
+        revoke_timeout: float = 10.0, secret: Secret | Sequence[Secret] | None = None, max_age: float | None = None,
+        allow: Sequence[str] | None = None, kafka: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(Settings(
             hosts, topic, timeout, callback, job_size, cafile, certfile, keyfile, crlfile, proc_ttl, offset_policy, group,
-            processes, handoff, initializer, initargs, stop_timeout, revoke_timeout, kafka,
+            processes, handoff, initializer, initargs, stop_timeout, revoke_timeout, secret, max_age, allow, kafka,
         ))
 
     # Starting. The calling thread becomes the owner.

@@ -1,0 +1,117 @@
+"""Signed records: whoever has no secret cannot have a worker run code. Pure; any thread.
+
+HMAC-SHA256 (RFC 2104) over topic, key, every embedkq header and the payload, each with its length, so that no two records share a
+signed text. The signature's header names the secret by a digest of it, so that secrets can be changed without a gap.
+"""
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from embedkq.errors import SignatureRefused
+
+SIGNATURE_HEADER = "embedkq-signature"
+_PREFIX = "embedkq-"
+_ABSENT = b"\xff" * 8
+_SHORTEST_SECRET = 16
+
+Secret = str | bytes | Path
+"""A secret itself, or the path of a file that holds one."""
+
+
+class Signer:
+    """Signs with its first secret, and accepts signatures of any of them. Tells its secrets to nobody, and does not pickle."""
+
+    def __init__(self, secrets: Secret | Sequence[Secret]) -> None:
+        """
+        Args:
+            secrets: one, or several: the one to sign with first, then those whose signatures are still accepted.
+
+        Raises:
+            TypeError, ValueError: a secret is no text, too short, or its file cannot be read. The message never holds the secret.
+        """
+        listed: Iterable[Any] = [secrets] if isinstance(secrets, (str, bytes, Path)) else secrets
+        keys = [_read(secret) for secret in listed]
+        if not keys:
+            raise ValueError("secret=[]: give at least one secret, or None to leave records unsigned")
+        self._keys = {_name_of(key): key for key in keys}
+        self._first = _name_of(keys[0])
+
+    def __repr__(self) -> str:
+        return f"Signer({len(self._keys)} secrets)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets cannot be pickled: they would travel in a job's payload")
+
+    def sign(
+        self, topic: str, key: bytes | None, headers: Sequence[tuple[str, bytes]], payload: bytes
+    ) -> tuple[str, bytes]:
+        """The header to add to a record."""
+        digest = _digest(self._keys[self._first], topic, key, headers, payload)
+        return SIGNATURE_HEADER, self._first + b":" + digest
+
+    def check(
+        self, topic: str, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], payload: bytes | None
+    ) -> None:
+        """Accept a record, before anything of it is unpickled.
+
+        Raises:
+            SignatureRefused: it is not signed, altered, moved here from another topic, or signed with a secret that is not known.
+        """
+        signatures = [value or b"" for name, value in headers if name == SIGNATURE_HEADER]
+        if len(signatures) != 1:
+            raise SignatureRefused("it is not signed" if not signatures else "it has several signatures")
+        name, _, told = signatures[0].partition(b":")
+        secret = self._keys.get(name)
+        if secret is None:
+            raise SignatureRefused("it is signed with a secret that this worker does not know")
+        signed = [(name, value) for name, value in headers if name != SIGNATURE_HEADER]
+        if not hmac.compare_digest(told, _digest(secret, topic, key, signed, payload)):
+            raise SignatureRefused("its signature does not fit: it was altered, or signed for another topic")
+
+
+def check_age(timestamp: int, max_age: float) -> None:
+    """Refuse what was enqueued too long ago; `timestamp` in milliseconds, `max_age` in seconds.
+
+    Raises:
+        SignatureRefused: it is older than that.
+    """
+    age = time.time() - timestamp / 1000
+    if age > max_age:
+        raise SignatureRefused(f"it was enqueued {age:.0f} s ago, and max_age is {max_age:g} s")
+
+
+def _digest(
+    secret: bytes, topic: str, key: bytes | None, headers: Iterable[tuple[str, bytes | None]], payload: bytes | None
+) -> bytes:
+    parts: list[bytes | None] = [topic.encode(), key, payload]
+    for name, value in sorted((name, value or b"") for name, value in headers if name.startswith(_PREFIX)):
+        parts += (name.encode(), value)
+    signed = hmac.new(secret, digestmod=hashlib.sha256)
+    for part in parts:
+        signed.update(_ABSENT if part is None else len(part).to_bytes(8, "big"))
+        signed.update(part or b"")
+    return signed.hexdigest().encode()
+
+
+def _name_of(secret: bytes) -> bytes:
+    return hashlib.sha256(b"embedkq secret name\0" + secret).hexdigest()[:16].encode()
+
+
+def _read(secret: Any) -> bytes:
+    if isinstance(secret, Path):
+        try:
+            content = secret.expanduser().read_bytes().strip()
+        except OSError as error:
+            raise ValueError(f"secret={secret!r}: {error.strerror or error}") from error
+    elif isinstance(secret, (str, bytes)):
+        content = secret.encode() if isinstance(secret, str) else secret
+    else:
+        raise TypeError(f"a secret must be a string, bytes or a pathlib.Path of a file that holds one, not a {type(secret).__name__}")
+    if len(content) < _SHORTEST_SECRET:
+        raise ValueError(f"a secret must have at least {_SHORTEST_SECRET} bytes, this one has {len(content)}: try secrets.token_hex(32)")
+    return content

@@ -1,0 +1,251 @@
+"""Signed jobs: nothing that a holder of the secret has not sent is unpickled, here or in a child."""
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import workerjobs
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaConsumer
+from support import Recorder, Sender, committed
+
+from embedkq import Queue, Worker, allowed, codec, headers
+from embedkq.errors import FunctionRefused, SignatureRefused
+from embedkq.signing import SIGNATURE_HEADER, Signer
+
+SECRET, OTHER = "a secret of the tests, long enough", "another secret of the tests"
+SIGNER = Signer(SECRET)
+HEADERS = headers.headers_of(str(uuid.uuid4()), 1, 3.0)
+
+
+class Attack:
+    """Writes a file when it is unpickled, wherever that is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def __reduce__(self) -> Any:
+        return workerjobs.note, (self._path, "unpickled")
+
+
+# The signature.
+
+
+def signed(topic: str = "t", key: bytes | None = None, record_headers: Any = HEADERS, payload: bytes = b"p") -> list[tuple[str, bytes]]:
+    return [*record_headers, SIGNER.sign(topic, key, record_headers, payload)]
+
+
+@given(topic=st.text(max_size=20), key=st.none() | st.binary(max_size=20), payload=st.binary(max_size=200))
+def test_what_was_signed_is_accepted(topic: str, key: bytes | None, payload: bytes) -> None:
+    SIGNER.check(topic, key, signed(topic, key, HEADERS, payload), payload)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"topic": "u"}, {"key": b""}, {"key": b"k"}, {"payload": b"q"}, {"payload": b""}, {"payload": None},
+        {"headers": signed()[:-1]}, {"headers": [*signed(), signed()[-1]]}, {"headers": signed()[1:]},
+        {"headers": [*HEADERS[:-1], ("embedkq-timeout", b"9.0"), signed()[-1]]},
+        {"headers": [*signed(), ("embedkq-more", b"")]},
+        {"headers": [*signed()[:-1], (SIGNATURE_HEADER, b"")]},
+        {"headers": [*HEADERS, Signer(OTHER).sign("t", None, HEADERS, b"p")]},
+        {"headers": [*HEADERS, (SIGNATURE_HEADER, signed()[-1][1][:-1] + b"x")]},
+    ],
+    ids=str,
+)
+def test_whatever_is_changed_is_refused(change: dict[str, Any]) -> None:
+    record = {"topic": "t", "key": None, "headers": signed(), "payload": b"p", **change}
+    with pytest.raises(SignatureRefused):
+        SIGNER.check(**record)
+
+
+def test_headers_of_others_may_come_and_go_and_order_does_not_matter() -> None:
+    SIGNER.check("t", None, [("traceparent", b"1"), *reversed(signed())], b"p")
+
+
+def test_a_boundary_cannot_be_moved() -> None:
+    record_headers = [("embedkq-a", b"bc")]
+    header = SIGNER.sign("t", b"k", record_headers, b"p")
+    moved = [("embedkq-ab", b"c")]
+    for topic, key, changed, payload in (("tk", b"", record_headers, b"p"), ("t", b"kp", record_headers, b""), ("t", b"k", moved, b"p")):
+        with pytest.raises(SignatureRefused):
+            SIGNER.check(topic, key, [*changed, header], payload)
+
+
+def test_secrets_rotate_without_a_gap() -> None:
+    both = Signer([OTHER, SECRET])
+    both.check("t", None, signed(), b"p")
+    both.check("t", None, [*HEADERS, both.sign("t", None, HEADERS, b"p")], b"p")
+    with pytest.raises(SignatureRefused, match="does not know"):
+        SIGNER.check("t", None, [*HEADERS, both.sign("t", None, HEADERS, b"p")], b"p")
+
+
+def test_secrets_come_from_files_and_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text(SECRET + "\n")
+    Signer(path).check("t", None, signed(), b"p")
+    with pytest.raises(ValueError, match="No such file"):
+        Signer(tmp_path / "nowhere")
+    for wrong in ("short", b"", []):
+        with pytest.raises(ValueError, match=r"at least"):
+            Signer(wrong)
+    with pytest.raises(TypeError, match="not a int"):
+        Signer([3])  # type: ignore[list-item]
+
+
+def test_secrets_are_in_no_repr_error_or_pickle() -> None:
+    queue, worker = Queue(secret=SECRET), Worker(secret=[SECRET, OTHER])
+    for thing in (queue, worker, SIGNER, worker._settings):
+        assert SECRET not in repr(thing)
+    assert SECRET.encode() not in pickle.dumps(queue)
+    with pytest.raises(TypeError, match="secrets cannot be pickled"):
+        pickle.dumps(SIGNER)
+    with pytest.raises(ValueError) as caught:
+        Signer("tooshort-secret")
+    assert "tooshort-secret" not in str(caught.value)
+
+
+# What may run.
+
+
+def test_the_function_is_told_from_the_payload_without_importing() -> None:
+    payload = codec.encode_call(workerjobs.echo, (1,), {"x": [2]})
+    assert allowed.function_of(payload) == "workerjobs.echo"
+    assert allowed.function_of(pickle.dumps((workerjobs.echo, (), {}), 4)) == "workerjobs.echo"
+    assert allowed.function_of(codec.encode_call(lambda: 1, (), {})) is None
+    assert allowed.function_of(payload.replace(b"workerjobs", b"nowherejob")) == "nowherejob.echo"
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_make_it_raise_or_import(data: bytes) -> None:
+    allowed.function_of(data)
+
+
+def test_patterns() -> None:
+    payload = codec.encode_call(workerjobs.echo, (), {})
+    allowed.check_function(payload, ["other.*", "workerjobs.e*"])
+    for patterns, data in ((["other.*"], payload), (["*"], codec.encode_call(lambda: 1, (), {})), (["*"], b""), (["workerjobs"], payload)):
+        with pytest.raises(FunctionRefused):
+            allowed.check_function(data, patterns)
+    for wrong in ("workerjobs.*", [3], []):
+        with pytest.raises((TypeError, ValueError), match="allow"):
+            Worker(allow=wrong)  # type: ignore[arg-type]
+
+
+# Every way in, on Kafka.
+
+
+@pytest.fixture
+def run_until_done(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> Callable[..., Recorder]:
+    def run(**options: Any) -> Recorder:
+        recorder = Recorder()
+        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options, **options) as worker:
+            assert worker.drain(60)
+        return recorder
+
+    return run
+
+
+def test_a_red_team_gets_nothing_unpickled(
+    run_until_done: Any, hosts: str, topic: str, make_topic: Any, group: str, tmp_path: Path, caplog: Any
+) -> None:
+    marker, elsewhere = tmp_path / "marker", make_topic(1)
+    attack = codec.encode_object((Attack(marker), (), {}))
+    fresh = headers.headers_of(str(uuid.uuid4()), int(time.time() * 1000), None)
+    with Queue(hosts=hosts, topic=elsewhere, secret=SECRET) as queue:
+        queue.enqueue(workerjobs.note, str(marker), "replayed")
+    consumer = KafkaConsumer(elsewhere, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
+    replay = next(consumer)
+    consumer.close()
+    good = [*fresh, SIGNER.sign(topic, None, fresh, b"good")]
+    with Sender(hosts, topic) as sender:
+        for value, record_headers, key in [
+            (attack, fresh, None),  # forged, unsigned
+            (attack, [], None),
+            (attack, good, None),  # a payload swapped under a signature
+            (replay.value, replay.headers, replay.key),  # replayed from another topic
+            (replay.value, [h for h in replay.headers if h[0] != SIGNATURE_HEADER], None),  # stripped
+            (replay.value, [(n, b"9.0" if n == "embedkq-timeout" else v) for n, v in replay.headers], None),
+            (attack, [*fresh, (SIGNATURE_HEADER, attack)], None),  # a pickle in a header
+            (b"good", good, attack),  # a pickle in the key
+            (attack, [*fresh, Signer(OTHER).sign(topic, None, fresh, attack)], None),  # a retired secret
+        ]:
+            sender.send_record(value, record_headers, key=key, partition=0)
+        sender.flush()
+    with Queue(hosts=hosts, topic=topic, secret=SECRET) as queue:
+        expected = queue.using(partition=0).enqueue(workerjobs.echo).id
+    recorder = run_until_done(secret=SECRET)
+    assert recorder.ids == {expected: 1} and not marker.exists()
+    assert sum("refused. Skipping ..." in record.getMessage() for record in caplog.records) == 9
+    assert committed(hosts, group, topic)[0][0] == 10
+    assert SECRET not in caplog.text
+
+
+def test_the_marker_would_appear_without_a_secret(run_until_done: Any, hosts: str, topic: str, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    with Sender(hosts, topic) as sender:
+        fresh = headers.headers_of(str(uuid.uuid4()), 1, None)
+        sender.send_record(codec.encode_object((Attack(marker), (), {})), fresh, partition=0)
+        sender.flush()
+    run_until_done()
+    assert marker.exists()
+
+
+def test_the_secret_is_not_on_the_topic_and_rotated_workers_take_both(run_until_done: Any, hosts: str, topic: str) -> None:
+    sent = []
+    for secret in (SECRET, OTHER):
+        with Queue(hosts=hosts, topic=topic, secret=secret, timeout=9) as queue:
+            sent.append(queue.using(key="k").enqueue(workerjobs.echo, 1).id)
+    consumer = KafkaConsumer(topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
+    for record in (next(consumer), next(consumer)):
+        everything = b"".join([record.value, record.key, *(value for _, value in record.headers)])
+        assert SECRET.encode() not in everything and OTHER.encode() not in everything
+    consumer.close()
+    assert run_until_done(secret=[OTHER, SECRET]).ids == dict.fromkeys(sent, 1)
+
+
+def test_old_jobs_and_other_functions_are_refused(run_until_done: Any, hosts: str, topic: str, caplog: Any) -> None:
+    with Queue(hosts=hosts, topic=topic, secret=SECRET) as queue:
+        queue.using(partition=0).enqueue(os.getpid)
+        good = queue.using(partition=0).enqueue(workerjobs.echo).id
+    with Sender(hosts, topic) as sender:
+        old = headers.headers_of(str(uuid.uuid4()), int((time.time() - 7200) * 1000), None)
+        payload = codec.encode_call(workerjobs.echo, (), {})
+        sender.send_record(payload, [*old, SIGNER.sign(topic, None, old, payload)], partition=0)
+        sender.flush()
+    recorder = run_until_done(secret=SECRET, max_age=3600, allow=["workerjobs.*"])
+    assert recorder.ids == {good: 1}
+    refusals = [record.getMessage() for record in caplog.records if "refused. Skipping ..." in record.getMessage()]
+    assert len(refusals) == 2 and "posix.getpid is not among" in refusals[0] and "was enqueued 720" in refusals[1]
+
+
+def test_the_command_line_reads_the_secret_from_file_or_environment(hosts: str, topic: str, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from support import ROOT
+
+    (tmp_path / "secret").write_text(SECRET)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    for options, extra in ((["--secret-file", str(tmp_path / "secret")], {}), ([], {"EMBEDKQ_SECRET": SECRET})):
+        with Queue(hosts=hosts, topic=topic, secret=SECRET) as queue, Queue(hosts=hosts, topic=topic) as unsigned:
+            unsigned.enqueue(workerjobs.echo, "unsigned")
+            queue.enqueue(workerjobs.read_environment, "EMBEDKQ_SECRET")
+        command = [sys.executable, "-m", "embedkq", "worker", f"--hosts={hosts}", f"--topic={topic}", "--burst", "--verbose", *options]
+        done = subprocess.run(command, env={**environment, **extra}, capture_output=True, text=True, timeout=60, check=True)
+        assert "refused. Skipping" in done.stderr and "returned: None" in done.stderr and SECRET not in done.stdout + done.stderr
+
+
+def test_a_signed_job_is_taken_without_a_secret_too(run_until_done: Any, hosts: str, topic: str) -> None:
+    with Queue(hosts=hosts, topic=topic, secret=SECRET) as queue:
+        sent = queue.enqueue(workerjobs.echo).id
+    assert run_until_done().ids == {sent: 1}
+    assert logging.getLogger("embedkq").level == logging.NOTSET
