@@ -85,6 +85,10 @@ class Commits:
             for partition, progress in wanted.items()
         }
 
+    def hurry(self) -> None:
+        """Commit at the next opportunity, be it the same once more."""
+        self._tried = 0.0
+
     def forget(self, partitions: frozenset[int]) -> None:
         """These are no longer ours to commit."""
         self._committed = {p: progress for p, progress in self._committed.items() if p not in partitions}

@@ -54,6 +54,7 @@ class Consumer:
         self._group = group
         self._options = options_of(hosts=hosts, group=group, offset_policy=offset_policy, job_size=job_size, options=options)
         session_seconds = self._options["session_timeout_ms"] / 1000
+        exchange.session_seconds = session_seconds
         self.commits = Commits(topic, session_seconds)
         self.assignment = Assignment(exchange, self.commits, self._tell, revoke_timeout)
         self._membership = Membership(hosts, group, session_seconds, self._options)
@@ -127,6 +128,8 @@ class Consumer:
 
     def turn(self, client: Client) -> None:
         """Wait for room, poll, pass on, commit."""
+        if time.monotonic() > self.last_turn + self._exchange.session_seconds / 2:
+            self.commits.hurry()  # this process was frozen: are the partitions still ours?
         self.last_turn = time.monotonic()
         if self.watch is not None:
             self.watch.look(self.last_turn)
@@ -143,6 +146,7 @@ class Consumer:
         self._tell_positions(client)
         wanted = self.assignment.committable()
         if self.commits.due(wanted) and self.commits.commit(client.kafka, wanted):
+            self._exchange.confirmed = time.monotonic()
             self._broker_is_back()
         if self._membership.is_lost(client, self.commits):
             self._replace(client)

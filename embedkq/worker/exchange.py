@@ -1,6 +1,7 @@
 """What the worker's thread and the consumer's thread share, and nothing else."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from embedkq.worker.backlog import Backlog
@@ -16,6 +17,8 @@ class Exchange:
         inbox: messages for the worker's thread, from any thread.
         backlog: the records between the two.
         snapshot: what may be committed, by partition. The worker's thread replaces it as a whole, any thread reads it.
+        confirmed: `time.monotonic()` at which a commit last proved that the partitions are still ours. Consumer's thread.
+        session_seconds: for how long they are ours without a word. Consumer's thread, before it starts.
         hot: partitions that should not be polled for a while. Replaced and read likewise.
     """
 
@@ -23,4 +26,6 @@ class Exchange:
         self.inbox: Mailbox[Message] = Mailbox()
         self.backlog = Backlog()
         self.snapshot: Mapping[int, Progress] = {}
+        self.confirmed = 0.0
+        self.session_seconds = math.inf
         self.hot: frozenset[int] = frozenset()

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from embedkq import headers
-from embedkq.errors import DecodeError
+from embedkq.errors import DecodeError, RecordRefused
 from embedkq.worker.backlog import Position
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.fence import Fence
+from embedkq.worker.gate import Gate
 from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.ledger import Ledger
@@ -46,6 +47,7 @@ class Loop:
         topic: str,
         timeout: float | None,
         callbacks: Mailbox[Finished] | None,
+        gate: Gate,
         make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
         max_jobs: int | None = None,
     ) -> None:
@@ -55,6 +57,7 @@ class Loop:
         self._backlog = exchange.backlog
         self._log = JobLog(topic)
         self._timeout = timeout
+        self._gate = gate
         self._handover = None if callbacks is None else Handover(callbacks)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox, selectors.EVENT_READ, _nothing)
@@ -65,6 +68,7 @@ class Loop:
         self._admissible = math.inf if max_jobs is None else max_jobs
         self._to_fire = self._admissible
         self._waiters = Waiters()
+        self._fence = Fence(exchange, _TURN_SECONDS)
         self._stopping = False
 
     # The life of a loop.
@@ -78,14 +82,16 @@ class Loop:
         if self._stopping and not self._runs:
             return False
         rest = min(self.pool.check_at - time.monotonic(), _TURN_SECONDS)
-        for key, _ in self._selector.select(max(0.0, rest)):
+        ready = self._selector.select(max(0.0, rest))
+        self._fence.pass_by(time.monotonic())
+        for key, _ in ready:
             key.data()
         for message in self._inbox.take():
             self._handlers[type(message)](self, message)
         self.pool.tick(time.monotonic())
         self._tell_begun()
         self._settle()
-        if not self._stopping:
+        if not self._stopping and self._fence.open:
             self._admit()
         self._publish()
         return True
@@ -207,9 +213,9 @@ class Loop:
             return None
         run = Run(partition, epoch, record)
         try:
-            envelope = headers.read_headers(record.headers)
-        except DecodeError as error:
-            self._log.malformed(run, error)
+            envelope = self._gate.admit(record)
+        except (DecodeError, RecordRefused) as error:
+            self._log.kept_out(run, error)
             self._tracker.finish(partition, epoch, record.offset)
             return None
         run.job_id = envelope.id.encode()

@@ -48,4 +48,4 @@ class Membership:
         except EmbedkqError as error:  # the broker is away: that is another matter
             logger.debug("The members of %s could not be asked for: %s", self._group, error)
             return False
-        return bool(member_id) and member_id not in listed
+        return member_id not in listed  # one that has been told so, and does not join again, has no id any more

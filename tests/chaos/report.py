@@ -69,6 +69,14 @@ def read_notes(folder: Path) -> tuple[list[Run], dict[int, list[tuple[float, str
     return sorted(runs, key=lambda run: run.begin), told
 
 
+def read_evictions(folder: Path) -> dict[str, list[float]]:
+    """By host when its log says that the group had thrown it out without its notice: kafka-python's own doing, see `Membership`."""
+    return {
+        path.stem: [float(line.split()[0]) for line in path.read_text().splitlines() if "does not know this consumer any more" in line]
+        for path in folder.glob("host-*.own")
+    }
+
+
 def make_report(
     folder: Path, load: Load, events: list[Event], host_failures: list[str], partitions: Mapping[int, int]
 ) -> Report:
@@ -77,6 +85,7 @@ def make_report(
     by_number: dict[int, list[Run]] = defaultdict(list)
     for run in runs:
         by_number[run.number].append(run)
+    evictions = read_evictions(folder)
     sent = load.acknowledged
     report = Report(
         enqueued=len(sent),
@@ -93,7 +102,7 @@ def make_report(
     )
     for number, several in by_number.items():
         for first, second in pairwise(several):
-            cause = _cause_of_repeat(first, second, events)
+            cause = _cause_of_repeat(first, second, events, evictions)
             report.run_twice[number] = cause
             if not cause:
                 after = f"{second.begin - first.begin:.1f} s later"
@@ -107,10 +116,12 @@ def make_report(
     return report
 
 
-def _cause_of_repeat(first: Run, second: Run, events: Sequence[Event]) -> str:
+def _cause_of_repeat(first: Run, second: Run, events: Sequence[Event], evictions: Mapping[str, list[float]]) -> str:
     """The first host's death or freezing before it can have committed, or an outage in which another took its partition over."""
     if first.host == second.host:
         return ""  # a host knows what it has done
+    if any(first.begin - _SETTLING_SECONDS < moment < second.begin + _SETTLING_SECONDS for moment in evictions.get(first.host, ())):
+        return "eviction"
     before = [event for event in events if event.begin <= second.begin and event.end >= first.begin - _SETTLING_SECONDS]
     for event in before:
         if event.kind == "freeze_host" and event.host == first.host:

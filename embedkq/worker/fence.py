@@ -1,0 +1,31 @@
+"""Fence: after this process was frozen, nothing is begun before Kafka has confirmed that it is still ours. Worker's thread.
+
+Meanwhile the group may have given the partitions to another host, which runs their jobs by now.
+"""
+from __future__ import annotations
+
+import math
+
+from embedkq.worker.exchange import Exchange
+
+
+class Fence:
+    """Notices a freeze (SIGSTOP, a suspended machine, a debugger) by the clock, and stays closed until the next commit."""
+
+    def __init__(self, exchange: Exchange, longest_turn: float) -> None:
+        """`longest_turn`: seconds that may well pass between two calls of `pass_by`."""
+        self._exchange = exchange
+        self._longest_turn = longest_turn
+        self._passed_at = math.inf
+        self._closed_at = 0.0
+
+    def pass_by(self, now: float) -> None:
+        """Once a turn."""
+        if now > self._passed_at + self._longest_turn + self._exchange.session_seconds / 2:
+            self._closed_at = now
+        self._passed_at = now
+
+    @property
+    def open(self) -> bool:
+        """Whether a job may begin."""
+        return self._exchange.confirmed >= self._closed_at
