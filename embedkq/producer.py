@@ -15,10 +15,11 @@ from kafka import errors as kafka_errors
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, JobTooLarge
 from embedkq.forks import let_go_in_forks
+from embedkq.options import tls_context, tls_failure, uses_tls
 
 OWNED_OPTIONS = (
     "bootstrap_servers", "key_serializer", "value_serializer", "acks", "enable_idempotence", "max_request_size", "transactional_id",
-    "selector",
+    "selector", "bootstrap_timeout_ms", "delivery_timeout_ms", "max_block_ms",
 )
 """Options of kafka-python that embedkq sets itself."""
 KNOWN_OPTIONS = frozenset(KafkaProducer.DEFAULT_CONFIG)
@@ -26,6 +27,9 @@ SEND_SECONDS = 10.0
 """How long a send may take in all, connecting included."""
 _OVERHEAD_BYTES = 4096
 _CONNECT_MARGIN_SECONDS = 0.5
+_TLS_FAILURE_SECONDS = 1.0
+_BATCH_BYTES = 512
+"""At least what a batch of one record has beside key, value and headers."""
 _EXIT_SECONDS = 2.0
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _REFUSED = (
@@ -62,15 +66,15 @@ class Producer:
 
     def __init__(self, hosts: str, job_size: int, options: Mapping[str, Any]) -> None:
         self._hosts = hosts
+        linger = options.get("linger_ms", 0)
         self._options = {
             "linger_ms": 0,
             "batch_size": 128 * 1024,
             "metrics_enabled": False,
             "reconnect_backoff_max_ms": 1_000,
-            "request_timeout_ms": int(SEND_SECONDS * 1000) - 1_000,
+            "request_timeout_ms": max(1_000, int(SEND_SECONDS * 1000) - 1_000 - (linger if isinstance(linger, int) else 0)),
             **options,
             "bootstrap_servers": hosts.split(","),
-            "bootstrap_timeout_ms": int((SEND_SECONDS - _CONNECT_MARGIN_SECONDS) * 1000),
             "delivery_timeout_ms": int(SEND_SECONDS * 1000),
             "max_block_ms": int((SEND_SECONDS - _CONNECT_MARGIN_SECONDS) * 1000),
             "acks": "all",
@@ -104,13 +108,18 @@ class Producer:
         futures: list[Any] = []
         for index, message in enumerate(messages):
             try:
-                kafka = self._connected()
-                futures.append(kafka.send(
-                    message.topic, value=message.value, key=message.key, headers=list(message.headers), partition=message.partition
-                ))
+                kafka = self._connected(deadline)
             except Closed:
                 raise
             except Exception as error:  # noqa: BLE001  (told for each message)
+                failure = self._explained(error, message, handed_over=False)
+                failures.update(dict.fromkeys(range(index, len(messages)), failure))
+                break
+            try:
+                futures.append(kafka.send(
+                    message.topic, value=message.value, key=message.key, headers=list(message.headers), partition=message.partition
+                ))
+            except Exception as error:  # noqa: BLE001
                 futures.append(None)
                 failures[index] = self._explained(error, message, handed_over=False)
                 if isinstance(failures[index], BrokerUnavailable):
@@ -123,9 +132,9 @@ class Producer:
                     future.get(timeout=max(0.0, deadline - time.monotonic()))
                 except Exception as error:  # noqa: BLE001
                     failures[index] = self._explained(error, messages[index], handed_over=True)
-                    if isinstance(error, kafka_errors.KafkaTimeoutError):
+                    if isinstance(error, kafka_errors.KafkaTimeoutError) or _is_spent(kafka):
                         self._retire(kafka)
-        return failures
+        return self._with_limit(failures, messages)
 
     def close(self, seconds: float = SEND_SECONDS) -> None:
         """Send what waits, for so many seconds at most, and close. Any thread; doing it twice does no harm."""
@@ -142,20 +151,43 @@ class Producer:
         if self._sockets is not None and kafka is not None:
             self._sockets.disinherit(kafka)
 
-    def _connected(self) -> Any:
-        with self._lock:
+    def _connected(self, deadline: float) -> Any:
+        lock = self._lock
+        if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):  # another thread is connecting
+            raise kafka_errors.KafkaTimeoutError("no connection yet")
+        try:
             if self._closed:
                 raise Closed("this queue was closed: make another one")
             if self._kafka is None:
-                self._sockets = sockets = ClientSockets()
-                self._kafka = KafkaProducer(**self._options, selector=lambda: sockets)
+                self._kafka = self._connect(deadline)
                 self._pid = os.getpid()
             return self._kafka
+        finally:
+            lock.release()
+
+    def _connect(self, deadline: float) -> Any:
+        tls = uses_tls(self._options)
+        if tls:
+            tls_context(self._options)  # else kafka-python would try again and again with files that cannot do
+        seconds = deadline - time.monotonic() - _CONNECT_MARGIN_SECONDS - (_TLS_FAILURE_SECONDS if tls else 0)
+        if seconds <= 0:
+            raise kafka_errors.KafkaTimeoutError("no connection yet")
+        self._sockets = sockets = ClientSockets()
+        try:
+            return KafkaProducer(**self._options, bootstrap_timeout_ms=int(seconds * 1000), selector=lambda: sockets)
+        except kafka_errors.KafkaConfigurationError as error:
+            raise ValueError(f"kafka={{...}}: {error}") from error
+        except (kafka_errors.KafkaError, OSError) as error:
+            why = tls_failure(self._hosts, self._options, _TLS_FAILURE_SECONDS) if tls else ""
+            if not why:
+                raise
+            raise BrokerRefused(f"{why}. Check cafile, certfile and keyfile, and that {self._hosts} is a TLS port") from error
 
     def _retire(self, kafka: Any) -> None:
         """Have the next message go by a new client.
 
-        kafka-python 3.0.12 sends nothing any more once a batch of an idempotent producer has expired, though the broker is back.
+        kafka-python 3.0.12 sends nothing any more once a batch of an idempotent producer has expired, though the broker is back, or
+        once the broker has refused one for good.
         """
         with self._lock:
             if self._kafka is not kafka:
@@ -164,21 +196,52 @@ class Producer:
         # On its own: other threads may wait for this client's acknowledgements until their time is up.
         threading.Thread(target=_end, args=(kafka, SEND_SECONDS), name="embedkq-producer-end", daemon=True).start()
 
+    def _with_limit(self, failures: dict[int, Exception], messages: Sequence[Message]) -> dict[int, Exception]:
+        """The same, with what the broker takes, if it tells: it does not in its refusal."""
+        refused = [index for index, failure in failures.items() if isinstance(failure, JobTooLarge)]
+        if refused:
+            from embedkq import info  # here, since most senders never need it
+
+            limit = info.largest_batch(self._hosts, messages[refused[0]].topic, self._options)
+            for index in refused:
+                cause, message = failures[index].__cause__, messages[index]
+                if limit is not None and message.size + _BATCH_BYTES <= limit:
+                    # It was on its way beside one that is too large: the client gives up all that it has.
+                    failures[index] = self._unavailable(message, "another job was too large", maybe_sent=True)
+                else:
+                    failures[index] = _too_large(message, limit)
+                failures[index].__cause__ = cause
+        return failures
+
+    def _unavailable(self, message: Message, why: str, maybe_sent: bool) -> BrokerUnavailable:
+        reason = f"no acknowledgement for topic {message.topic!r} within {SEND_SECONDS:g} s ({why})"
+        return BrokerUnavailable(self._hosts, reason, maybe_sent=maybe_sent)
+
     def _explained(self, error: Exception, message: Message, handed_over: bool) -> Exception:
         if isinstance(error, _TOO_LARGE):
-            told: Exception = JobTooLarge(message.size, None, f"the broker (max.message.bytes of topic {message.topic!r})")
+            told: Exception = _too_large(message, None)
         elif isinstance(error, _REFUSED):
             told = BrokerRefused(
                 f"{self._hosts} refuses a record for topic {message.topic!r}: {type(error).__name__}: {error}. "
                 "Check that the topic exists, and what this user may do"
             )
         elif isinstance(error, (kafka_errors.KafkaError, OSError)):
-            reason = f"no acknowledgement for topic {message.topic!r} within {SEND_SECONDS:g} s ({type(error).__name__})"
-            told = BrokerUnavailable(self._hosts, reason, maybe_sent=handed_over)
+            why = "no word of this topic: does it exist?" if "metadata" in str(error) else type(error).__name__
+            told = self._unavailable(message, why, handed_over)
         else:
             return error
         told.__cause__ = error
         return told
+
+
+def _too_large(message: Message, limit: int | None) -> JobTooLarge:
+    return JobTooLarge(message.size, limit, f"the broker (max.message.bytes of topic {message.topic!r})")
+
+
+def _is_spent(kafka: Any) -> bool:
+    """Whether the client gives up all that it is handed from now on."""
+    transactions = getattr(kafka, "_transaction_manager", None)
+    return transactions is not None and bool(transactions.has_fatal_error())
 
 
 def _end(kafka: Any, seconds: float) -> None:

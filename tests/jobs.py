@@ -435,7 +435,7 @@ def swap_descriptors_for_sockets() -> str:
     """As `swap_descriptors`, with sockets that take what is sent to them."""
     held = sorted(int(name) for name in os.listdir("/proc/self/fd"))
     os.closerange(0, 4096)
-    while socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[1].detach() < held[-1]:
+    while max(end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)) < held[-1]:
         pass
     return "done"
 

@@ -142,15 +142,12 @@ def test_a_callback_that_raises_is_logged_and_the_next_job_runs(hosts: str, topi
 
 
 @pytest.mark.parametrize("where", [
-    "telling.py", "./sub/told", "sub/told.callback", "{here}/told.txt", "~/told.py", "package.inner.callbacks", "telling",
+    "./sub/told", "told.callback", "{here}/told.py", "~/told.py", "package.inner.callbacks", "telling",
 ])
 def test_a_callback_comes_from_any_file_or_module(where: str, hosts: str, topic: str, tmp_path: Path) -> None:
     asked = where.format(here=tmp_path)
-    path = tmp_path / (where.replace(".", "/") + ".py" if "package" in where else where.format(here=tmp_path).lstrip("~/"))
-    if where == "{here}/told.txt":
-        path = Path(asked)
-    if where == "telling":
-        path = tmp_path / "telling.py"
+    dotted = where.replace(".", "/") + ".py"
+    path = tmp_path / (dotted if "/" not in where and "told" not in where else where.rpartition("}/")[2].removeprefix("~/"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name("neighbour.py").write_text("def name_of(job):\n    return job.func.__name__\n")
     importing = "from .neighbour import name_of" if "package" in where else "from neighbour import name_of"
@@ -249,8 +246,9 @@ def test_unreachable_hosts_are_told_in_one_line_in_time(
 # Signals.
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("to", ["send", "send_to_group", "send_to_all"])
+@pytest.mark.parametrize(("number", "to"), [
+    (signal.SIGINT, "send"), (signal.SIGINT, "send_to_group"), (signal.SIGTERM, "send"), (signal.SIGTERM, "send_to_all"),
+])
 def test_the_first_signal_finishes_what_runs(
     number: signal.Signals, to: str, hosts: str, topic: str, callback: str, tmp_path: Path
 ) -> None:
@@ -280,8 +278,8 @@ def test_a_second_signal_kills(number: signal.Signals, hosts: str, topic: str, t
     with Program(tmp_path, *options) as kq_worker:
         wait_until(lambda: lines(noted) == ["a"], "the job runs")
         family = kq_worker.family()
-        kq_worker.send(signal.SIGTERM)
-        kq_worker.send(signal.SIGTERM)  # an echo of the first one
+        kq_worker.send(signal.SIGINT)
+        kq_worker.send(signal.SIGTERM)  # so soon after the first one that it is but an echo
         kq_worker.says("Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it.")
         assert kq_worker.running
         kq_worker.send(number)
@@ -307,8 +305,8 @@ def test_a_signal_to_an_idle_worker_ends_it_at_once(hosts: str, topic: str, tmp_
 
 
 def test_a_signal_while_no_broker_answers_ends_it(silent_host: tuple[str, Callable[[], bool]], tmp_path: Path) -> None:
-    with Program(tmp_path, "worker", f"--hosts={silent_host[0]}") as kq_worker:
-        wait_until(silent_host[1], "the worker tries to connect")
+    with Program(tmp_path, "worker", f"--hosts={silent_host[0]}", "--verbose") as kq_worker:
+        kq_worker.says("Starting")
         began = time.monotonic()
         kq_worker.send(signal.SIGTERM)
         done = kq_worker.end()
@@ -350,11 +348,13 @@ def test_every_option_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
         "certfile": str(pem), "keyfile": str(pem), "crlfile": str(pem), "proc_ttl": 3, "offset": "latest", "processes": 4,
         "burst": True, "max_jobs": 5, "verbose": True,
     }
-    assert given.keys() == {parameter.name for parameter in worker.params}
+    assert {parameter.name: parameter.envvar for parameter in worker.params} == {
+        str(parameter.name): f"EMBEDKQ_{str(parameter.name).upper()}" for parameter in worker.params
+    }
     for name, value in given.items():
         monkeypatch.setenv(f"EMBEDKQ_{name.upper()}", str(value))
-    assert worker.make_context("worker", []).params == given
-    assert worker.make_context("worker", ["--topic=other"]).params == {**given, "topic": "other"}
+    assert worker.make_context("worker", []).params.items() >= given.items()
+    assert worker.make_context("worker", ["--topic=other"]).params.items() >= {**given, "topic": "other"}.items()
 
 
 def test_a_worker_set_up_by_the_environment(hosts: str, topic: str, group: str, callback: str, tmp_path: Path) -> None:

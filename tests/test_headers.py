@@ -97,11 +97,12 @@ def test_another_format_is_refused_with_its_value(value: bytes | None) -> None:
     "value",
     [
         b"", b"1", ID.encode()[:-1], ID.encode() + b"0", ID.encode() + b"\n", ID.upper().encode(), ID.replace("-", "").encode(),
-        f"{{{ID}}}".encode(), f"urn:uuid:{ID}".encode(), ID.replace("f", "g").encode(), b"\x00" * 36, b"\xff" * 36, uuid.UUID(ID).bytes, None,
+        f"{{{ID}}}".encode(),
+        f"urn:uuid:{ID}".encode(), ID.replace("f", "g").encode(), b"\x00" * 36, b"\xff" * 36, uuid.UUID(ID).bytes, None,
     ],
 )
 def test_an_id_that_is_no_uuid_is_refused_with_its_value(value: bytes | None) -> None:
-    with pytest.raises(DecodeError, match="^header 'embedkq-id' is no UUID: ") as caught:
+    with pytest.raises(DecodeError, match=r"^header 'embedkq-id' is no UUID: ") as caught:
         headers.read_headers(with_value("embedkq-id", value))
     assert repr(value or b"") in str(caught.value)
 
@@ -110,21 +111,21 @@ def test_an_id_that_is_no_uuid_is_refused_with_its_value(value: bytes | None) ->
     "value", [b"", b" ", b"soon", b"1.5", b"1e3", b"0x10", b"-", b"\xff", b"\x00", b"nan", b"9" * 33, None, b"1_000", b" 1", b"+1", b"-1"]
 )
 def test_a_timestamp_that_is_no_number_of_milliseconds_is_refused_with_its_value(value: bytes | None) -> None:
-    with pytest.raises(DecodeError, match="^header 'embedkq-timestamp' is no number: ") as caught:
+    with pytest.raises(DecodeError, match=r"^header 'embedkq-timestamp' is no number: ") as caught:
         headers.read_headers(with_value("embedkq-timestamp", value))
     assert repr(value or b"") in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [b"", b"soon", b"1,5", b"0x1", b"\xff", b"1" * 33, None, b"1_0", b" 1"])
 def test_a_limit_that_is_no_number_is_refused_with_its_value(value: bytes | None) -> None:
-    with pytest.raises(DecodeError, match="^header 'embedkq-timeout' is no number: ") as caught:
+    with pytest.raises(DecodeError, match=r"^header 'embedkq-timeout' is no number: ") as caught:
         headers.read_headers(with_value("embedkq-timeout", value))
     assert repr(value or b"") in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [b"0", b"0.0", b"-0.0", b"-1", b"-2.5", b"nan", b"inf", b"-inf", b"1e999", b"Infinity"])
 def test_a_limit_that_cannot_be_one_is_refused_with_its_value(value: bytes) -> None:
-    with pytest.raises(DecodeError, match="^header 'embedkq-timeout' is ") as caught:
+    with pytest.raises(DecodeError, match=r"^header 'embedkq-timeout' is ") as caught:
         headers.read_headers(with_value("embedkq-timeout", value))
     assert repr(value or b"") in str(caught.value)
 

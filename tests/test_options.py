@@ -203,7 +203,8 @@ def six(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> None: ...
 @pytest.mark.parametrize(
     "callback",
     [
-        Callbacks().five, Callbacks.of_class, Callbacks.of_none, Callbacks(), asynchronous, print, max, dict.__init__, functools.partial(six, 1),
+        Callbacks().five, Callbacks.of_class, Callbacks.of_none, Callbacks(), asynchronous, print, max, dict.__init__,
+        functools.partial(six, 1),
         lambda *args: None, lambda a, b, c, d, e, *, f=1: None, lambda a, *rest, **more: None, operator.methodcaller("x"),
     ],
 )
@@ -249,21 +250,36 @@ def test_without_tls_files_nothing_is_added() -> None:
 
 
 def test_tls_files_mean_tls(files: dict[str, str]) -> None:
+    del files["crlfile"]
     assert config(**files) == {
-        "ssl_cafile": files["cafile"], "ssl_certfile": files["certfile"], "ssl_keyfile": files["keyfile"], "ssl_crlfile": files["crlfile"],
-        "security_protocol": "SSL",
+        "ssl_cafile": files["cafile"], "ssl_certfile": files["certfile"], "ssl_keyfile": files["keyfile"], "security_protocol": "SSL",
     }
     assert config(cafile=Path(files["cafile"])) == {"ssl_cafile": files["cafile"], "security_protocol": "SSL"}
 
 
-@pytest.mark.parametrize("name", ["cafile", "certfile", "crlfile"])
+@pytest.mark.parametrize("name", ["cafile", "certfile"])
 def test_each_tls_file_alone_means_tls_already(files: dict[str, str], name: str) -> None:
     assert config(**{name: files[name]})["security_protocol"] == "SSL"
 
 
-@pytest.mark.parametrize("option", ["ssl_cafile", "ssl_certfile", "ssl_crlfile", "ssl_context"])
+@pytest.mark.parametrize("option", ["ssl_cafile", "ssl_certfile", "ssl_context"])
 def test_tls_files_among_the_kafka_options_mean_tls_too(files: dict[str, str], option: str) -> None:
     assert config(kafka={option: files["cafile"]})["security_protocol"] == "SSL"
+
+
+def test_a_revocation_list_without_one_in_it_is_refused(files: dict[str, str]) -> None:
+    refused(ValueError, "crlfile", files["crlfile"], lambda: config(crlfile=files["crlfile"]))
+    refused(ValueError, "crlfile", files["crlfile"], lambda: config(kafka={"ssl_crlfile": files["crlfile"]}))
+
+
+def test_a_context_and_files_are_not_mixed(files: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"cafile and kafka={'ssl_context': \.\.\.}"):
+        config(cafile=files["cafile"], kafka={"ssl_context": object()})
+
+
+@pytest.mark.parametrize(("option", "name"), [("ssl_cafile", "cafile"), ("ssl_certfile", "certfile"), ("ssl_crlfile", "crlfile")])
+def test_a_context_of_files_that_hold_something_else_names_the_file(files: dict[str, str], option: str, name: str) -> None:
+    refused(ValueError, name, files[name], options.tls_context, {option: files[name]})
 
 
 def test_tls_files_and_sasl_mean_both(files: dict[str, str]) -> None:

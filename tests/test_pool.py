@@ -13,7 +13,8 @@ from typing import Any
 import jobs
 import pytest
 from poolharness import Harness, descriptors, is_alive, kept_fork_server, value_of
-from support import lines
+from support import lines, wait_until
+from workerjobs import life_of
 
 from embedkq import codec
 from embedkq.child.runner import LARGEST_RESULT
@@ -97,6 +98,7 @@ def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_
         task = pool.submit(jobs.pause, 0.1, "in time", limit=0.3)
         pool.run_until(lambda: pool.pool._children and any(c.stalled for c in pool.pool._children.values()), "it is watched")
         time.sleep(0.6)  # nobody looks meanwhile
+        pool.pool.tick(time.monotonic())  # the limit is looked at first
         assert value_of(pool.finish(task)[0]) == "in time"
 
 
@@ -182,6 +184,7 @@ def test_a_job_that_a_child_had_not_begun_when_it_was_killed_runs_once_elsewhere
         pool.fill()
         (pid,) = pool.pids
         os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: life_of(pid) == "T", "it is stopped")
         task = pool.submit(jobs.tell_and_return, notes, "ran")
         pool.turn()
         os.kill(pid, signal.SIGKILL)
@@ -270,6 +273,7 @@ def test_what_waits_in_a_childs_channel_can_be_taken_back(notes: str) -> None:
         pool.finish()
         (pid,) = pool.pids
         os.kill(pid, signal.SIGSTOP)  # so that it cannot begin what it is given
+        wait_until(lambda: life_of(pid) == "T", "it is stopped")
         in_channel = [pool.submit(jobs.tell_and_return, notes, number) for number in range(10)]
         (child,) = pool.pool._children.values()
         assert list(child.tasks) == in_channel
@@ -323,6 +327,18 @@ def test_no_job_is_lost_or_run_twice_while_children_are_replaced(notes: str) -> 
         assert [value_of(outcome) for outcome in pool.finish()] == list(range(400))
         assert Counter(lines(notes)) == Counter(map(str, range(400)))
         assert pool.pool.started >= 10
+
+
+def test_replacing_children_takes_no_more_and_more_descriptors() -> None:
+    with Harness(processes=1, proc_ttl=1) as pool:
+        for _ in range(3):
+            pool.run(jobs.echo)
+        pool.fill()
+        before = len(descriptors())
+        for _ in range(20):
+            pool.run(jobs.echo)
+        pool.fill()
+        assert len(descriptors()) < before + 10
 
 
 def test_without_a_number_of_jobs_a_child_is_never_replaced() -> None:

@@ -155,9 +155,10 @@ def test_a_child_leads_a_group_of_its_own() -> None:
 def test_a_child_at_work_does_not_heed_signals_that_are_for_the_host(number: int, tmp_path: Path) -> None:
     notes, gate = tmp_path / "notes", tmp_path / "gate"
     with Harness() as pool:
+        pool.fill()
+        before = pool.pids
         task = pool.submit(jobs.wait_for, str(notes), str(gate))
         pool.run_until(lambda: lines(notes), "it runs")
-        before = pool.pids
         for pid in [*before, server._pid]:
             assert pid is not None
             os.kill(pid, number)
@@ -195,6 +196,19 @@ def test_what_a_job_started_ends_with_it_when_it_crashes(tmp_path: Path) -> None
         family = [int(line) for line in lines(notes)]
         assert len(family) == 3
         wait_until(lambda: not any(map(is_alive, family)), "all are gone", GONE_WITHIN)
+
+
+def test_what_one_child_has_left_outlives_the_death_of_another() -> None:
+    with Harness() as pool:
+        pool.fill()
+        daemon = value_of(pool.run(jobs.daemonize))
+        (leaver,) = (pid for pid in pool.pids if daemon in children_of(pid))
+        (other,) = pool.pids - {leaver}
+        os.kill(other, signal.SIGKILL)
+        pool.run_until(lambda: other not in pool.pids and pool.is_full(), "another child is there")
+        assert is_alive(daemon)
+        os.kill(leaver, signal.SIGKILL)
+        wait_until(lambda: not is_alive(daemon), "it ends with its own", GONE_WITHIN)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

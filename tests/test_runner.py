@@ -120,7 +120,8 @@ def test_a_result_is_described_only_when_asked_and_in_a_kilobyte() -> None:
 
 @pytest.mark.parametrize("error", [
     ValueError("a", 1), KeyError("k"), TimeoutError("own"), OSError(2, "No such file", "f"), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
-    StopIteration(3), AssertionError(), RecursionError("deep"), MemoryError(), NotImplementedError(), JobCrashed(-9), asyncio.CancelledError,
+    StopIteration(3), AssertionError(), RecursionError("deep"), MemoryError(), NotImplementedError(), JobCrashed(-9),
+    asyncio.CancelledError,
 ])
 def test_an_exception_comes_back_with_type_and_arguments(error: Any) -> None:
     def fail() -> None:

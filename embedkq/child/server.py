@@ -32,6 +32,11 @@ def main(requests: int, alive: int, host_pid: int, preload: Sequence[str]) -> No
         host_pid: its process id.
         preload: modules that children need.
     """
+    for stream in (0, 1, 2):  # else what a child opens next would have their numbers, in a host that has closed them
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     Server(socket.socket(fileno=requests), alive, host_pid).run(preload)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from embedkq.errors import BrokerUnavailable, EmbedkqError
 from embedkq.info.found import GroupInfo, Info, MemberInfo, PartitionInfo
@@ -63,6 +63,19 @@ def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[
     """
     with Inspector(hosts, **admin_options(options)) as inspector:
         return frozenset(member.id for member in inspector.members(group))
+
+
+def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | None:
+    """Bytes of the largest batch of records that a topic takes; None if the broker does not tell. Any thread.
+
+    Args:
+        options: of any kafka-python client; those that are of no use here are passed over.
+    """
+    try:
+        with Inspector(hosts, **admin_options(options)) as inspector:
+            return inspector.largest_batch(topic)
+    except Exception:  # noqa: BLE001  (not every user may ask, not every broker can answer)
+        return None
 
 
 class Inspector:
@@ -126,6 +139,17 @@ class Inspector:
         """Who is in a consumer group now; raises as `describe` does."""
         with self._explaining():
             return self._groups(group)[0].members
+
+    def largest_batch(self, topic: str) -> int | None:
+        """Bytes of the largest batch of records that a topic takes, None if the broker does not tell; raises as `describe` does."""
+        with self._explaining():
+            asked = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
+            told = self._admin.describe_configs([asked], config_filter="all")
+        for of_type in told.values():
+            found = of_type.get(topic, {}).get("max.message.bytes")
+            if found:
+                return int(found["value"])
+        return None
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic, replicated as the cluster does by default; raises as `describe` does."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import socket
@@ -88,21 +89,25 @@ class ForkServer:
     def _start(self) -> None:
         requests, server_requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server_alive, alive = os.pipe()
+        inherited: list[int] = []
         try:
             requests.setblocking(True)
+            # Above the standard streams, whose numbers they may have in a host that has closed those.
+            inherited += (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in (server_requests.fileno(), server_alive))
             code = _COMMAND.format(
-                path=import_path(), requests=server_requests.fileno(), alive=server_alive, pid=os.getpid(), preload=_PRELOAD
+                path=import_path(), requests=inherited[0], alive=inherited[1], pid=os.getpid(), preload=_PRELOAD
             )
             executable = spawn.get_executable()
             arguments = [executable, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
-            self._pid = util.spawnv_passfds(executable, arguments, [server_requests.fileno(), server_alive])  # type: ignore[arg-type]
+            self._pid = util.spawnv_passfds(executable, arguments, inherited)  # type: ignore[arg-type]
         except BaseException:
             requests.close()
             os.close(alive)
             raise
         finally:
             server_requests.close()
-            os.close(server_alive)
+            for descriptor in (server_alive, *inherited):
+                os.close(descriptor)
         self._requests, self._alive = requests, alive
 
     def _is_alive(self) -> bool:

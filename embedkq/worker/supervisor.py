@@ -80,6 +80,7 @@ class Supervisor:
         self._on_ready, self._on_reply, self._on_death = on_ready, on_reply, on_death
         self._starting: dict[int, _Starting] = {}
         self._start_errors: list[tuple[float, str]] = []
+        self._silent_looks = 0
         self._futures: dict[int, Future[None]] = {}
         self._context = make_context()
         self._registration, self._children_end = channel.pair()
@@ -97,8 +98,10 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
         if not self._pebble.active:
             self._replace_pebble()
-        if self.weak_since is not None and not self._starting and now > self.weak_since + START_SECONDS:
-            raise ChildStartFailed(
+        # In looks and not in seconds: this process may have been frozen meanwhile.
+        self._silent_looks = self._silent_looks + 1 if self.weak_since is not None and not self._starting else 0
+        if self._silent_looks * _LOOK_SECONDS > START_SECONDS:
+            raise self._give_up(
                 f"no child process has registered for {START_SECONDS:g} s: what it printed is on this process's stderr "
                 "(was the package upgraded under the running process?)"
             )
@@ -170,6 +173,7 @@ class Supervisor:
                 message, descriptors = channel.receive_descriptors(self._registration)
             except OSError:
                 return
+            self._silent_looks = 0
             kind, pid, detail = message.split(b" ", 2)
             if kind == process.STARTING:
                 self._child_starts(int(pid), *descriptors)
@@ -211,9 +215,13 @@ class Supervisor:
         now = time.monotonic()
         self._start_errors.append((now, reason))
         logger.warning("A child process cannot start: %s", reason.strip().rsplit("\n", 1)[-1])
-        first, told = self._start_errors[0]
+        first, _ = self._start_errors[0]
         if len(self._start_errors) >= _FIRST_STARTS if not self.started else now > first + START_SECONDS:
-            raise ChildStartFailed(f"child processes cannot start; the first failure:\n{told}")
+            raise self._give_up(reason)
+
+    def _give_up(self, reason: str) -> ChildStartFailed:
+        told = self._start_errors[0][1] if self._start_errors else reason
+        return ChildStartFailed(f"child processes cannot start; the first failure:\n{told}")
 
     # How they go.
 
