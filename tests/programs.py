@@ -20,7 +20,7 @@ STOP_SECONDS = 5.0
 """What issue 3 promises of Flask under Gunicorn: so long after SIGTERM nothing is left."""
 NO_CONTROL_SOCKET = ["--no-control-socket"] if any("--no-control-socket" in (known.cli or ()) for known in KNOWN_SETTINGS) else []
 """Newer Gunicorns leave a socket in the user's home folder."""
-_ADDRESS = re.compile(r"(?:Listening at:|Running on) (http://127\.0\.0\.1:\d+)")
+_ADDRESS = re.compile(r"(?:Listening at:|[Rr]unning on) (http://127\.0\.0\.1:\d+)")
 
 
 class Programs:
@@ -100,17 +100,17 @@ def _kill(process: psutil.Process) -> None:
         pass
 
 
-def end(process: subprocess.Popen[bytes], how: signal.Signals, within: float = STOP_SECONDS) -> None:
+def end(process: subprocess.Popen[bytes], how: signal.Signals, within: float = STOP_SECONDS, status: int = 0) -> None:
     """Send the signal; all of the process's family must be gone in time, and the process itself have ended well."""
     everyone = family(process)
     assert len(everyone) > 1, "it has no child processes"
     began = time.monotonic()
     process.send_signal(how)
-    status = process.wait(HANG_SECONDS)
+    ended_with = process.wait(HANG_SECONDS)
     _, alive = psutil.wait_procs(everyone, max(0.0, began + within - time.monotonic()))
     took = time.monotonic() - began
     assert not alive and took < within, f"{took:.1f} s after {how.name}: {alive} are left"
-    assert status == 0
+    assert ended_with == status
 
 
 def request(url: str, method: str = "GET") -> str:

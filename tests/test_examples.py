@@ -22,7 +22,7 @@ from embedkq import info
 from embedkq.errors import BrokerUnavailable
 
 EXAMPLES = ROOT / "examples"
-NAMES = ["asyncio_app.py", "callback.py", "flask_app.py", "flask_background.py", "gunicorn.conf.py", "script.py"]
+NAMES = ["asgi_app.py", "asyncio_app.py", "callback.py", "flask_app.py", "flask_background.py", "gunicorn.conf.py", "script.py"]
 
 
 @pytest.fixture
@@ -162,3 +162,11 @@ def test_a_flask_app_whose_one_thread_owns_the_worker(programs: Programs) -> Non
     wait_until(lambda: json.loads(request(f"{address}/results")) == expected, "requests have fired the callbacks")
     end(server, signal.SIGINT)
     assert "Traceback" not in programs.log
+
+
+def test_an_asgi_app_whose_loop_fires_the_callbacks(programs: Programs) -> None:
+    server, address = programs.start_web(sys.executable, "-m", "uvicorn", "--port", "0", "asgi_app:app", cwd=EXAMPLES)
+    jobs = {request(f"{address}/jobs/{number}", "POST"): number * number for number in range(10)}
+    wait_until(lambda: json.loads(request(f"{address}/results")) == jobs, "all callbacks have fired")
+    assert json.loads(request(f"{address}/health"))["healthy"] is True
+    end(server, signal.SIGTERM, status=-signal.SIGTERM)  # uvicorn shuts down, then lets the signal have its way

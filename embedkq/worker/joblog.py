@@ -41,8 +41,8 @@ class JobLog:
 
     def kept_out(self, run: Run, reason: Exception) -> None:
         """The record is no job of embedkq, or one that may not run here."""
-        what = "refused" if isinstance(reason, RecordRefused) else "malformed"
-        logger.warning("%s %s. Skipping ... (%s)", self._record(run), what, reason)
+        text = "%s refused. Skipping ... (%s)" if isinstance(reason, RecordRefused) else "%s malformed. Skipping ... (%s)"
+        logger.warning(text, self._record(run), reason)
 
     def _record(self, run: Run) -> str:
         return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
