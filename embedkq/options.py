@@ -5,17 +5,18 @@ import difflib
 import inspect
 import os
 import re
-import socket
-import ssl
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from embedkq.tls import FILE_OPTIONS as _TLS_OPTIONS
+from embedkq.tls import ContextFromFiles, tls_context
+
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}").fullmatch
-_TLS_OPTIONS = {"cafile": "ssl_cafile", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile", "crlfile": "ssl_crlfile"}
 _PLAIN_PROTOCOLS = ("PLAINTEXT", "SASL_PLAINTEXT")
+_SASL_PROTOCOLS = ("SASL_PLAINTEXT", "SASL_SSL")
 _PROTOCOLS = (*_PLAIN_PROTOCOLS, "SSL", "SASL_SSL")
+_CREDENTIALS = ("sasl_plain_username", "sasl_plain_password", "sasl_oauth_token_provider")
 
 
 def check_hosts(hosts: str | Sequence[str]) -> str:
@@ -184,8 +185,9 @@ def client_config(
     config = _check_options(kafka, frozenset(owned), frozenset(known), owner)
     files = {"cafile": cafile, "certfile": certfile, "keyfile": keyfile, "crlfile": crlfile}
     given = {name: _path_of(name, path) for name, path in files.items() if path is not None}
-    if given and "ssl_context" in config:
-        raise ValueError(f"{next(iter(given))} and kafka={{'ssl_context': ...}}: a context brings its own files; give one of them")
+    named = [*given, *(option for option in _TLS_OPTIONS.values() if config.get(option) is not None)]
+    if named and "ssl_context" in config:
+        raise ValueError(f"{named[0]} and kafka={{'ssl_context': ...}}: a context brings its own files; give one of them")
     for name, path in given.items():
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{name}={path!r}: no such file")
@@ -201,70 +203,24 @@ def client_config(
     if tls:
         _choose_tls(config)
         if "ssl_crlfile" in config:  # which kafka-python 3.0.12 hands to Python by a name that it refuses
-            config["ssl_context"] = tls_context(config)
-            del config["ssl_crlfile"]
-    elif config.get("sasl_mechanism") and "security_protocol" not in config:
+            tls_context(config)
+            config["ssl_context"] = ContextFromFiles(dict(config))
+    _check_sasl(config)
+    return config
+
+
+def _check_sasl(config: Mapping[str, Any]) -> None:
+    """Refuse what would leave a password unused, or send it in the clear without being told to."""
+    protocol, mechanism = config.get("security_protocol"), config.get("sasl_mechanism")
+    if mechanism and protocol is None:
         raise ValueError(
             "kafka={'sasl_mechanism': ...} needs a protocol: give cafile for SASL over TLS, or say "
             "'security_protocol': 'SASL_SSL' (or 'SASL_PLAINTEXT', which sends passwords in the clear)"
         )
-    return config
-
-
-def uses_tls(config: Mapping[str, Any]) -> bool:
-    """Whether a client with these options talks TLS."""
-    return config.get("security_protocol") in ("SSL", "SASL_SSL")
-
-
-def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
-    """The context that these options of a client stand for.
-
-    Raises:
-        ValueError: a file does not hold what it should; the message names it.
-    """
-    if config.get("ssl_context") is not None:
-        given: ssl.SSLContext = config["ssl_context"]
-        return given
-    cafile, certfile, keyfile, crlfile = (config.get(option) for option in _TLS_OPTIONS.values())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = config.get("ssl_check_hostname", True)
-    loading = f"cafile={cafile!r}"
-    try:
-        if cafile:
-            context.load_verify_locations(cafile)
-        else:
-            context.load_default_certs()
-        loading = f"certfile={certfile!r}, keyfile={keyfile!r}"
-        if certfile:
-            context.load_cert_chain(certfile, keyfile, config.get("ssl_password"))
-        loading = f"crlfile={crlfile!r}"
-        if crlfile:
-            context.load_verify_locations(crlfile)
-            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-    except OSError as error:
-        raise ValueError(f"{loading}: {error}") from error
-    return context
-
-
-def tls_failure(hosts: str, config: Mapping[str, Any], seconds: float) -> str:
-    """Why no TLS connection comes about, by trying; empty if one does, or nothing can be said within so many seconds."""
-    context, deadline = tls_context(config), time.monotonic() + seconds
-    for address in hosts.split(","):
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        try:
-            plain = socket.create_connection((host, int(port)), timeout=max(0.05, deadline - time.monotonic()))
-        except OSError:
-            continue
-        try:
-            with plain, context.wrap_socket(plain, server_hostname=host) as connection:
-                connection.recv(1)  # a server that speaks TLS 1.3 refuses a client's certificate only after the handshake
-        except TimeoutError:
-            continue
-        except OSError as error:
-            return f"TLS with {address} fails: {error}"
-    return ""
+    if mechanism and protocol not in _SASL_PROTOCOLS:
+        raise ValueError(f"kafka={{'sasl_mechanism': ..., 'security_protocol': {protocol!r}}} would log in nowhere: say 'SASL_SSL'")
+    if not mechanism and (protocol in _SASL_PROTOCOLS or any(config.get(option) is not None for option in _CREDENTIALS)):
+        raise ValueError("kafka={...} has a password or a protocol with one, and no 'sasl_mechanism': give it, such as 'SCRAM-SHA-256'")
 
 
 def _path_of(name: str, path: Any) -> str:

@@ -17,9 +17,9 @@ from kafka.protocol.metadata import ApiVersionsRequest, MetadataRequest
 from kafka.protocol.parser import KafkaProtocol
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
-from embedkq import tlsreasons
-from embedkq.errors import BrokerRefused
-from embedkq.options import tls_context, uses_tls
+from embedkq import tls
+from embedkq.errors import BrokerRefused, BrokerUnavailable
+from embedkq.tls import tls_context, uses_tls
 
 EARLY_SECONDS = 2.0
 LATE_SECONDS = 1.5
@@ -38,6 +38,10 @@ class Refusal(NamedTuple):
 
     text: str
     certain: bool
+
+    def as_error(self, hosts: str) -> BrokerRefused | BrokerUnavailable:
+        """To be raised where a client could not connect to these hosts."""
+        return BrokerRefused(self.text) if self.certain else BrokerUnavailable(hosts, self.text)
 
 
 class Verdict(NamedTuple):
@@ -158,7 +162,7 @@ class _Attempt:
                 with secured as self._socket:
                     return self._talk()
             except (ssl.SSLError, ConnectionResetError) as error:  # also while talking: TLS 1.3 refuses a client's certificate late
-                raise _Refused(*tlsreasons.explained(str(self._address), error, self._options)) from None
+                raise _Refused(*tls.explained(str(self._address), error, self._options)) from None
 
     def _talk(self) -> list[tuple[str, int]]:
         try:
@@ -181,7 +185,7 @@ class _Attempt:
 
     def _explain_silence(self) -> None:
         if uses_tls(self._options):
-            raise _Refused(*tlsreasons.closed(str(self._address), self._options))
+            raise _Refused(*tls.closed(str(self._address), self._options))
         if _speaks_tls(self._address, self._rest):
             raise _Refused(
                 f"{self._address} speaks TLS, and this client does not. Give cafile, the certificate of the authority that "

@@ -15,7 +15,7 @@ from kafka import errors as kafka_errors
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, JobTooLarge
 from embedkq.forks import let_go_in_forks
-from embedkq.options import tls_context, tls_failure, uses_tls
+from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
 
 OWNED_OPTIONS = (
     "bootstrap_servers", "key_serializer", "value_serializer", "acks", "enable_idempotence", "max_request_size", "transactional_id",
@@ -27,7 +27,6 @@ SEND_SECONDS = 10.0
 """How long a send may take in all, connecting included."""
 _OVERHEAD_BYTES = 4096
 _CONNECT_MARGIN_SECONDS = 0.5
-_TLS_FAILURE_SECONDS = 1.0
 _BATCH_BYTES = 512
 """At least what a batch of one record has beside key, value and headers."""
 _EXIT_SECONDS = 2.0
@@ -166,10 +165,8 @@ class Producer:
             lock.release()
 
     def _connect(self, deadline: float) -> Any:
-        tls = uses_tls(self._options)
-        if tls:
-            tls_context(self._options)  # else kafka-python would try again and again with files that cannot do
-        seconds = deadline - time.monotonic() - _CONNECT_MARGIN_SECONDS - (_TLS_FAILURE_SECONDS if tls else 0)
+        refuse_early(self._hosts, self._options)
+        seconds = deadline - time.monotonic() - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
         if seconds <= 0:
             raise kafka_errors.KafkaTimeoutError("no connection yet")
         self._sockets = sockets = ClientSockets()
@@ -178,10 +175,10 @@ class Producer:
         except kafka_errors.KafkaConfigurationError as error:
             raise ValueError(f"kafka={{...}}: {error}") from error
         except (kafka_errors.KafkaError, OSError) as error:
-            why = tls_failure(self._hosts, self._options, _TLS_FAILURE_SECONDS) if tls else ""
-            if not why:
+            reason = look_for_reason(self._hosts, self._options)
+            if reason is None:
                 raise
-            raise BrokerRefused(f"{why}. Check cafile, certfile and keyfile, and that {self._hosts} is a TLS port") from error
+            raise reason.as_error(self._hosts) from error
 
     def _retire(self, kafka: Any) -> None:
         """Have the next message go by a new client.

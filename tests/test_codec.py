@@ -652,7 +652,8 @@ for call, told in (
 # Properties.
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False) | st.text() | st.binary()
+numbers = st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
+scalars = st.none() | st.booleans() | numbers | st.text() | st.binary()
 hashable = st.recursive(scalars, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5)
 values = st.recursive(
     scalars | st.datetimes() | st.decimals(allow_nan=False) | st.uuids() | st.fractions() | st.timedeltas(),

@@ -51,6 +51,12 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path.touch()
 
 
+@pytest.fixture
+def deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs count as short however slow the machine is: many wait in one channel."""
+    monkeypatch.setattr(pool_module, "SHORT_SECONDS", 10.0)
+
+
 # Limits.
 
 
@@ -147,11 +153,8 @@ def test_a_grandchild_that_holds_the_channel_open_does_not_hide_a_crash(notes: s
         pool.run_until(lambda: not is_alive(grandchild), "the grandchild is gone")
 
 
-def test_nothing_runs_twice_and_nothing_is_lost_beside_crashes_and_hangs(notes: str) -> None:
+def test_nothing_runs_twice_and_nothing_is_lost_beside_crashes_and_hangs(notes: str, deep: None) -> None:
     with Harness() as pool:
-        for number in range(200):  # so short that many wait in one channel
-            pool.submit(jobs.echo, number)
-        pool.finish()
         assert pool.pool._depth() > 1
         good = {pool.submit(jobs.tell_and_return, notes, number): number for number in range(500)}
         bad = []
@@ -207,11 +210,9 @@ def test_when_pebble_gives_up_what_had_not_begun_runs_in_a_new_pool(notes: str, 
 # Fairness.
 
 
-def test_two_thousand_short_jobs_beside_a_slow_one_are_not_held_up(notes: str, gate: Path) -> None:
+def test_two_thousand_short_jobs_beside_a_slow_one_are_not_held_up(notes: str, gate: Path, deep: None) -> None:
     with Harness() as pool:
-        for number in range(200):
-            pool.submit(jobs.echo, number)
-        pool.finish()
+        pool.fill()
         before = [pool.submit(jobs.tell_and_return, notes, number) for number in range(1_000)]
         slow = pool.submit(jobs.wait_for, str(gate) + ".notes", str(gate))
         after = [pool.submit(jobs.tell_and_return, notes, number) for number in range(1_000, 2_000)]
@@ -224,7 +225,7 @@ def test_two_thousand_short_jobs_beside_a_slow_one_are_not_held_up(notes: str, g
         assert pool.finish(slow)[0].status == "success"
 
 
-def test_one_child_runs_jobs_in_their_order_also_where_some_are_slow_or_crash() -> None:
+def test_one_child_runs_jobs_in_their_order_also_where_some_are_slow_or_crash(deep: None) -> None:
     with Harness(processes=1) as pool:
         for number in range(400):
             if number % 100 == 99:
@@ -237,16 +238,17 @@ def test_one_child_runs_jobs_in_their_order_also_where_some_are_slow_or_crash() 
         assert [task.number for task in pool.outcomes] == list(range(1, 401))
 
 
-def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while() -> None:
+def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "SHORT_SECONDS", 0.05)
     with Harness() as pool:
         assert pool.pool.room() == 0
         pool.fill()
         assert pool.pool.room() == 2
-        for number in range(400):
+        for number in range(200):
             pool.submit(jobs.echo, number)
         pool.finish()
         assert pool.pool.room() == 2 * pool_module.DEEPEST
-        pool.run(jobs.pause, 0.3)
+        pool.run(jobs.pause, 1.5)
         assert pool.pool.room() == 2
 
 
@@ -266,11 +268,9 @@ def test_what_has_not_begun_can_be_taken_back_and_never_runs(notes: str, gate: P
         assert "late" not in lines(notes) and not waiting & set(pool.outcomes)
 
 
-def test_what_waits_in_a_childs_channel_can_be_taken_back(notes: str) -> None:
+def test_what_waits_in_a_childs_channel_can_be_taken_back(notes: str, deep: None) -> None:
     with Harness(processes=1) as pool:
-        for number in range(200):
-            pool.submit(jobs.echo, number)
-        pool.finish()
+        pool.fill()
         (pid,) = pool.pids
         os.kill(pid, signal.SIGSTOP)  # so that it cannot begin what it is given
         wait_until(lambda: life_of(pid) == "T", "it is stopped")

@@ -4,6 +4,7 @@ The only KafkaAdminClient. No topic is created by being asked for.
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,8 +14,9 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
-from embedkq.errors import BrokerUnavailable, EmbedkqError
+from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
 from embedkq.info.found import GroupInfo, Info, MemberInfo, PartitionInfo
+from embedkq.probe import look_for_reason, refuse_early
 
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 4.5
@@ -82,19 +84,31 @@ class Inspector:
     """A connection that can be asked again and again, by one thread at a time. Connects when it is made.
 
     Raises:
-        BrokerUnavailable: no broker answered within 5 s.
+        BrokerUnavailable: no broker answered within 5 s (and 2 s in which the reason is looked for).
+        BrokerRefused: certificates or passwords are not accepted.
     """
 
     def __init__(self, hosts: str, **client_options: Any) -> None:
         self.hosts = hosts
+        deadline = time.monotonic() + CONNECT_SECONDS
+        try:
+            refuse_early(hosts, client_options)
+        except ValueError as error:
+            raise EmbedkqError(str(error)) from error
         options = {
             "request_timeout_ms": int(REQUEST_SECONDS * 1000),
             **client_options,
-            "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
+            "bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000),
             "bootstrap_servers": hosts.split(","),
         }
         with self._explaining():
-            self._admin = _Admin(**options)
+            try:
+                self._admin = _Admin(**options)
+            except _UNREACHABLE as error:
+                reason = look_for_reason(hosts, client_options)
+                if reason is None:
+                    raise
+                raise reason.as_error(hosts) from error
 
     def __enter__(self) -> Inspector:
         return self

@@ -12,6 +12,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerUnavailable, WorkerFailed
+from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
 
 logger = logging.getLogger("embedkq.worker")
 
@@ -22,6 +23,7 @@ OWNED_OPTIONS = (
 """Options of kafka-python that embedkq sets itself."""
 KNOWN_OPTIONS = frozenset(KafkaConsumer.DEFAULT_CONFIG)
 CONNECT_SECONDS = 10.0
+_CONNECT_MARGIN_SECONDS = 0.5
 SESSION_MILLISECONDS = 10_000
 TIMEOUT_MILLISECONDS = 5_000
 """Limit of one request."""
@@ -34,6 +36,8 @@ class Client:
 
     Raises:
         BrokerUnavailable: no broker answered within 10 s.
+        BrokerRefused: certificates or passwords are not accepted.
+        WorkerFailed: a TLS file does not hold what it should.
         KafkaError: the broker refuses.
     """
 
@@ -42,14 +46,25 @@ class Client:
         self.topic = topic
         self._unknown_since: float | None = None
         self._sockets = ClientSockets()
-        try:
-            self.kafka: Any = KafkaConsumer(**options, selector=lambda: self._sockets)
-        except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
-            reason = f"no answer within {CONNECT_SECONDS:g} s ({type(error).__name__})"
-            raise BrokerUnavailable(hosts, reason) from error
+        self.kafka: Any = self._connect(options)
         # In this order, and the topic known before the first poll: joining before gives an empty assignment until the next refresh
         # of the metadata, and asking before subscribing sets off a second rejoin.
         self.kafka.subscribe([topic], listener=make_listener(self.kafka))
+
+    def _connect(self, options: Mapping[str, Any]) -> Any:
+        deadline = time.monotonic() + CONNECT_SECONDS - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
+        try:
+            refuse_early(self.hosts, options)
+        except ValueError as error:
+            raise WorkerFailed(str(error)) from error
+        limit = {"bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000)}
+        try:
+            return KafkaConsumer(**{**options, **limit}, selector=lambda: self._sockets)
+        except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
+            reason = look_for_reason(self.hosts, options)
+            if reason is not None:
+                raise reason.as_error(self.hosts) from error
+            raise BrokerUnavailable(self.hosts, f"no answer within {CONNECT_SECONDS:g} s ({type(error).__name__})") from error
 
     @property
     def member_id(self) -> str:
@@ -159,5 +174,4 @@ def options_of(
         "group_id": group,
         "auto_offset_reset": offset_policy,
         "enable_auto_commit": False,
-        "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000) - 500,
     }
