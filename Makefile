@@ -3,7 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
-PYTEST_ARGS ?=
+# Most tests wait for processes and brokers, so a few run side by side, each file on one of them with a broker of its own.
+PYTEST_ARGS ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint chaos bench bench-peers fuzz clean

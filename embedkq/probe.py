@@ -23,6 +23,7 @@ from embedkq.tls import tls_context, uses_tls
 
 EARLY_SECONDS = 2.0
 LATE_SECONDS = 1.5
+_AGAIN_SECONDS = 1.0
 _ADVERTISED = 5
 """How many of a cluster's brokers are asked beside those that `hosts` names."""
 _RECEIVE_BYTES = 65_536
@@ -79,6 +80,22 @@ def refuse_early(hosts: str, options: Mapping[str, Any]) -> None:
         reason = probe(hosts, options, EARLY_SECONDS, thorough=False).final
         if reason:
             raise BrokerRefused(reason)
+
+
+def refused_for_good(hosts: str, options: Mapping[str, Any]) -> str:
+    """After a client lost its brokers: why none will let it in again; empty if one may. Takes at most 5 s. Any thread.
+
+    Seen twice, a second apart: a cluster that is being set up anew may refuse for a moment.
+    """
+    if not (uses_tls(options) or _uses_sasl(options)):
+        return ""
+    try:
+        if not probe(hosts, options, EARLY_SECONDS, thorough=False).final:
+            return ""
+        time.sleep(_AGAIN_SECONDS)
+        return probe(hosts, options, EARLY_SECONDS, thorough=False).final
+    except ValueError as error:
+        return str(error)
 
 
 def look_for_reason(hosts: str, options: Mapping[str, Any], seconds: float = LATE_SECONDS) -> Refusal | None:

@@ -26,13 +26,13 @@ KNOWN_OPTIONS = frozenset(KafkaProducer.DEFAULT_CONFIG)
 SEND_SECONDS = 10.0
 """How long a send may take in all, connecting included."""
 _OVERHEAD_BYTES = 4096
+_NO_RIGHT = "AuthorizationFailedError"
 _CONNECT_MARGIN_SECONDS = 0.5
 _BATCH_BYTES = 512
 """At least what a batch of one record has beside key, value and headers."""
 _EXIT_SECONDS = 2.0
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _REFUSED = (
-    kafka_errors.AuthorizationError,
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnknownTopicOrPartitionError,
     kafka_errors.InvalidTopicError,
@@ -217,6 +217,11 @@ class Producer:
     def _explained(self, error: Exception, message: Message, handed_over: bool) -> Exception:
         if isinstance(error, _TOO_LARGE):
             told: Exception = _too_large(message, None)
+        elif _NO_RIGHT in f"{type(error).__name__}: {error}":  # kafka-python wraps what it does not expect
+            told = BrokerRefused(
+                f"this user may not write to topic {message.topic!r} at {self._hosts} ({type(error).__name__}): "
+                f"grant it WRITE on topic {message.topic!r}"
+            )
         elif isinstance(error, _REFUSED):
             told = BrokerRefused(
                 f"{self._hosts} refuses a record for topic {message.topic!r}: {type(error).__name__}: {error}. "

@@ -41,6 +41,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["brokers"] = sorted(_used)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _used.update(getattr(node, "workeroutput", {}).get("brokers", ()))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _used:
         terminalreporter.write_line(f"Brokers: {', '.join(sorted(_used))}")

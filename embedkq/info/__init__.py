@@ -67,6 +67,19 @@ def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[
         return frozenset(member.id for member in inspector.members(group))
 
 
+def is_hidden(hosts: str, topic: str, options: Mapping[str, Any]) -> bool:
+    """Whether a topic is kept from this user, be it there or not; False if the broker does not tell. Any thread.
+
+    Args:
+        options: of any kafka-python client; those that are of no use here are passed over.
+    """
+    try:
+        with Inspector(hosts, **admin_options(options)) as inspector:
+            return inspector.is_hidden(topic)
+    except EmbedkqError:
+        return False
+
+
 def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | None:
     """Bytes of the largest batch of records that a topic takes; None if the broker does not tell. Any thread.
 
@@ -129,7 +142,7 @@ class Inspector:
             BrokerUnavailable: a broker did not answer within 5 s.
             EmbedkqError: the broker refuses.
         """
-        with self._explaining():
+        with self._explaining(f"DESCRIBE on group {group!r}" if group else "DESCRIBE on all topics and groups that it shall see"):
             leaders = self._leaders(topic)
             ends = self._ends([partition for partition, led in leaders.items() if led])
             groups = self._groups(group)
@@ -151,7 +164,7 @@ class Inspector:
 
     def members(self, group: str) -> tuple[MemberInfo, ...]:
         """Who is in a consumer group now; raises as `describe` does."""
-        with self._explaining():
+        with self._explaining(f"DESCRIBE on group {group!r}"):
             return self._groups(group)[0].members
 
     def largest_batch(self, topic: str) -> int | None:
@@ -165,14 +178,20 @@ class Inspector:
                 return int(found["value"])
         return None
 
+    def is_hidden(self, topic: str) -> bool:
+        """Whether the topic is kept from this user, be it there or not; raises as `describe` does."""
+        with self._explaining():
+            found = self._admin.describe_topics([topic])
+        return any(each["error_code"] == kafka_errors.TopicAuthorizationFailedError.errno for each in found)
+
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic, replicated as the cluster does by default; raises as `describe` does."""
-        with self._explaining():
+        with self._explaining(f"CREATE on topic {topic!r}"):
             self._admin.create_topics({topic: {"num_partitions": partitions}})
 
     def delete_topic(self, topic: str) -> None:
         """Delete a topic and all that it holds; raises as `describe` does."""
-        with self._explaining():
+        with self._explaining(f"DELETE on topic {topic!r}"):
             self._admin.delete_topics([topic])
 
     def _leaders(self, topic: str | None) -> dict[TopicPartition, bool]:
@@ -210,11 +229,15 @@ class Inspector:
         }
 
     @contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def _explaining(self, right: str = "DESCRIBE on topics and groups") -> Iterator[None]:
+        """What the broker refuses becomes an error of ours; `right` is what a user needs for what is asked."""
         try:
             yield
         except _UNREACHABLE as error:
             raise BrokerUnavailable(self.hosts, f"no answer in time ({type(error).__name__})") from error
+        except kafka_errors.AuthorizationError as error:
+            name = type(error).__name__  # the text would be the whole request
+            raise BrokerRefused(f"this user has no right to do that at {self.hosts} ({name}): grant it {right}") from error
         except kafka_errors.KafkaError as error:
             raise EmbedkqError(f"the broker at {self.hosts} refuses: {error}") from error
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from kafka import errors as kafka_errors
 
-from embedkq.errors import BrokerUnavailable, Closed, WorkerFailed
+from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
+from embedkq.probe import refused_for_good
 from embedkq.worker.assignment import Assignment
 from embedkq.worker.backlog import size_of
 from embedkq.worker.client import Client, options_of
@@ -32,6 +33,7 @@ _POSITIONS_SECONDS = 1.0
 _FINAL_COMMIT_SECONDS = 5.0
 _SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+_ASK_WHY_SECONDS = 3.0
 
 
 class Consumer:
@@ -65,6 +67,7 @@ class Consumer:
         self.away_since: float | None = None
         """`time.monotonic()` since which the broker does not answer; None if it does."""
         self._pause = _SHORTEST_PAUSE_SECONDS
+        self._asked_why = 0.0
         self._stopping = False
 
     # For other threads.
@@ -123,6 +126,7 @@ class Consumer:
             if isinstance(error, FATAL):
                 raise
             self._broker_away(error)
+            self._end_if_refused()
             time.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
@@ -171,6 +175,14 @@ class Consumer:
                 "Kafka at %s does not answer (%r). It is tried again until it does; jobs that run go on, and what is done "
                 "and not committed by then is committed then.", self.hosts, error,
             )
+
+    def _end_if_refused(self) -> None:
+        """A certificate or password that was good when the worker started may be so no more; kafka-python would try for ever."""
+        if time.monotonic() > self._asked_why + _ASK_WHY_SECONDS:
+            reason = refused_for_good(self.hosts, self._options)
+            self._asked_why = time.monotonic()
+            if reason:
+                raise BrokerRefused(reason)
 
     def _broker_is_back(self) -> None:
         if self.away_since is not None:
@@ -244,9 +256,14 @@ class Consumer:
             self._stopping = True
 
     def _explained(self, error: BaseException) -> BaseException:
-        if isinstance(error, kafka_errors.AuthorizationError):
-            return WorkerFailed(
-                f"{type(error).__name__}: {error}. Grant this user the right to read topic {self._topic!r} "
-                f"and group {self._group!r} at {self.hosts}"
-            )
-        return error
+        if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
+            lacking = f"group {self._group!r}"
+        elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
+            lacking = f"topic {self._topic!r}"
+        elif isinstance(error, kafka_errors.AuthorizationError):
+            lacking = f"topic {self._topic!r} and group {self._group!r}"
+        else:
+            return error
+        told = BrokerRefused(f"this user may not read {lacking} at {self.hosts} ({type(error).__name__}): grant it READ on {lacking}")
+        told.__cause__ = error
+        return told

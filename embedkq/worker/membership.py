@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from embedkq.errors import EmbedkqError
+from embedkq.errors import BrokerRefused, EmbedkqError
 from embedkq.worker.client import Client
 from embedkq.worker.commits import Commits
 
@@ -45,6 +45,8 @@ class Membership:
         member_id = client.member_id
         try:
             listed = info.member_ids(self._hosts, self._group, self._options)
+        except BrokerRefused:
+            raise
         except EmbedkqError as error:  # the broker is away: that is another matter
             logger.debug("The members of %s could not be asked for: %s", self._group, error)
             return False

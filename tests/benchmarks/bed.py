@@ -1,0 +1,80 @@
+"""What trials find at the broker: topics of their own, filled with jobs."""
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import NewTopic
+
+from benchmarks.figures import Options
+from embedkq import Queue, codec, headers
+
+LIMIT_SECONDS = 10.0
+"""The limit of every job, unless it is there to break it."""
+PARTITIONS = 4
+LARGEST_RECORD = 2_000_000
+
+
+class Bed:
+    """One broker for all benchmarks. Driver's process."""
+
+    def __init__(self, hosts: str, options: Options) -> None:
+        self.hosts = hosts
+        self.options = options
+        self._topics: list[str] = []
+
+    def topic(self, partitions: int = PARTITIONS) -> str:
+        """A new topic that takes large records."""
+        name = f"bench-{uuid.uuid4().hex[:12]}"
+        admin = KafkaAdminClient(bootstrap_servers=self.hosts)
+        try:
+            settings = {"max.message.bytes": str(2 * LARGEST_RECORD)}
+            admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=settings)])
+        finally:
+            admin.close()
+        self._topics.append(name)
+        return name
+
+    def filled(self, function: Callable[..., Any], *arguments: Any, count: int, partitions: int = PARTITIONS) -> str:
+        """A new topic with so many jobs of the same call, spread evenly."""
+        topic = self.topic(partitions)
+        fill(self.hosts, topic, partitions, codec.encode_call(function, arguments, {}), count)
+        return topic
+
+    def filled_with(self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> str:
+        """A new topic with these jobs, in this order on one partition."""
+        topic = self.topic(1)
+        with Queue(self.hosts, topic, timeout=LIMIT_SECONDS) as queue:
+            queue.enqueue_many(calls)
+        return topic
+
+    def clear(self) -> None:
+        """Delete the topics, which may hold gigabytes."""
+        if self._topics:
+            admin = KafkaAdminClient(bootstrap_servers=self.hosts)
+            admin.delete_topics(self._topics)
+            admin.close()
+            self._topics.clear()
+
+
+def fill(hosts: str, topic: str, partitions: int, payload: bytes, count: int) -> None:
+    """Put so many jobs with the same payload on a topic, each with an id of its own."""
+    producer = KafkaProducer(bootstrap_servers=hosts, linger_ms=5, batch_size=128 * 1024, max_request_size=2 * LARGEST_RECORD)
+    try:
+        for number in range(count):
+            producer.send(topic, payload, headers=record_headers(), partition=number % partitions)
+        producer.flush()
+    finally:
+        producer.close()
+
+
+def record_headers() -> list[tuple[str, bytes]]:
+    """Those of a job that was enqueued now."""
+    return headers.headers_of(str(uuid.uuid4()), int(time.time() * 1000), LIMIT_SECONDS)
+
+
+def new_group() -> str:
+    return f"bench-{uuid.uuid4().hex[:12]}"

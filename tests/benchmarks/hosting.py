@@ -1,0 +1,72 @@
+"""The embedkq side: a worker and its owner, in a process of their own. Each function runs alone."""
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bed import LARGEST_RECORD, new_group
+from embedkq import Worker
+
+PROCESSES = 2
+
+
+class Owner:
+    """A worker with a callback that counts, on the thread that calls `work_off`."""
+
+    def __init__(self, hosts: str, topic: str, count: int, *, processes: int = PROCESSES, **options: Any) -> None:
+        self._left = count
+        self.ends: list[float] = []
+        """`time.perf_counter()` of each callback."""
+        self.results: list[Any] = []
+        self.keep_results = False
+        self.worker = Worker(
+            hosts, topic, callback=self._callback, group=options.pop("group", None) or new_group(), processes=processes, **options
+        )
+
+    def work_off(self) -> None:
+        """Until there were so many callbacks.
+
+        Raises:
+            RuntimeError: a job did not succeed, so what was measured is something else.
+        """
+        self.worker.start()
+        if self._left > 0:
+            raise RuntimeError(f"{self._left} jobs are missing")
+
+    def rate(self, after: int = 1) -> float:
+        """Callbacks a second, from the `after`th on: the start of the worker is another figure."""
+        return (len(self.ends) - after) / (self.ends[-1] - self.ends[after - 1])
+
+    def _callback(self, status: str, job: Any, result: Any, exception: Any, traceback: Any) -> None:
+        self.ends.append(time.perf_counter())
+        if status != "success":
+            raise SystemExit(f"job {job}: {status} {exception!r}\n{traceback}")
+        if self.keep_results:
+            self.results.append(result)
+        self._left -= 1
+        if not self._left:
+            self.worker.request_stop()
+
+
+def work_off(hosts: str, topic: str, count: int, processes: int = PROCESSES) -> dict[str, float]:
+    """Do so many jobs: how many a second, from the first callback to the last."""
+    owner = Owner(hosts, topic, count, processes=processes)
+    owner.work_off()
+    return {"rate": owner.rate(after=processes)}
+
+
+def work_off_large(hosts: str, topic: str, count: int, size: int) -> dict[str, float]:
+    """Do so many jobs that carry `size` bytes: megabytes a second, and the host's memory in MiB beyond what it had before."""
+    owner = Owner(hosts, topic, count, job_size=LARGEST_RECORD)
+    before = memory("VmRSS")
+    owner.work_off()
+    return {"megabytes": owner.rate() * size / 1e6, "memory": memory("VmHWM") - before}
+
+
+def memory(field: str) -> float:
+    """MiB of this process, as /proc/self/status names them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise LookupError(field)
