@@ -243,7 +243,11 @@ class _Attempt:
             received = self._socket.recv(_RECEIVE_BYTES)
             if not received:
                 raise EOFError("the connection was closed")
-            for _, answer in self._protocol.receive_bytes(received):
+            try:
+                answers = self._protocol.receive_bytes(received)
+            except (kafka_errors.KafkaError, ValueError) as error:
+                raise EOFError("this is no answer of Kafka") from error
+            for _, answer in answers:
                 return answer
 
     @property

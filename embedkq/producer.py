@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
 from embedkq.clientsockets import ClientSockets
-from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, JobTooLarge
+from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, EmbedkqError, JobTooLarge
 from embedkq.forks import let_go_in_forks
 from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
 
@@ -215,6 +215,8 @@ class Producer:
         return BrokerUnavailable(self._hosts, reason, maybe_sent=maybe_sent)
 
     def _explained(self, error: Exception, message: Message, handed_over: bool) -> Exception:
+        if isinstance(error, EmbedkqError):
+            return error
         if isinstance(error, _TOO_LARGE):
             told: Exception = _too_large(message, None)
         elif _NO_RIGHT in f"{type(error).__name__}: {error}":  # kafka-python wraps what it does not expect

@@ -52,7 +52,7 @@ def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_verify_locations(crlfile)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except OSError as error:
-        raise ValueError(f"{loading}: {error}") from error
+        raise ValueError(f"{loading}: {_without_noise(error)}") from error
     return context
 
 
@@ -78,13 +78,17 @@ def explained(address: str, error: OSError, options: Mapping[str, Any]) -> tuple
         change = _for_alert(error.reason or "", options)
     else:
         return closed(address, options)
-    return f"TLS with {address} fails: {_OPENSSL_NOISE.sub('', str(error)).rstrip('.')}. {change}", True
+    return f"TLS with {address} fails: {_without_noise(error)}. {change}", True
 
 
 def closed(address: str, options: Mapping[str, Any]) -> tuple[str, bool]:
     """The same for a connection that was closed without a reason."""
     own = "is one that the broker accepts" if options.get("ssl_certfile") else "is given if the broker asks for one"
     return f"TLS with {address} fails: it closes the connection. Check that the port is a TLS listener's, and that certfile {own}", False
+
+
+def _without_noise(error: OSError) -> str:
+    return _OPENSSL_NOISE.sub("", str(error)).rstrip(".")
 
 
 def _for_certificate(code: int, options: Mapping[str, Any]) -> str:

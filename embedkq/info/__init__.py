@@ -117,7 +117,7 @@ class Inspector:
         with self._explaining():
             try:
                 self._admin = _Admin(**options)
-            except _UNREACHABLE as error:
+            except kafka_errors.KafkaError as error:
                 reason = look_for_reason(hosts, client_options)
                 if reason is None:
                     raise

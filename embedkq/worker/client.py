@@ -63,10 +63,12 @@ class Client:
         limit = {"bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000)}
         try:
             return KafkaConsumer(**{**options, **limit}, selector=lambda: self._sockets)
-        except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
+        except kafka_errors.KafkaError as error:
             reason = look_for_reason(self.hosts, options)
             if reason is not None:
                 raise reason.as_error(self.hosts) from error
+            if not isinstance(error, (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)):
+                raise
             raise BrokerUnavailable(self.hosts, f"no answer within {CONNECT_SECONDS:g} s ({type(error).__name__})") from error
 
     @property

@@ -131,9 +131,9 @@ class Measured:
         return None if self.figure.goal is None else self.figure.goal.is_met(self.value, self.floor, self.ratio)
 
 
-def run_benchmark(benchmark: Benchmark, bed: Bed, runs: int, tell: Callable[[str], None]) -> list[Measured]:
-    """Run the trials in turns, each time beginning with another one."""
-    tell("preparing")
+def run_benchmark(benchmark: Benchmark, bed: Bed, runs: int, tell: Callable[[str, int], object]) -> list[Measured]:
+    """Run the trials in turns, each time beginning with another one; `tell` hears what is done next and how many trials ended."""
+    tell("preparing", 0)
     trials = benchmark.prepare(bed)
     assert len(trials) == benchmark.trials, f"{benchmark.name} announces {benchmark.trials} trials and has {len(trials)}"
     names = list(trials)
@@ -142,8 +142,9 @@ def run_benchmark(benchmark: Benchmark, bed: Bed, runs: int, tell: Callable[[str
         order = names[number % len(names) :] + names[: number % len(names)]
         found = {}
         for name in order:
-            tell(name)
+            tell(name, 0)
             found[name] = trials[name]()
+            tell(name, 1)
         rounds.append(found)
     return [
         Measured(

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,23 @@ PROCESSES = 2
 
 
 class Owner:
-    """A worker with a callback that counts, on the thread that calls `work_off`."""
+    """A worker with a callback that counts, on the thread that calls `work_off`.
 
-    def __init__(self, hosts: str, topic: str, count: int, *, processes: int = PROCESSES, **options: Any) -> None:
+    Args:
+        count: callbacks after which it stops.
+        at_first: called at the first callback: from then on the worker is warm.
+        options: of `Worker`.
+    """
+
+    def __init__(
+        self, hosts: str, topic: str, count: int, *, at_first: Callable[[], None] | None = None, processes: int = PROCESSES, **options: Any
+    ) -> None:
         self._left = count
+        self._at_first = at_first
         self.ends: list[float] = []
         """`time.perf_counter()` of each callback."""
         self.results: list[Any] = []
+        """Only kept with `keep_results`: they may be large."""
         self.keep_results = False
         self.worker = Worker(
             hosts, topic, callback=self._callback, group=options.pop("group", None) or new_group(), processes=processes, **options
@@ -45,6 +56,8 @@ class Owner:
         if self.keep_results:
             self.results.append(result)
         self._left -= 1
+        if self._at_first and len(self.ends) == 1:
+            self._at_first()
         if not self._left:
             self.worker.request_stop()
 

@@ -11,7 +11,7 @@ from benchmarks.figures import Benchmark, Figure, Goal, Options, Trial, percenti
 from embedkq import Queue
 
 _WARM = 50
-"""The first ones meet connections that are not made and code that is not loaded yet, on both sides."""
+"""The first ones meet code that is not loaded yet, on both sides, and pile up behind it."""
 _PAUSE_SECONDS = 0.02
 
 
@@ -36,9 +36,8 @@ def latency(hosts: str, topic: str, count: int) -> dict[str, float]:
     """The sender is a process of its own, as is the worker's host."""
     with Alone(send_jobs, hosts, topic, count) as sender:
         sender.await_ready()
-        owner = hosting.Owner(hosts, topic, count)
+        owner = hosting.Owner(hosts, topic, count, at_first=sender.go_on)
         owner.keep_results = True
-        sender.go_on()
         owner.work_off()
         sender.result()
     return summary(owner.results)
@@ -46,9 +45,10 @@ def latency(hosts: str, topic: str, count: int) -> dict[str, float]:
 
 def send_jobs(hosts: str, topic: str, count: int) -> None:
     with Queue(hosts, topic, timeout=LIMIT_SECONDS) as queue:
+        queue.enqueue(work.age, time.monotonic())
         say_ready()
         await_word()
-        for _ in range(count):
+        for _ in range(count - 1):
             queue.enqueue(work.age, time.monotonic())
             time.sleep(_PAUSE_SECONDS)
 
@@ -57,11 +57,12 @@ def raw_latency(hosts: str, topic: str, count: int) -> dict[str, float]:
     with Alone(raw_send, hosts, topic, count) as sender:
         sender.await_ready()
         consumer = raw.make_consumer(hosts, topic)
-        sender.go_on()
         found: list[float] = []
         while len(found) < count:
             for records in consumer.poll(raw.POLL_MILLISECONDS).values():
                 found += [work.age(float(record.value)) for record in records]
+                if len(found) == 1:
+                    sender.go_on()
         consumer.close()
         sender.result()
     return summary(found)
@@ -69,9 +70,10 @@ def raw_latency(hosts: str, topic: str, count: int) -> dict[str, float]:
 
 def raw_send(hosts: str, topic: str, count: int) -> None:
     producer = raw.make_producer(hosts)
+    producer.send(topic, repr(time.monotonic()).encode()).get()
     say_ready()
     await_word()
-    for _ in range(count):
+    for _ in range(count - 1):
         producer.send(topic, repr(time.monotonic()).encode()).get()
         time.sleep(_PAUSE_SECONDS)
     producer.close()

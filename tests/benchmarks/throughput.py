@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from benchmarks import hosting, raw, work
-from benchmarks.alone import Alone, alone
+from benchmarks.alone import Alone, alone, await_word, say_ready
 from benchmarks.bed import LIMIT_SECONDS, Bed
 from benchmarks.figures import Benchmark, Figure, Goal, Options, Trial, percentile
 from embedkq import Queue, codec
@@ -89,10 +89,9 @@ def waits(bed: Bed) -> Mapping[str, Trial]:
 def wait_in_mix(hosts: str, topic: str, count: int) -> dict[str, float]:
     """From before the enqueueing to the start of each short job, in ms: one process has a long job, the other is free."""
     with Alone(send_mix, hosts, topic, count) as sender:
-        owner = hosting.Owner(hosts, topic, count)
-        owner.keep_results = True
         sender.await_ready()
-        sender.go_on()
+        owner = hosting.Owner(hosts, topic, count, at_first=sender.go_on)
+        owner.keep_results = True
         owner.work_off()
         sender.result()
     found = [1000 * result for result in owner.results if result is not None]
@@ -101,12 +100,11 @@ def wait_in_mix(hosts: str, topic: str, count: int) -> dict[str, float]:
 
 def send_mix(hosts: str, topic: str, count: int) -> None:
     """200 short jobs a second, and every 1.2 s a long one: never two of these at once."""
-    from benchmarks.alone import await_word, say_ready
-
     with Queue(hosts, topic, timeout=LIMIT_SECONDS) as queue:
+        queue.enqueue(work.noop, None)
         say_ready()
         await_word()
-        for number in range(count):
+        for number in range(count - 1):
             if number % 240 == 0:
                 queue.enqueue(work.wait, LONG_SECONDS)
             else:

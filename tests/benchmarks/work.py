@@ -4,8 +4,8 @@ from __future__ import annotations
 import time
 
 
-def noop(number: int = 0) -> int:
-    return number
+def noop(value: object) -> object:
+    return value
 
 
 def wait(seconds: float) -> None:
