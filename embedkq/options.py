@@ -196,9 +196,6 @@ def client_config(
         config[_TLS_OPTIONS[name]] = path
     if "keyfile" in given and "certfile" not in given:
         raise ValueError(f"keyfile={keyfile!r} without certfile: give the certificate that belongs to the key")
-    protocol = config.get("security_protocol")
-    if protocol is not None and protocol not in _PROTOCOLS:
-        raise ValueError(f"kafka={{'security_protocol': {protocol!r}}}: must be one of {', '.join(_PROTOCOLS)}")
     tls = given or any(config.get(option) is not None for option in (*_TLS_OPTIONS.values(), "ssl_context"))
     if tls:
         _choose_tls(config)
@@ -251,4 +248,7 @@ def _check_options(
             close = difflib.get_close_matches(str(option), known, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"kafka={{{option!r}: ...}}: kafka-python knows no such option{hint}")
+    protocol = kafka.get("security_protocol")
+    if protocol is not None and protocol not in _PROTOCOLS:
+        raise ValueError(f"kafka={{'security_protocol': {protocol!r}}}: must be one of {', '.join(_PROTOCOLS)}")
     return dict(kafka)

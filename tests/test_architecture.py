@@ -24,13 +24,13 @@ LAYERS = (
     ("queue", "worker"),
     ("producer", "child"),
     ("info", "broker"),
-    ("codec", "headers", "signing", "allowed", "options", "channel", "outcome", "clientsockets", "tether"),
-    ("job", "errors", "version", "forks"),
+    ("codec", "headers", "signing", "allowed", "options", "channel", "outcome", "probe"),
+    ("job", "errors", "version", "forks", "clientsockets", "tether", "tls"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 
 HOMES = {
-    "kafka": {"producer", "info", "worker.client", "worker.consumer", "worker.commits", "worker.assignment"},
+    "kafka": {"producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.assignment"},
     "dill": {"codec"},
     "pebble": {"worker.supervisor"},
     "click": {"cli", "flask", "__main__"},

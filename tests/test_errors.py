@@ -24,6 +24,9 @@ EXAMPLES: dict[str, Callable[[], errors.EmbedkqError]] = {
     "EncodeError": lambda: errors.EncodeError("argument 1"),
     "DecodeError": lambda: errors.DecodeError("no call"),
     "JobTooLarge": lambda: errors.JobTooLarge(2_000_000, 1_000_000),
+    "RecordRefused": lambda: errors.RecordRefused("not here"),
+    "SignatureRefused": lambda: errors.SignatureRefused("altered"),
+    "FunctionRefused": lambda: errors.FunctionRefused("os.system"),
     "WorkerError": lambda: errors.WorkerError("no"),
     "WrongThread": lambda: errors.WrongThread("owned by"),
     "InsideCallback": lambda: errors.InsideCallback("request_stop"),
@@ -68,7 +71,7 @@ def test_the_family_tree_in_the_docstring_is_the_real_one() -> None:
     above = ["EmbedkqError"]
     drawn = set(above)
     for line in (inspect.getdoc(errors) or "").splitlines():
-        if found := re.match(r"    ([│ ]*)[├└]── (\w+)(?: \((\w+)\))?  +\S", line):
+        if found := re.match(r"    ([│ ]*)[├└]── (\w+)(?: \((\w+)\))?(?:  +\S.*)?$", line):
             depth = len(found[1]) // 4
             del above[depth + 1 :]
             kind = kinds()[found[2]]

@@ -73,13 +73,20 @@ def test_no_headers_at_all_are_a_decode_error() -> None:
         headers.read_headers([])
 
 
+def test_a_signature_is_let_pass_but_only_one() -> None:
+    signature = ("embedkq-signature", b"\x00 any bytes")
+    assert headers.read_headers([*SOUND, signature]) == headers.read_headers(SOUND)
+    with pytest.raises(DecodeError, match=r"^header 'embedkq-signature' is doubled$"):
+        headers.read_headers([*SOUND, signature, signature])
+
+
 @pytest.mark.parametrize("doubled", SOUND)
 def test_a_doubled_header_is_named_even_with_the_same_value(doubled: tuple[str, bytes]) -> None:
     with pytest.raises(DecodeError, match=f"^header '{doubled[0]}' is doubled$"):
         headers.read_headers([*SOUND, doubled])
 
 
-@pytest.mark.parametrize("name", ["embedkq-", "embedkq-signature", "embedkq-Format", "embedkq-id2"])
+@pytest.mark.parametrize("name", ["embedkq-", "embedkq-signature2", "embedkq-Format", "embedkq-id2"])
 def test_one_of_ours_that_this_version_does_not_know_is_refused(name: str) -> None:
     """A later version may have put something there that must not be passed over."""
     with pytest.raises(DecodeError, match=f"^header '{name}' is unknown to this version of embedkq$"):

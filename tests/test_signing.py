@@ -23,7 +23,7 @@ from embedkq.signing import SIGNATURE_HEADER, Signer
 
 SECRET, OTHER = "a secret of the tests, long enough", "another secret of the tests"
 SIGNER = Signer(SECRET)
-HEADERS = headers.headers_of(str(uuid.uuid4()), 1, 3.0)
+HEADERS = headers.headers_of(str(uuid.UUID(int=7)), 1, 3.0)
 
 
 class Attack:
@@ -59,7 +59,6 @@ def test_what_was_signed_is_accepted(topic: str, key: bytes | None, payload: byt
         {"headers": [*HEADERS, Signer(OTHER).sign("t", None, HEADERS, b"p")]},
         {"headers": [*HEADERS, (SIGNATURE_HEADER, signed()[-1][1][:-1] + b"x")]},
     ],
-    ids=str,
 )
 def test_whatever_is_changed_is_refused(change: dict[str, Any]) -> None:
     record = {"topic": "t", "key": None, "headers": signed(), "payload": b"p", **change}
