@@ -3,16 +3,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Most tests wait for processes and brokers, so a few run side by side, each file on one of them with a broker of its own.
-PYTEST_ARGS ?= -n 3 --dist loadfile
+# Most tests wait for processes and brokers, so a few run side by side, in processes with a broker of their own.
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos bench bench-peers fuzz clean
+.PHONY: help demo test lint chaos bench bench-peers clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-# A folder of its own for the demo: it needs a tenth of what the tests need.
+# The demo needs a tenth of what the tests need: each has a mark of its own for what is installed.
 $(VENV)/demo.done: setup.cfg setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[cli,broker]'

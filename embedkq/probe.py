@@ -66,6 +66,11 @@ class Verdict(NamedTuple):
         return self.refusals[0].text
 
 
+def is_guarded(options: Mapping[str, Any]) -> bool:
+    """Whether a client with these options proves who it is, or has brokers do so."""
+    return uses_tls(options) or _uses_sasl(options)
+
+
 def refuse_early(hosts: str, options: Mapping[str, Any]) -> None:
     """Before a client with TLS or a password is made: see whether it will be let in. Takes at most 2 s. Any thread.
 
@@ -76,7 +81,7 @@ def refuse_early(hosts: str, options: Mapping[str, Any]) -> None:
         BrokerRefused: every broker refuses, and will go on to.
         ValueError: a TLS file does not hold what it should.
     """
-    if uses_tls(options) or _uses_sasl(options):
+    if is_guarded(options):
         reason = probe(hosts, options, EARLY_SECONDS, thorough=False).final
         if reason:
             raise BrokerRefused(reason)
@@ -87,7 +92,7 @@ def refused_for_good(hosts: str, options: Mapping[str, Any]) -> str:
 
     Seen twice, a second apart: a cluster that is being set up anew may refuse for a moment.
     """
-    if not (uses_tls(options) or _uses_sasl(options)):
+    if not is_guarded(options):
         return ""
     try:
         if not probe(hosts, options, EARLY_SECONDS, thorough=False).final:
@@ -227,12 +232,12 @@ class _Attempt:
             while not mechanism.is_done():
                 answer = self._ask(SaslAuthenticateRequest(version=1, auth_bytes=mechanism.auth_bytes()))
                 if answer.error_code:
-                    raise _Refused(f"{self._address} refuses to log in: {answer.error_message}. {_CREDENTIALS}")
+                    raise _Refused(f"{self._address} refuses to log in: {answer.error_message}. {CREDENTIALS}")
                 mechanism.receive(answer.auth_bytes)
         except (_Refused, OSError, EOFError):
             raise
         except Exception as error:  # noqa: BLE001  (the mechanism's own code, or a token provider; their text may hold secrets)
-            raise _Refused(f"{name} with {self._address} fails with {type(error).__name__}. {_CREDENTIALS}", certain=False) from None
+            raise _Refused(f"{name} with {self._address} fails with {type(error).__name__}. {CREDENTIALS}", certain=False) from None
 
     def _ask(self, request: Any) -> Any:
         self._protocol.send_request(request)
@@ -255,7 +260,7 @@ class _Attempt:
         return max(0.05, self._deadline - time.monotonic())
 
 
-_CREDENTIALS = "Check kafka={'sasl_plain_username': ..., 'sasl_plain_password': ...}, or the other options of that mechanism"
+CREDENTIALS = "Check kafka={'sasl_plain_username': ..., 'sasl_plain_password': ...}, or the other options of that mechanism"
 
 
 def _speaks_tls(address: _Address, seconds: float) -> bool:

@@ -15,7 +15,7 @@ from kafka import errors as kafka_errors
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, EmbedkqError, JobTooLarge
 from embedkq.forks import let_go_in_forks
-from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
+from embedkq.probe import CREDENTIALS, LATE_SECONDS, is_guarded, look_for_reason, refuse_early
 
 OWNED_OPTIONS = (
     "bootstrap_servers", "key_serializer", "value_serializer", "acks", "enable_idempotence", "max_request_size", "transactional_id",
@@ -33,7 +33,6 @@ _BATCH_BYTES = 512
 _EXIT_SECONDS = 2.0
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _REFUSED = (
-    kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnknownTopicOrPartitionError,
     kafka_errors.InvalidTopicError,
     kafka_errors.UnsupportedVersionError,
@@ -133,7 +132,7 @@ class Producer:
                     failures[index] = self._explained(error, messages[index], handed_over=True)
                     if isinstance(error, kafka_errors.KafkaTimeoutError) or _is_spent(kafka):
                         self._retire(kafka)
-        return self._with_limit(failures, messages)
+        return self._with_limit(self._with_reason(failures), messages)
 
     def close(self, seconds: float = SEND_SECONDS) -> None:
         """Send what waits, for so many seconds at most, and close. Any thread; doing it twice does no harm."""
@@ -193,6 +192,15 @@ class Producer:
         # On its own: other threads may wait for this client's acknowledgements until their time is up.
         threading.Thread(target=_end, args=(kafka, SEND_SECONDS), name="embedkq-producer-end", daemon=True).start()
 
+    def _with_reason(self, failures: dict[int, Exception]) -> dict[int, Exception]:
+        """The same, with why there was no acknowledgement, where that can be seen: what was good at first may have become invalid."""
+        sent = [(index, error) for index, error in failures.items() if isinstance(error, BrokerUnavailable) and error.maybe_sent]
+        reason = look_for_reason(self._hosts, self._options) if sent and is_guarded(self._options) else None
+        for index, error in sent if reason is not None else ():
+            failures[index] = BrokerUnavailable(self._hosts, f"{error.reason}: {reason.text}", maybe_sent=True)
+            failures[index].__cause__ = error.__cause__
+        return failures
+
     def _with_limit(self, failures: dict[int, Exception], messages: Sequence[Message]) -> dict[int, Exception]:
         """The same, with what the broker takes, if it tells: it does not in its refusal."""
         refused = [index for index, failure in failures.items() if isinstance(failure, JobTooLarge)]
@@ -224,6 +232,8 @@ class Producer:
                 f"this user may not write to topic {message.topic!r} at {self._hosts} ({type(error).__name__}): "
                 f"grant it WRITE on topic {message.topic!r}"
             )
+        elif isinstance(error, kafka_errors.SaslAuthenticationFailedError):
+            told = BrokerRefused(f"{self._hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}")
         elif isinstance(error, _REFUSED):
             told = BrokerRefused(
                 f"{self._hosts} refuses a record for topic {message.topic!r}: {type(error).__name__}: {error}. "

@@ -10,9 +10,9 @@ FILE_OPTIONS = {"cafile": "ssl_cafile", "certfile": "ssl_certfile", "keyfile": "
 """Arguments of Queue and Worker, and what kafka-python calls them."""
 _NOT_YET_VALID = (9,)
 _EXPIRED = (10,)
-_UNTRUSTED = (2, 18, 19, 20, 21, 24, 26)
+_UNTRUSTED = (2, 7, 18, 19, 20, 21, 24, 26)
 _REVOKED = (23,)
-_NO_LIST = (3,)
+_NO_LIST = (3, 8)
 _LIST_OUT_OF_DATE = (11, 12)
 _OTHER_NAME = (62, 63, 64)
 """OpenSSL's numbers for why a certificate is not accepted."""
@@ -52,7 +52,9 @@ def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_verify_locations(crlfile)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except OSError as error:
-        raise ValueError(f"{loading}: {_without_noise(error)}") from error
+        told = _without_noise(error)
+        hint = ". A key that is encrypted needs kafka={'ssl_password': ...}" if "PEM lib" in told or "decrypt" in told else ""
+        raise ValueError(f"{loading}: {told}{hint}") from error
     return context
 
 

@@ -345,8 +345,8 @@ def test_every_option_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
     pem.touch()
     given = {
         "hosts": "a:1,b:2", "topic": "t", "group": "g", "timeout": 1.5, "callback": "c.py", "job_size": 7, "cafile": str(pem),
-        "certfile": str(pem), "keyfile": str(pem), "crlfile": str(pem), "proc_ttl": 3, "offset": "latest", "processes": 4,
-        "burst": True, "max_jobs": 5, "verbose": True,
+        "certfile": str(pem), "keyfile": str(pem), "crlfile": str(pem), "kafka_file": str(pem), "proc_ttl": 3,
+        "offset": "latest", "processes": 4, "burst": True, "max_jobs": 5, "verbose": True,
     }
     assert {parameter.name: parameter.envvar for parameter in worker.params} == {
         str(parameter.name): f"EMBEDKQ_{str(parameter.name).upper()}" for parameter in worker.params

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import workerjobs
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from support import ROOT, run_script
 
@@ -663,6 +663,7 @@ values = st.recursive(
 functions = st.sampled_from([workerjobs.echo, len, os.path.join, operator.add, int, functools.partial(int, base=7)])
 
 
+@settings(deadline=None)
 @given(func=functions, args=st.lists(values, max_size=4).map(tuple), kwargs=st.dictionaries(st.text(), values, max_size=3))
 def test_every_call_comes_back_as_it_was(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     decoded, *rest = codec.decode_call(codec.encode_call(func, args, kwargs))
@@ -673,6 +674,7 @@ def test_every_call_comes_back_as_it_was(func: Any, args: tuple[Any, ...], kwarg
         assert decoded == func
 
 
+@settings(deadline=None)
 @given(value=values)
 @example(value="__main__")
 @example(value={"__main__": [b"__main__"]})
@@ -682,7 +684,7 @@ def test_every_object_comes_back_as_it_was(value: Any) -> None:
 
 
 @given(value=values, text=st.sampled_from(["__main__", "\x93__main__"]))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_by_value_comes_back_as_by_name(value: Any, text: str) -> None:
     """What merely mentions `__main__` takes dill's way: that must lose nothing either."""
     assert codec.decode_object(codec.encode_object((text, value))) == (text, value)
@@ -691,22 +693,27 @@ def test_by_value_comes_back_as_by_name(value: Any, text: str) -> None:
 # Bytes of somebody else.
 
 
-@given(payload=st.binary(max_size=200))
+LONG_BINPUT = b"r"
+"""Has the C unpickler make room for as many objects as the next four bytes say: gigabytes. Only a child ever decodes such bytes."""
+
+
+@settings(deadline=None)
+@given(payload=st.binary(max_size=200).filter(lambda payload: LONG_BINPUT not in payload))
 @example(payload=b"")
 @example(payload=b".")
 @example(payload=b"\x80\x05.")
 @example(payload=b"\x80\x05K\x01.")
 @example(payload=b"\x80\xff.")
-@example(payload=pickle.dumps("text"))
+@example(payload=pickle.dumps(12))
 def test_bytes_that_are_no_call_are_a_decode_error(payload: bytes) -> None:
     with pytest.raises(DecodeError):
         codec.decode_call(payload)
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=150, deadline=None)
 def test_a_damaged_call_decodes_to_a_call_or_a_decode_error(data: st.DataObject) -> None:
-    payload = bytearray(codec.encode_call(workerjobs.echo, ("a text", 12, [1.5, None]), {"key": b"bytes"}))
+    payload = bytearray(codec.encode_call(len, ("a text", 12, [1.5, None]), {"key": b"bytes"}))
     kind = data.draw(st.sampled_from(["cut", "flip", "insert"]))
     place = data.draw(st.integers(0, len(payload) - 1))
     if kind == "cut":
@@ -715,6 +722,7 @@ def test_a_damaged_call_decodes_to_a_call_or_a_decode_error(data: st.DataObject)
         payload[place] = data.draw(st.integers(0, 255))
     else:
         payload[place:place] = data.draw(st.binary(min_size=1, max_size=4))
+    assume(LONG_BINPUT not in payload)
     try:
         func, args, kwargs = codec.decode_call(bytes(payload))
     except DecodeError as error:

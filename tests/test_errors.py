@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedkq import Job, errors
@@ -141,6 +141,7 @@ def test_stand_ins_keep_name_and_message() -> None:
     assert (large.size, large.limit) == (70_000_000, 64_000_000) and "70,000,000 bytes, more than 64,000,000" in str(large)
 
 
+@settings(deadline=None)
 @given(name=st.text(), message=st.text(), number=st.none() | st.integers(), flag=st.booleans(), rest=st.lists(st.text() | st.integers()))
 def test_any_arguments_survive(name: str, message: str, number: int | None, flag: bool, rest: list[Any]) -> None:
     for error in (

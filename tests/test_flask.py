@@ -17,7 +17,13 @@ from support import ROOT, lag, lines, wait_until
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "-w", "2", "--graceful-timeout", "10", "flaskshop:create_app()"]
 FLASK = [sys.executable, "-m", "flask", "--app", "flaskshop:create_app"]
-CONF = "def worker_exit(server, worker):\n    import flaskshop\n    flaskshop.kq.stop(app=worker.wsgi)\n"
+CONF = """
+import flaskshop
+def post_worker_init(worker):
+    flaskshop.kq.start(worker.wsgi)
+def worker_exit(server, worker):
+    flaskshop.kq.stop(app=worker.wsgi)
+"""
 
 
 def request(port: int, path: str, method: str = "GET") -> tuple[int, str]:

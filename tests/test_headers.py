@@ -5,7 +5,7 @@ import math
 import uuid
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedkq import headers
@@ -30,6 +30,7 @@ def with_value(name: str, value: object) -> list[tuple[str, object]]:
 # There and back.
 
 
+@settings(deadline=None)
 @given(job_id=st.uuids().map(str), timestamp=st.integers(0, 2**62), timeout=st.none() | seconds)
 def test_they_come_back_as_they_were(job_id: str, timestamp: int, timeout: float | None) -> None:
     envelope = headers.read_headers(headers.headers_of(job_id, timestamp, timeout))
@@ -37,6 +38,7 @@ def test_they_come_back_as_they_were(job_id: str, timestamp: int, timeout: float
     assert (envelope.id, envelope.timestamp, envelope.timeout) == (job_id, timestamp, timeout)
 
 
+@settings(deadline=None)
 @given(
     timeout=st.none() | seconds, others=st.lists(foreign, max_size=5), order=st.randoms(use_true_random=False),
 )
@@ -144,11 +146,13 @@ def test_a_message_about_a_huge_value_stays_short(name: str) -> None:
     assert len(str(caught.value)) < 500
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([name for name, _ in SOUND]) | st.text(), st.binary() | st.none()), max_size=8))
 def test_any_headers_give_an_envelope_or_a_decode_error(told: list[tuple[str, bytes]]) -> None:
     check_any(told)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([name for name, _ in SOUND]), st.binary(max_size=50) | st.text(max_size=40).map(str.encode))
 def test_any_value_gives_an_envelope_or_a_decode_error(name: str, value: bytes) -> None:
     check_any(with_value(name, value))

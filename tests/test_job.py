@@ -5,7 +5,7 @@ import copy
 import pickle
 
 import workerjobs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import embedkq
@@ -48,6 +48,7 @@ def test_it_pickles_and_copies() -> None:
         assert type(again) is Job and again == JOB and again.func is workerjobs.echo
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Job, id=st.none() | st.uuids().map(str), timestamp=st.none() | st.integers(), topic=st.none() | st.text(),

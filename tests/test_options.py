@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedkq import Queue, Worker, options
@@ -67,12 +67,14 @@ def test_a_list_of_hosts_with_something_else_in_it_is_refused(host: Any) -> None
     refused(TypeError, "hosts", ["a:1", host], options.check_hosts, ["a:1", host])
 
 
+@settings(deadline=None)
 @given(st.lists(st.from_regex(r"[a-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?", fullmatch=True), min_size=1, max_size=4))
 def test_checked_hosts_stay_as_they_are(hosts: list[str]) -> None:
     told = options.check_hosts(hosts)
     assert options.check_hosts(told) == told == options.check_hosts(",".join(hosts))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_gives_hosts_or_a_value_error(text: str) -> None:
     try:
@@ -138,6 +140,7 @@ def test_a_timeout_beyond_what_a_float_holds_is_refused() -> None:
     refused(ValueError, "timeout", 10**400, options.check_timeout, 10**400)
 
 
+@settings(deadline=None)
 @given(st.floats() | st.integers())
 def test_any_number_is_a_limit_or_a_value_error(number: float) -> None:
     try:

@@ -286,7 +286,7 @@ def test_a_closed_pool_leaves_no_process_no_zombie_and_no_descriptor(tmp_path: P
     started = (descendants() - alive_before) | {int(lines(tmp_path / "notes")[0])}
     assert len(started) >= 3
     pool.close()
-    assert descriptors() == open_before
+    assert descriptors() <= open_before  # what other tests have left may be collected meanwhile
     wait_until(lambda: not any(map(exists, started)), "not even a zombie is left")
     assert server._pid is None
 

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -36,8 +38,9 @@ def hosts_option(command: F) -> F:
 
 
 def tls_options(command: F) -> F:
-    """`--cafile --certfile --keyfile --crlfile`: giving any of them means TLS."""
+    """`--cafile --certfile --keyfile --crlfile`: giving any of them means TLS; and `--kafka-file` for passwords."""
     texts = {
+        "kafka-file": "JSON file with further options of kafka-python, such as passwords.",
         "crlfile": "Certificate revocation list, PEM.",
         "keyfile": "The client's private key, PEM.",
         "certfile": "The client's certificate, PEM.",
@@ -49,11 +52,33 @@ def tls_options(command: F) -> F:
 
 
 def connection_options(tls: Mapping[str, str | None]) -> dict[str, Any]:
-    """Options of a kafka-python client for these TLS files; raises as `options.client_config` does."""
-    from embedkq import options
+    """Options of a kafka-python admin client for these files; raises as `options.client_config` does."""
+    from embedkq import info, options
+    from embedkq.producer import KNOWN_OPTIONS as OF_PRODUCERS
+    from embedkq.worker.client import KNOWN_OPTIONS as OF_CONSUMERS
 
     files = (tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
-    return options.client_config(*files, kafka=None, owned=(), known=(), owner="kq")
+    known = OF_PRODUCERS | OF_CONSUMERS
+    return info.admin_options(
+        options.client_config(*files, kafka=kafka_options(tls["kafka_file"]), owned=("bootstrap_servers",), known=known, owner="kq")
+    )
+
+
+def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[str, Any]:
+    """What `--kafka-file` names, only those `known` where they are told; nothing without a file.
+
+    Raises:
+        ValueError: it is no JSON object; the message has nothing of what the file holds, which may be a password.
+    """
+    if file is None:
+        return {}
+    try:
+        told = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--kafka-file={file}: no JSON ({type(error).__name__})") from None
+    if not isinstance(told, dict):
+        raise ValueError(f'--kafka-file={file}: no JSON object such as {{"sasl_mechanism": "SCRAM-SHA-256"}}')
+    return {name: value for name, value in told.items() if known is None or name in known}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from embedkq.cli.common import Refused, connection_options, errors_in_one_line, option, silence_clients, tls_options
+from embedkq.cli.common import Refused, connection_options, errors_in_one_line, kafka_options, option, silence_clients, tls_options
 from embedkq.cli.demo_tally import HANGING, LIMIT_SECONDS, Tally, kind_of
 from embedkq.errors import EmbedkqError
 
@@ -115,10 +115,14 @@ def _run(
     hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: Mapping[str, Any], kafka: dict[str, Any]
 ) -> None:
     """Enqueue, run, and wait for all callbacks."""
-    from embedkq import Queue, Worker
+    from embedkq import Queue, Worker, producer
+    from embedkq.worker import client
 
-    worker = Worker(hosts=hosts, topic=topic, callback=tally.callback, processes=PROCESSES, kafka=kafka, **tls)
-    queue = Queue(hosts=hosts, topic=topic, timeout=LIMIT_SECONDS, **tls)
+    tls = dict(tls)
+    file = tls.pop("kafka_file")
+    of_worker, of_queue = kafka_options(file, client.KNOWN_OPTIONS), kafka_options(file, producer.KNOWN_OPTIONS)
+    worker = Worker(hosts=hosts, topic=topic, callback=tally.callback, processes=PROCESSES, kafka={**kafka, **of_worker}, **tls)
+    queue = Queue(hosts=hosts, topic=topic, timeout=LIMIT_SECONDS, kafka=of_queue, **tls)
     with worker, contextlib.closing(queue):
         console.print(f"Worker with {PROCESSES} processes on a background thread; callbacks on the main thread.")
         tally.expect(queue.enqueue_many([(kind_of(number).function, (number,), {}) for number in range(jobs)]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, option, silence_clients, tls_options
+from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, kafka_options, option, silence_clients, tls_options
 from embedkq.cli.signals import SignalStop
 
 _EPILOG = """\b
@@ -59,9 +59,10 @@ def worker(
         if max_jobs is not None:
             options.check_count("max_jobs", max_jobs, 1)
         settings |= {"callback": function, "offset_policy": offset, "secret": _secret(secret_file)}
-        made = Worker(**settings)
+        kafka = kafka_options(settings.pop("kafka_file"))
+        made = Worker(**settings, kafka=kafka)
         if is_embedded(made.hosts):
-            made = Worker(**settings, kafka=WORKER_OPTIONS)
+            made = Worker(**settings, kafka={**WORKER_OPTIONS, **kafka})
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     _run(made, burst, max_jobs)

@@ -15,7 +15,7 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
-from embedkq.probe import refused_for_good
+from embedkq.probe import CREDENTIALS, refused_for_good
 from embedkq.worker.assignment import Assignment
 from embedkq.worker.backlog import size_of
 from embedkq.worker.client import Client, options_of
@@ -256,6 +256,10 @@ class Consumer:
             self._stopping = True
 
     def _explained(self, error: BaseException) -> BaseException:
+        if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
+            told = BrokerRefused(f"{self.hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}")
+            told.__cause__ = error
+            return told
         if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
             lacking = f"group {self._group!r}"
         elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):

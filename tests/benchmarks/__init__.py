@@ -8,6 +8,9 @@
     raw.py         the floors: kafka-python alone, bare processes
     hosting.py     the embedkq side: hosts of a worker, each in a process of its own
     work.py        the jobs
+    processes.py  what processes use
+    idling.py     an app and its idle worker; imports nothing that an app without one would not have
+    webapp.py     the Flask app that hosts a worker      requesting.py  who asks it
     report.py      the table and the JSON
 
 A trial runs in a process of its own, embedkq's as much as its floor's. No figure is asserted anywhere.

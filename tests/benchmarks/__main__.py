@@ -5,7 +5,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import brokers
 from rich.console import Console
@@ -15,12 +14,15 @@ from benchmarks import report
 from benchmarks.bed import Bed
 from benchmarks.figures import Benchmark, Measured, Options, run_benchmark
 
-FAMILIES = ("throughput", "sending", "latency")
+FAMILIES = ("throughput", "sending", "latency", "limits", "guest", "growth", "lasting")
+
+_WIDTH = 130
+"""Of what is written to a file."""
 
 
 def main() -> int:
     options, chosen = _read_command_line()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     families = {name: importlib.import_module(f"benchmarks.{name}") for name in FAMILIES}
     planned = [each for module in families.values() for each in module.benchmarks(options) if _is_chosen(each, chosen.only)]
     if not planned:
@@ -31,7 +33,8 @@ def main() -> int:
     for name, reason in failed.items():
         console.print(f"{name}: {reason}", style="red", markup=False)
     if chosen.json:
-        Path(chosen.json).write_text(report.as_json(machine, measured, quick=options.quick, failed=failed))
+        with chosen.json as file:
+            file.write(report.as_json(machine, measured, quick=options.quick, failed=failed))
     return 1 if failed else 0
 
 
@@ -39,7 +42,7 @@ def _read_command_line() -> tuple[Options, argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(FAMILIES)}, or part of a benchmark's name")
     parser.add_argument("--quick", action="store_true", help="one run of a tenth of the work, to see whether it works")
-    parser.add_argument("--json", metavar="FILE", help="also write all runs of all figures to this file")
+    parser.add_argument("--json", type=argparse.FileType("w"), metavar="FILE", help="also write all runs of all figures to this file")
     parser.add_argument("--runs", type=int, help="how often each trial runs, in turns (5)")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long the lasting load lasts (1)")
     parser.add_argument("--hangs", type=int, default=60, help="how many jobs hang past their limit (60)")

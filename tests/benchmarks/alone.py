@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import select
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ class Alone:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         self._name = f"{function.__module__}:{function.__qualname__}"
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `__exit__`)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.alone", self._name, json.dumps([arguments, options])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
@@ -30,6 +31,10 @@ class Alone:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def await_ready(self) -> Any:
         """Until it has called `say_ready`; what it said."""
@@ -81,6 +86,11 @@ def say_ready(what: Any = None) -> None:
 def await_word() -> None:
     """In such a process: until `go_on`, or until who started it has gone."""
     sys.stdin.readline()
+
+
+def word_has_come() -> bool:
+    """In such a process: whether `go_on` was called."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def main(name: str, text: str) -> None:

@@ -41,8 +41,21 @@ class Bed:
     def filled(self, function: Callable[..., Any], *arguments: Any, count: int, partitions: int = PARTITIONS) -> str:
         """A new topic with so many jobs of the same call, spread evenly."""
         topic = self.topic(partitions)
-        fill(self.hosts, topic, partitions, codec.encode_call(function, arguments, {}), count)
+        self.fill(topic, partitions, count, function, *arguments)
         return topic
+
+    def fill(self, topic: str, partitions: int, count: int, function: Callable[..., Any], *arguments: Any) -> None:
+        """Put so many jobs of the same call on a topic, each with an id of its own; returns when all are there."""
+        payload = codec.encode_call(function, arguments, {})
+        producer = KafkaProducer(
+            bootstrap_servers=self.hosts, linger_ms=5, batch_size=128 * 1024, max_request_size=2 * LARGEST_RECORD
+        )
+        try:
+            for number in range(count):
+                producer.send(topic, payload, headers=record_headers(), partition=number % partitions)
+            producer.flush()
+        finally:
+            producer.close()
 
     def filled_with(self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> str:
         """A new topic with these jobs, in this order on one partition."""
@@ -58,17 +71,6 @@ class Bed:
             admin.delete_topics(self._topics)
             admin.close()
             self._topics.clear()
-
-
-def fill(hosts: str, topic: str, partitions: int, payload: bytes, count: int) -> None:
-    """Put so many jobs with the same payload on a topic, each with an id of its own."""
-    producer = KafkaProducer(bootstrap_servers=hosts, linger_ms=5, batch_size=128 * 1024, max_request_size=2 * LARGEST_RECORD)
-    try:
-        for number in range(count):
-            producer.send(topic, payload, headers=record_headers(), partition=number % partitions)
-        producer.flush()
-    finally:
-        producer.close()
 
 
 def record_headers() -> list[tuple[str, bytes]]:

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bed import LARGEST_RECORD, new_group
+from benchmarks.processes import resident
 from embedkq import Worker
 
 PROCESSES = 2
+Callback = Callable[..., None]
 
 
 class Owner:
@@ -72,14 +73,11 @@ def work_off(hosts: str, topic: str, count: int, processes: int = PROCESSES) -> 
 def work_off_large(hosts: str, topic: str, count: int, size: int) -> dict[str, float]:
     """Do so many jobs that carry `size` bytes: megabytes a second, and the host's memory in MiB beyond what it had before."""
     owner = Owner(hosts, topic, count, job_size=LARGEST_RECORD)
-    before = memory("VmRSS")
+    before = resident()
     owner.work_off()
-    return {"megabytes": owner.rate() * size / 1e6, "memory": memory("VmHWM") - before}
+    return {"megabytes": owner.rate() * size / 1e6, "memory": resident(field="VmHWM") - before}
 
 
-def memory(field: str) -> float:
-    """MiB of this process, as /proc/self/status names them."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise LookupError(field)
+def make_idle_worker(hosts: str, topic: str, group: str, callback: Callback | None = None) -> Worker:
+    """One that is not started, for a topic with little or nothing on it."""
+    return Worker(hosts, topic, callback=callback or (lambda *told: None), group=group, processes=PROCESSES)

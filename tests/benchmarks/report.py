@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -47,7 +48,7 @@ def show_machine(machine: Mapping[str, Any], console: Console) -> None:
 
 def show(measured: Sequence[Measured], console: Console, title: str) -> None:
     """Medians, from the lowest to the highest run in brackets."""
-    table = Table(title=title, caption="median [lowest to highest run]; the ratio is that of the runs side by side")
+    table = Table(title=title, caption="median \\[lowest to highest run]; the ratio is that of the runs side by side")
     table.add_column("figure", ratio=3)
     for name in ("measured", "floor", "ratio", "goal"):
         table.add_column(name, justify="right")
@@ -65,8 +66,7 @@ def show(measured: Sequence[Measured], console: Console, title: str) -> None:
 
 
 def _with_spread(values: Sequence[float], unit: str) -> str:
-    middle = sorted(values)[len(values) // 2] if len(values) % 2 else sum(sorted(values)[len(values) // 2 - 1 : len(values) // 2 + 1]) / 2
-    text = f"{number(middle)} {unit}"
+    text = f"{number(statistics.median(values))} {unit}"
     return text if len(values) == 1 else f"{text}\n[dim]\\[{number(min(values))} to {number(max(values))}][/]"
 
 

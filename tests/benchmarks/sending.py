@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from benchmarks import raw, work
@@ -64,7 +65,7 @@ def _timed(send: Callable[[], Any], count: int) -> dict[str, float]:
         ends.append(time.perf_counter())
     return {
         "rate": count / (ends[-1] - ends[0]),
-        "p99": 1000 * percentile([end - begin for begin, end in zip(ends, ends[1:], strict=False)], 0.99),
+        "p99": 1000 * percentile([end - begin for begin, end in pairwise(ends)], 0.99),
     }
 
 

@@ -1,6 +1,10 @@
 """The jobs. Children import this module, so it imports next to nothing."""
 from __future__ import annotations
 
+import ctypes
+import json
+import os
+import socket
 import time
 
 
@@ -42,3 +46,20 @@ def age_after_wait(sent: float, seconds: float) -> float:
 
 def now() -> float:
     return time.monotonic()
+
+
+def tell(path: str, kind: str) -> None:
+    """Leave word with whoever watches: what happened, in which process, when."""
+    at = time.monotonic()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outbox:
+        outbox.sendto(json.dumps([kind, os.getpid(), at]).encode(), path)
+
+
+def hang(path: str, number: int) -> None:
+    """Tell that it begins, then never end: asleep, busy, or stuck in C where no signal handler gets a turn, as the number says."""
+    tell(path, "hang")
+    while True:
+        if number % 3 == 0:
+            time.sleep(60)
+        elif number % 3 == 1:
+            ctypes.PyDLL(None).sleep(60)
