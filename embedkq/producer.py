@@ -196,7 +196,9 @@ class Producer:
         """The same, with why there was no acknowledgement, where that can be seen: what was good at first may have become invalid."""
         sent = [(index, error) for index, error in failures.items() if isinstance(error, BrokerUnavailable) and error.maybe_sent]
         reason = look_for_reason(self._hosts, self._options) if sent and is_guarded(self._options) else None
-        for index, error in sent if reason is not None else ():
+        if reason is None:
+            return failures
+        for index, error in sent:
             failures[index] = BrokerUnavailable(self._hosts, f"{error.reason}: {reason.text}", maybe_sent=True)
             failures[index].__cause__ = error.__cause__
         return failures

@@ -301,7 +301,7 @@ def ended_of(program: Program) -> Any:
 
 
 def test_one_broker_that_lets_in_is_enough(secured: Secured, topic: str, group: str) -> None:
-    hosts = ",".join(secured.broker.address(name) for name in ("EXPIRED", "TLS", "LOCALHOST"))
+    hosts = ",".join(secured.broker.address(name) for name in ("EXPIRED", "TLS"))
     recorder = Recorder()
     with Queue(hosts, topic, cafile=secured.ours.cafile) as queue:
         queue.enqueue(jobs.echo, 1)
@@ -421,6 +421,27 @@ def test_a_worker_whose_password_is_changed_while_it_runs_ends_and_tells_so(secu
     wait_until(lambda: worker.state == "failed", "the worker has failed")
     way = Way("SHORT", {}, words=("sasl_plain_username", "sasl_plain_password"))
     check_told(way, hosts, *seconds_and_error(worker.run_callbacks), secured.secrets)
+
+
+def test_a_broker_that_is_revoked_while_clients_run_is_left_and_named(secured: Secured, topic: str, group: str, tmp_path: Path) -> None:
+    hosts, crlfile = secured.broker.address("REVOKED"), tmp_path / "list.crl"
+    shutil.copy(secured.empty_list, crlfile)
+    given = {"cafile": secured.ours.cafile, "crlfile": str(crlfile)}
+    recorder = Recorder()
+    worker = Worker(hosts, topic, callback=recorder, group=group, **given).start_background()
+    with Queue(hosts, topic, **given) as queue:
+        queue.enqueue(jobs.echo, 1)
+        fire_until(worker, lambda: recorder.calls, "the callback")
+        shutil.copy(secured.revocations, crlfile)
+        secured.broker.kill()
+        secured.broker.start()
+        seconds, error = seconds_and_error(lambda: queue.enqueue(jobs.echo, 2))
+    assert isinstance(error, BrokerUnavailable | BrokerRefused) and "revoked" in str(error) and "crlfile" in str(error), repr(error)
+    assert seconds < WITHIN
+    wait_until(lambda: worker.state == "failed", "the worker has failed")
+    way = Way("REVOKED", given, words=("revoked", "crlfile", str(crlfile)))
+    check_told(way, hosts, *seconds_and_error(worker.run_callbacks), secured.secrets)
+    assert sum(end_offsets(secured.hosts, topic).values()) == 1
 
 
 def grant(secured: Secured, *rules: ACL) -> None:

@@ -179,8 +179,9 @@ def options_of(
         "metrics_enabled": False,
         # Its 45 s would be how long the jobs of a host that was killed wait for another (KIP-735 has reasons of other consumers).
         "session_timeout_ms": SESSION_MILLISECONDS,
-        # kafka-python's 30 s would leave a broker that is back unnoticed for as long.
-        "reconnect_backoff_max_ms": 5_000,
+        # kafka-python's 30 s would leave a broker that is back unnoticed for as long. Of several hosts it picks one at random and waits
+        # until that may be tried again, so that with longer pauses it can miss the one that is well until its time to connect is up.
+        "reconnect_backoff_max_ms": 1_000,
         **options,
         "bootstrap_servers": hosts.split(","),
         "group_id": group,
