@@ -36,8 +36,11 @@ lint: $(VENV)/test.done  ## Check style and types
 chaos: $(VENV)/test.done  ## Workers and broker under random faults: SEED=1 DURATION=60 (seconds)
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed=$(or $(SEED),1) --duration=$(or $(DURATION),60)
 
-bench: $(VENV)/test.done  ## Measure rates and latencies on this machine
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/test.done  ## Measure embedkq beside its floors: ARGS="--only latency --quick --json FILE"
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(VENV)/test.done  ## Measure embedkq beside other job queues, installed under .cache/peers
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

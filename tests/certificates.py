@@ -23,7 +23,7 @@ certificate = $dir/ca.pem
 private_key = $dir/ca.key
 default_md = sha256
 default_days = 30
-default_crl_days = {crl_days}
+default_crl_days = 30
 policy = any
 copy_extensions = copy
 unique_subject = no
@@ -49,13 +49,11 @@ class Authority:
         (folder / "index.txt").touch()
         for counter in ("serial", "crlnumber"):
             (folder / counter).write_text("1000\n")
-        self._write_settings(30)
-        extensions = [f"-addext={extension}" for extension in (
-            "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign", "subjectKeyIdentifier=hash",
-        )]
+        Path(self._settings).write_text(_SETTINGS.format(folder=folder))
         _openssl(
             "req", "-x509", *_new_key(folder / "ca.key"), "-out", self.cafile, "-days", "30", "-subj", f"/CN={name}",
-            "-config", self._settings, *_separated(extensions),
+            "-config", self._settings, "-addext", "basicConstraints=critical,CA:TRUE",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-addext", "subjectKeyIdentifier=hash",
         )
 
     def issue(self, name: str, names: str = NAMES, *, expired: bool = False) -> Certificate:
@@ -82,9 +80,6 @@ class Authority:
     @property
     def _settings(self) -> str:
         return str(self._folder / "openssl.cnf")
-
-    def _write_settings(self, crl_days: int) -> None:
-        Path(self._settings).write_text(_SETTINGS.format(folder=self._folder, crl_days=crl_days))
 
     def _ca(self, *arguments: str) -> None:
         _openssl("ca", "-batch", "-config", self._settings, *arguments)
@@ -121,10 +116,6 @@ class Certificate:
 
 def _new_key(path: Path) -> list[str]:
     return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(path)]
-
-
-def _separated(arguments: Iterable[str]) -> list[str]:
-    return [part for argument in arguments for part in argument.split("=", 1)]
 
 
 def _openssl(*arguments: str) -> None:
