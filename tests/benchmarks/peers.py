@@ -72,11 +72,12 @@ class Peer:
         ]  # fmt: skip
 
 
+_TASKIQ = ("taskiq", "worker", "-w", "2", "taskiqapp:broker")
 PEERS = (
     Peer("KQ, 2 hosts", "kqapp", ("kq==2.2.1", "kafka-python<3"), (), 6_000, workers=_PROCESSES, broker="kafka"),
-    Peer("taskiq on Kafka", "taskiqapp", ("taskiq", "taskiq-aio-kafka", "kafka-python<3"), ("taskiq", "worker", "-w", "2", "taskiqapp:broker"), 30_000,
+    Peer("taskiq on Kafka", "taskiqapp", ("taskiq", "taskiq-aio-kafka", "kafka-python<3"), _TASKIQ, 30_000,
          broker="kafka"),
-    Peer("taskiq on Redis", "taskiqapp", ("taskiq", "taskiq-redis"), ("taskiq", "worker", "-w", "2", "taskiqapp:broker"), 10_000),
+    Peer("taskiq on Redis", "taskiqapp", ("taskiq", "taskiq-redis"), _TASKIQ, 10_000),
     Peer("Huey (at most once)", "hueyapp", ("huey", "redis"), ("huey_consumer", "hueyapp.queue", "-w", "2", "-k", "process"), 10_000),
     Peer("Dramatiq", "dramatiqapp", ("dramatiq[redis]",), ("dramatiq", "-p", "2", "dramatiqapp"), 6_000),
     Peer("Celery (late acks)", "celeryapp", ("celery[redis]",), ("celery", "-A", "celeryapp", "worker", "-c", "2", "-l", "WARNING"), 4_000),

@@ -5,10 +5,12 @@ from huey import RedisHuey
 queue = RedisHuey(peerjob.NAME, url=peerjob.REDIS, results=False)
 
 
-@queue.task(name="note")
+@queue.task()
 def note(sent):
     peerjob.note(sent)
 
 
 if __name__ == "__main__":
-    peerjob.send_as_told(lambda sent: note(sent))
+    import hueyapp  # a task is known by its module's name, which is another one here
+
+    peerjob.send_as_told(hueyapp.note)
