@@ -47,7 +47,7 @@ class Goal:
     most_beyond: float | None = None
 
     def __str__(self) -> str:
-        bounds = (("≥ {:,g}", self.least), ("≤ {:,g}", self.most), ("≥ {:g} x", self.least_ratio), ("≤ {:g} x", self.most_ratio),
+        bounds = (("≥ {:,g}", self.least), ("≤ {:,g}", self.most), ("≥ {:.3g} x", self.least_ratio), ("≤ {:.3g} x", self.most_ratio),
                   ("≤ floor + {:g}", self.most_beyond))  # fmt: skip
         return " or ".join(text.format(bound) for text, bound in bounds if bound is not None)
 

@@ -39,12 +39,12 @@ def benchmarks(options: Options) -> list[Benchmark]:
         )),
         Benchmark("guest: Flask", flask, (
             Figure("Flask under Gunicorn, worker idle", "requests/s", "idle", "rate", without, Goal(least_ratio=0.98)),
-            Figure("the same, p99", "ms", "idle", "p99", fastest, Goal(most_ratio=1.05)),
+            Figure("Flask, worker idle, p99", "ms", "idle", "p99", fastest, Goal(most_ratio=1.05)),
             Figure("Flask under Gunicorn, 500 jobs/s of 1 ms", "requests/s", "busy", "rate", without, Goal(least_ratio=0.85)),
-            Figure("the same, p99", "ms", "busy", "p99", fastest, Goal(most_ratio=1.5)),
+            Figure("Flask, 500 jobs/s of 1 ms, p99", "ms", "busy", "p99", fastest, Goal(most_ratio=1.5)),
             Figure("jobs that flowed through it meanwhile", "jobs/s", "busy", "jobs"),
-            Figure("only the sending of these jobs beside Flask", "requests/s", "sending", "rate", without),
-            Figure("the same, p99", "ms", "sending", "p99", fastest),
+            Figure("Flask, only the sending of these jobs beside it", "requests/s", "sending", "rate", without),
+            Figure("Flask, only the sending of these jobs, p99", "ms", "sending", "p99", fastest),
         ), trials=4),
         Benchmark("guest: start", start, (
             Figure("start_background() to the first job, warm", "s", "embedkq", "seconds", ("raw consumer", "seconds"),
@@ -52,7 +52,7 @@ def benchmarks(options: Options) -> list[Benchmark]:
         )),
         Benchmark("guest: stop", lambda bed: {"embedkq": partial(alone, stops, bed.hosts, bed.topic(), 4 if options.quick else _STOPS)}, (
             Figure("stop() of an idle worker, median", "s", "embedkq", "median", goal=Goal(most=0.5)),
-            Figure("the same, worst", "s", "embedkq", "worst", goal=Goal(most=0.8)),
+            Figure("stop() of an idle worker, worst", "s", "embedkq", "worst", goal=Goal(most=0.8)),
         ), trials=1),
     ]  # fmt: skip
 

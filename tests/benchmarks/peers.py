@@ -72,13 +72,12 @@ class Peer:
         ]  # fmt: skip
 
 
-_TASKIQ = ("taskiq", "worker", "-w", "2", "taskiqapp:broker")
+_TASKIQ = ("taskiq", "worker", "-w", "2", "--log-level", "WARNING", "taskiqapp:broker")
 PEERS = (
     Peer("KQ, 2 hosts", "kqapp", ("kq==2.2.1", "kafka-python<3"), (), 6_000, workers=_PROCESSES, broker="kafka"),
-    Peer("taskiq on Kafka", "taskiqapp", ("taskiq", "taskiq-aio-kafka", "kafka-python<3"), _TASKIQ, 30_000,
-         broker="kafka"),
+    Peer("taskiq on Kafka", "taskiqapp", ("taskiq", "taskiq-aio-kafka", "aiokafka", "kafka-python<3"), _TASKIQ, 30_000, broker="kafka"),
     Peer("taskiq on Redis", "taskiqapp", ("taskiq", "taskiq-redis"), _TASKIQ, 10_000),
-    Peer("Huey (at most once)", "hueyapp", ("huey", "redis"), ("huey_consumer", "hueyapp.queue", "-w", "2", "-k", "process"), 10_000),
+    Peer("Huey (at most once)", "hueyapp", ("huey", "redis"), ("huey_consumer", "hueyapp.queue", "-w", "2", "-k", "process", "-q"), 10_000),
     Peer("Dramatiq", "dramatiqapp", ("dramatiq[redis]",), ("dramatiq", "-p", "2", "dramatiqapp"), 6_000),
     Peer("Celery (late acks)", "celeryapp", ("celery[redis]",), ("celery", "-A", "celeryapp", "worker", "-c", "2", "-l", "WARNING"), 4_000),
     Peer("RQ", "rqapp", ("rq",), ("rq", "worker", "-q", "-u", "{redis}", "{name}"), 400, workers=_PROCESSES),
@@ -146,12 +145,12 @@ def benchmarks(peers: Sequence[Peer], url: str) -> list[Benchmark]:
     return [
         Benchmark("peers: no-ops", lambda bed: {peer.name: partial(no_ops, bed, peer, url) for peer in peers}, (
             Figure("no-ops: embedkq, 2 processes", "jobs/s", OURS, "rate"),
-            *(Figure(f"no-ops: {peer.name}, against embedkq", "jobs/s", peer.name, "rate", (OURS, "rate"), goal) for peer in others),
+            *(Figure(f"no-ops: {peer.name}", "jobs/s", peer.name, "rate", (OURS, "rate"), goal) for peer in others),
         ), trials=len(peers)),
         Benchmark("peers: latency", lambda bed: {peer.name: partial(latency, bed, peer, url) for peer in peers}, (
             Figure("enqueue to start: embedkq, p50", "ms", OURS, "p50"),
-            Figure("the same, p99", "ms", OURS, "p99"),
-            *(Figure(f"{which}: {peer.name}, against embedkq", "ms", peer.name, which, (OURS, which))
+            Figure("enqueue to start: embedkq, p99", "ms", OURS, "p99"),
+            *(Figure(f"enqueue to start: {peer.name}, {which}", "ms", peer.name, which, (OURS, which))
               for peer in others for which in ("p50", "p99")),
         ), trials=len(peers)),
     ]  # fmt: skip
@@ -252,6 +251,7 @@ def redis(console: Console) -> Iterator[str]:
                 if server.poll() is not None:
                     raise RuntimeError(f"{program} ended with {server.returncode}")
                 time.sleep(0.05)
+            console.print(subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip())
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             server.terminate()

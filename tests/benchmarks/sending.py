@@ -20,7 +20,7 @@ def benchmarks(options: Options) -> list[Benchmark]:
     return [
         Benchmark("sending: one by one", one_by_one, (
             Figure("enqueue, acknowledged one by one", "jobs/s", "embedkq", "rate", ("raw producer", "rate"), Goal(least_ratio=0.9)),
-            Figure("the same, p99 of one", "ms", "embedkq", "p99", ("raw producer", "p99")),
+            Figure("enqueue, acknowledged, p99 of one", "ms", "embedkq", "p99", ("raw producer", "p99")),
         )),
         Benchmark("sending: many", many, (
             Figure("enqueue_many", "jobs/s", "embedkq", "rate", ("raw producer", "rate"), Goal(least_ratio=0.8)),

@@ -12,10 +12,13 @@ def make_broker():
         from taskiq_redis import RedisStreamBroker
 
         return RedisStreamBroker(peerjob.REDIS, queue_name=peerjob.NAME)
+    from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
     from taskiq_aio_kafka import AioKafkaBroker
 
     on_kafka = AioKafkaBroker(peerjob.HOSTS, kafka_topic=peerjob.NAME)
-    on_kafka.configure_consumer(group_id=peerjob.NAME, auto_offset_reset="earliest")
+    # Its own choice is kafka-python's class of that name, which aiokafka cannot work with any more.
+    strategy = (RoundRobinPartitionAssignor,)
+    on_kafka.configure_consumer(group_id=peerjob.NAME, auto_offset_reset="earliest", partition_assignment_strategy=strategy)
     return on_kafka
 
 
@@ -31,8 +34,8 @@ async def send(count: int, pause: float) -> None:
     """Without a pause many at a time: it is asynchronous."""
     await broker.startup()
     together = 1 if pause else 100
-    for _ in range(0, count, together):
-        await asyncio.gather(*(note.kiq(time.monotonic()) for _ in range(together)))
+    for first in range(0, count, together):
+        await asyncio.gather(*(note.kiq(time.monotonic()) for _ in range(min(together, count - first))))
         await asyncio.sleep(pause)
     await broker.shutdown()
 
