@@ -34,11 +34,13 @@ def benchmarks(options: Options) -> list[Benchmark]:
         Benchmark("growth: partitions", partitions, (
             *(Figure(f"no-ops, {_counted(n, 'partition')}", "jobs/s", f"embedkq {n}", "rate", (f"raw poll {n}", "rate"))
               for n in PARTITIONS),
-            *(Figure(f"no-ops, {n} partitions against 1", "jobs/s", f"embedkq {n}", "rate", ("embedkq 1", "rate"), goal) for n in PARTITIONS[1:]),
+            *(Figure(f"no-ops, {n} partitions against 1", "jobs/s", f"embedkq {n}", "rate", ("embedkq 1", "rate"), goal)
+              for n in PARTITIONS[1:]),
         ), trials=2 * len(PARTITIONS), runs=runs),
         Benchmark("growth: hosts", hosts, (
             Figure("no-ops, 1 host of 1 process", "jobs/s", "1 host", "rate"),
-            *(Figure(f"no-ops, {n} hosts of 1 process together", "jobs/s", f"{n} hosts", "rate", ("1 host", "rate"), goal) for n in HOSTS[1:]),
+            *(Figure(f"no-ops, {n} hosts of 1 process together", "jobs/s", f"{n} hosts", "rate", ("1 host", "rate"), goal)
+              for n in HOSTS[1:]),
         ), trials=len(HOSTS), runs=runs),
         Benchmark("growth: backlog", backlog, (
             Figure(f"no-ops, the last tenth of {options.scaled(options.backlog):,} waiting", "jobs/s", "embedkq", "late",
