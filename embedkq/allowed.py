@@ -32,7 +32,15 @@ def check_function(payload: bytes | None, patterns: Sequence[str]) -> None:
     Raises:
         FunctionRefused: it is none of these, or not told by name: what travels by value (of `__main__`, lambdas) may be anything.
     """
-    name = function_of(payload or b"")
+    check_name(function_of(payload or b""), patterns)
+
+
+def check_name(name: str | None, patterns: Sequence[str]) -> None:
+    """Accept the dotted name of a function; None for one that is not told by name.
+
+    Raises:
+        FunctionRefused: see `check_function`.
+    """
     if name is None:
         raise FunctionRefused("its function travels by value, which `allow` does not take: put it into a module")
     if not any(fnmatchcase(name, pattern) for pattern in patterns):

@@ -80,3 +80,8 @@ def _limit(text: bytes) -> float:
     if not (seconds > 0 and math.isfinite(seconds)):
         raise DecodeError(f"header {_TIMEOUT_HEADER!r} is {text!r}: a limit is a number of seconds above 0")
     return seconds
+
+
+def has_ours(headers: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Whether any of the headers is one of embedkq's, whatever it says."""
+    return any(name.startswith(_PREFIX) for name, _ in headers)

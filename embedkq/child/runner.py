@@ -19,7 +19,9 @@ from embedkq.errors import JobExited, JobFailed, ResultNotPicklable, ResultTooLa
 from embedkq.outcome import Outcome
 
 JOB_HEADER = struct.Struct("=QBB")
-"""Number of the job, whether to announce it, length of its id; then the id and the payload."""
+"""Number of the job, `ANNOUNCE` and `FROM_KQ` as far as they hold, length of its id; then the id and the payload."""
+ANNOUNCE, FROM_KQ = 1, 2
+"""The child is to tell when the call begins, with its text; the payload is a job of KQ, which the child tells limit and id of."""
 REPLY_HEADER = struct.Struct("=BQ")
 """Kind of the reply, number of the job."""
 BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
@@ -78,10 +80,10 @@ class Runner:
             message = self._next()
             if not message:
                 process.leave(0)
-            number, announce, id_length = JOB_HEADER.unpack_from(message)
+            number, flags, id_length = JOB_HEADER.unpack_from(message)
             self._number = number
             self._page.write(number, Phase.TAKEN, time.monotonic_ns())
-            self._one(number, announce, memoryview(message)[JOB_HEADER.size + id_length :])
+            self._one(number, flags, memoryview(message)[JOB_HEADER.size + id_length :])
             self._restore()
 
     def _next(self) -> bytes:
@@ -94,18 +96,19 @@ class Runner:
             except OSError:
                 process.leave(LOST_CHANNEL_STATUS)
 
-    def _one(self, number: int, announce: int, payload: memoryview) -> None:
+    def _one(self, number: int, flags: int, payload: memoryview) -> None:
         page = self._page
         page.write(number, Phase.DECODING, time.monotonic_ns())
         try:
-            function, args, kwargs = codec.decode_call(payload)
+            told, (function, args, kwargs) = _decode_kq(payload) if flags & FROM_KQ else (b"", codec.decode_call(payload))
         except BaseException as error:  # noqa: BLE001  (a payload may raise anything)
             outcome = Outcome("undecodable", message=_message_of(error.__cause__ or error))
         else:
             page.write(number, Phase.RUNNING, time.monotonic_ns())
-            if announce:
-                self._reply(BEGUN, number, _text_of_call(function, args, kwargs).encode("utf-8", "backslashreplace"))
-            outcome = run_call(function, args, kwargs, describe=bool(announce))
+            if flags:
+                text = _text_of_call(function, args, kwargs) if flags & ANNOUNCE else ""
+                self._reply(BEGUN, number, told + text.encode("utf-8", "backslashreplace"))
+            outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
         process.flush_output()
         self._reply(ENDED_PRINTING if output.unread_output() else ENDED, number, outcome.pack())
         page.write(number, Phase.ANSWERED, time.monotonic_ns())
@@ -145,6 +148,13 @@ class Runner:
         if moved:
             with contextlib.suppress(OSError):  # it is gone: for the host as well
                 os.chdir(self._directory)
+
+
+def _decode_kq(payload: memoryview) -> tuple[bytes, tuple[Any, Any, Any]]:
+    from embedkq import kqformat  # here, since most children never need it
+
+    job = kqformat.decode_job(payload)
+    return kqformat.pack_told(job), (job.func, job.args, job.kwargs)
 
 
 def surround(context: Callable[[], AbstractContextManager[Any]]) -> None:

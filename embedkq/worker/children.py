@@ -42,6 +42,10 @@ class Task:
         self.number = 0
         self.restarted = False
 
+    def begun(self, content: bytes) -> str:
+        """A child has begun the call, and told this; returns the call's text."""
+        return content.decode("utf-8", "replace")
+
     def message(self) -> bytes:
         """What goes down the child's channel."""
         return JOB_HEADER.pack(self.number, self.announce, len(self.job_id)) + self.job_id + self.payload

@@ -3,10 +3,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedkq import allowed, signing
-from embedkq.headers import Envelope, read_headers
+from embedkq import allowed, kqformat, signing
+from embedkq.errors import DecodeError
+from embedkq.headers import Envelope, has_ours, read_headers
 from embedkq.signing import Signer
 from embedkq.worker.messages import Record
+
+UNKNOWN_ID = "-"
+UNKNOWN_SECONDS = 30.0
+"""Limit of a job of KQ until a child has told its own."""
 
 
 class Gate:
@@ -42,3 +47,19 @@ class Gate:
         if self._allow is not None:
             allowed.check_function(record.value, self._allow)
         return envelope
+
+    def admit_from_kq(self, record: Record, reason: DecodeError) -> Envelope:
+        """Id, time and limit of a job of KQ, as far as they can be told while nothing is unpickled; `reason`: why it is none of ours.
+
+        Raises:
+            DecodeError: it is no job of KQ either: `reason`.
+            RecordRefused: it may not run here.
+        """
+        payload = record.value or b""
+        if has_ours(record.headers) or not kqformat.is_job(payload):
+            raise reason
+        if self._max_age is not None:
+            signing.check_age(record.timestamp, self._max_age)
+        if self._allow is not None:
+            allowed.check_name(kqformat.function_of(payload), self._allow)
+        return Envelope(UNKNOWN_ID, record.timestamp, UNKNOWN_SECONDS)

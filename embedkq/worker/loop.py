@@ -17,20 +17,10 @@ from embedkq.worker.fence import Fence
 from embedkq.worker.gate import Gate
 from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
+from embedkq.worker.kqrun import KQRun
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.mailbox import Mailbox
-from embedkq.worker.messages import (
-    Abandoned,
-    Assigned,
-    Batch,
-    ConsumerFailed,
-    Finished,
-    Fired,
-    Released,
-    Revoked,
-    Run,
-    Targets,
-)
+from embedkq.worker.messages import Abandoned, Assigned, Batch, ConsumerFailed, Finished, Fired, Released, Revoked, Run, Targets
 from embedkq.worker.pool import JobPool
 from embedkq.worker.waiters import Waiters
 
@@ -213,7 +203,11 @@ class Loop:
             return None
         run = Run(partition, epoch, record)
         try:
-            envelope = self._gate.admit(record)
+            try:
+                envelope = self._gate.admit(record)
+            except DecodeError as reason:
+                envelope = self._gate.admit_from_kq(record, reason)
+                run = KQRun(partition, epoch, record, has_own_limit=self._timeout is None)
         except (DecodeError, RecordRefused) as error:
             self._log.kept_out(run, error)
             self._tracker.finish(partition, epoch, record.offset)

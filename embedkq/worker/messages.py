@@ -23,6 +23,9 @@ class Record(Protocol):
 class Run(Task):
     """A record that was admitted, until its end is known and its callback has returned."""
 
+    from_kq = False
+    """Its payload is a job of KQ."""
+
     __slots__ = ("epoch", "key", "offset", "partition", "size", "timeout", "timestamp")
 
     def __init__(self, partition: int, epoch: int, record: Record) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from embedkq import codec
+from embedkq import codec, kqformat
 from embedkq.errors import Closed, DecodeError, InsideCallback, JobFailed, ResultNotPicklable, WrongThread
 from embedkq.job import Job
 from embedkq.outcome import Outcome
@@ -219,12 +219,15 @@ def is_coroutine_function(callback: Callable[..., Any]) -> bool:
 
 def arguments_of(topic: str, run: Run, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
     """What the callback gets; a child has unpickled all of it before, so here it is safe to."""
-    func, args, kwargs, unsound = None, None, None, None
+    func, args, kwargs, unsound, kq_job = None, None, None, None, None
     try:
-        func, args, kwargs = codec.decode_call(run.payload)
+        if run.from_kq:
+            kq_job = kqformat.decode_job(run.payload)
+        else:
+            func, args, kwargs = codec.decode_call(run.payload)
     except DecodeError as error:
         unsound = error
-    job = Job(run.job_id.decode(), run.timestamp, topic, func, args, kwargs, run.timeout, run.key)
+    job = kq_job or Job(run.job_id.decode(), run.timestamp, topic, func, args, kwargs, run.timeout, run.key)
     if unsound is not None:
         return "failure", job, None, unsound, f"{type(unsound).__name__}: {unsound}\n"
     if outcome.status == "success":

@@ -183,7 +183,7 @@ class JobPool(Generic[T]):
             if child.at_limit:
                 continue  # the signal that asks for the stack has cut short what the job waited for
             if kind == BEGUN:
-                self.begun.append((child.tasks[0], message[REPLY_HEADER.size :].decode("utf-8", "replace")))
+                self._begin(child, child.tasks[0], message[REPLY_HEADER.size :])
                 continue
             if kind == ENDED_PRINTING:
                 child.output.read(child.job_id)
@@ -192,6 +192,12 @@ class JobPool(Generic[T]):
             self._average += 0.05 * (now - child.head_since - self._average)
             child.head_since, child.stalled = now, False
             child.check_at = now + STALL_SECONDS if child.tasks else math.inf
+
+    def _begin(self, child: Child[T], task: T, content: bytes) -> None:
+        limit = task.limit
+        self.begun.append((task, task.begun(content)))
+        if task.limit != limit:
+            child.check_at = -math.inf  # it is only known now, and counts from when the call began
 
     def _inspect(self, child: Child[T], now: float) -> None:
         self._read_replies(child)  # first: this process may have been frozen, and the child done in time

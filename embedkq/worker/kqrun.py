@@ -1,0 +1,37 @@
+"""One run of a job that KQ has enqueued: id and limit are in its payload, and so known only once a child has unpickled that."""
+from __future__ import annotations
+
+from embedkq import kqformat
+from embedkq.child.runner import FROM_KQ, JOB_HEADER
+from embedkq.errors import DecodeError
+from embedkq.worker.messages import Record, Run
+
+
+class KQRun(Run):
+    """A record that a Queue of KQ wrote. Worker's thread.
+
+    Args:
+        has_own_limit: the job's own limit counts, since the worker has none.
+    """
+
+    __slots__ = ("has_own_limit",)
+
+    from_kq = True
+
+    def __init__(self, partition: int, epoch: int, record: Record, has_own_limit: bool) -> None:
+        super().__init__(partition, epoch, record)
+        self.has_own_limit = has_own_limit
+
+    def begun(self, content: bytes) -> str:
+        """A child has begun the call, and told its limit and id besides the text."""
+        try:
+            self.timeout, self.job_id, text = kqformat.unpack_told(content)
+        except DecodeError:  # the job speaks with its host by itself: then the limit stays as it is
+            return ""
+        if self.has_own_limit:
+            self.limit = self.timeout
+        return super().begun(text)
+
+    def message(self) -> bytes:
+        """What goes down the child's channel."""
+        return JOB_HEADER.pack(self.number, self.announce | FROM_KQ, len(self.job_id)) + self.job_id + self.payload
