@@ -48,7 +48,7 @@ class Message(NamedTuple):
     """
 
     topic: str
-    value: bytes
+    value: bytes | None
     key: bytes | None
     headers: Sequence[tuple[str, bytes]]
     partition: int | None
@@ -56,7 +56,7 @@ class Message(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of value, key and headers."""
-        return len(self.value) + len(self.key or b"") + sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.value or b"") + len(self.key or b"") + sum(len(name) + len(value) for name, value in self.headers)
 
 
 class Producer:

@@ -31,6 +31,21 @@ def note_and_fail(path: str, text: object) -> None:
     raise LookupError(f"no {text}")
 
 
+def fail_with(text: object) -> None:
+    raise LookupError(text)
+
+
+def fail_with_causes(count: int) -> None:
+    """Fails with a long traceback."""
+    error = None
+    for number in range(count):
+        try:
+            raise LookupError(f"cause {number}") from error
+        except LookupError as caught:
+            error = caught
+    raise LookupError("the last") from error
+
+
 def note_and_wait(path: str, text: object, gate: str) -> object:
     """Note the start, then wait until the gate is a file."""
     note(path, text)
