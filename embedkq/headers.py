@@ -13,8 +13,9 @@ _FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER = (
     "embedkq-format", "embedkq-id", "embedkq-timestamp", "embedkq-timeout",
 )
 _SIGNATURE_HEADER = "embedkq-signature"
+_ROUNDS_HEADER = "embedkq-rounds"
 _PREFIX = "embedkq-"
-_KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER, _SIGNATURE_HEADER))
+_KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER, _SIGNATURE_HEADER, _ROUNDS_HEADER))
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
 _DECIMAL = re.compile(rb"[-+.0-9a-zA-Z]{1,32}").fullmatch
@@ -68,6 +69,30 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
         raise DecodeError(f"header {_TIMESTAMP_HEADER!r} is no number: {timestamp[:64]!r}")
     timeout = found.get(_TIMEOUT_HEADER)
     return Envelope(job_id.decode("ascii"), int(timestamp), None if timeout is None else _limit(timeout))
+
+
+def rounds_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
+    """How often a job was put back after it had died; 0 where the header does not tell."""
+    told = next((value for name, value in headers if name == _ROUNDS_HEADER), None)
+    return int(told) if told and _DIGITS(told) else 0
+
+
+def put_back(headers: Iterable[tuple[str, bytes | None]], timestamp: int | None = None) -> list[tuple[str, bytes]]:
+    """The headers of a job that is put back: a round more, and with a timestamp (in milliseconds) without signature, to be signed anew.
+
+    Headers without any of embedkq's stay as they are: a round would not make a job of them. kafka-python sends no header without a value:
+    it becomes an empty one.
+    """
+    told = [(name, value or b"") for name, value in headers]
+    if not any(name.startswith(_PREFIX) for name, _ in told):
+        return told
+    rounds = b"%d" % (rounds_of(told) + 1)
+    replaced: dict[str, bytes] = {}
+    if timestamp is not None:
+        told = [(name, value) for name, value in told if name != _SIGNATURE_HEADER]
+        replaced[_TIMESTAMP_HEADER] = b"%d" % timestamp
+    kept = [(name, replaced.get(name, value)) for name, value in told if name != _ROUNDS_HEADER]
+    return [*kept, (_ROUNDS_HEADER, rounds)]
 
 
 def _limit(text: bytes) -> float:

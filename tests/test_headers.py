@@ -166,3 +166,22 @@ def check_any(told: list[tuple[str, object]]) -> None:
     else:
         assert str(uuid.UUID(envelope.id)) == envelope.id and isinstance(envelope.timestamp, int) and envelope.timestamp >= 0
         assert envelope.timeout is None or (envelope.timeout > 0 and math.isfinite(envelope.timeout))
+
+
+# Put back.
+
+
+def test_a_job_put_back_is_the_same_with_a_round_more() -> None:
+    again = headers.put_back([*SOUND, ("mine", b"1"), ("nothing", None)])
+    assert again == [*SOUND, ("mine", b"1"), ("nothing", b""), ("embedkq-rounds", b"1")]
+    assert headers.read_headers(again) == headers.read_headers(SOUND) and headers.rounds_of(again) == 1
+    assert headers.put_back(again)[-1] == ("embedkq-rounds", b"2") and len(headers.put_back(again)) == len(again)
+
+
+def test_what_is_signed_anew_loses_its_signature_and_gets_a_timestamp() -> None:
+    told = headers.put_back([*SOUND, ("embedkq-signature", b"x"), ("embedkq-rounds", b"many")], 1_800_000_000_000)
+    assert told == [FORMAT, ID_HEADER, ("embedkq-timestamp", b"1800000000000"), TIMEOUT, ("embedkq-rounds", b"1")]
+
+
+def test_headers_without_any_of_ours_stay_as_they_are() -> None:
+    assert headers.put_back([("mine", b"1")]) == [("mine", b"1")] and headers.rounds_of([("mine", b"1")]) == 0
