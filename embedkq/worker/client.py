@@ -33,14 +33,7 @@ _CLOSE_MILLISECONDS = 2_000
 
 
 class Client:
-    """One member of a consumer group. Made, it has connected and subscribed.
-
-    Raises:
-        BrokerUnavailable: no broker answered within 10 s.
-        BrokerRefused: certificates or passwords are not accepted.
-        WorkerFailed: a TLS file does not hold what it should.
-        KafkaError: the broker refuses.
-    """
+    """One member of a consumer group. Made, it has connected and subscribed; raises as `connect` does."""
 
     def __init__(self, hosts: str, topic: str, make_listener: Any, options: Mapping[str, Any]) -> None:
         self.hosts = hosts
@@ -49,27 +42,10 @@ class Client:
         self._asked_at = 0.0
         self._options = options
         self._sockets = ClientSockets()
-        self.kafka: Any = self._connect(options)
+        self.kafka: Any = connect(hosts, options, self._sockets)
         # In this order, and the topic known before the first poll: joining before gives an empty assignment until the next refresh
         # of the metadata, and asking before subscribing sets off a second rejoin.
         self.kafka.subscribe([topic], listener=make_listener(self.kafka))
-
-    def _connect(self, options: Mapping[str, Any]) -> Any:
-        deadline = time.monotonic() + CONNECT_SECONDS - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
-        try:
-            refuse_early(self.hosts, options)
-        except ValueError as error:
-            raise WorkerFailed(str(error)) from error
-        limit = {"bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000)}
-        try:
-            return KafkaConsumer(**{**options, **limit}, selector=lambda: self._sockets)
-        except kafka_errors.KafkaError as error:
-            reason = look_for_reason(self.hosts, options)
-            if reason is not None:
-                raise reason.as_error(self.hosts) from error
-            if not isinstance(error, (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)):
-                raise
-            raise BrokerUnavailable(self.hosts, f"no answer within {CONNECT_SECONDS:g} s ({type(error).__name__})") from error
 
     @property
     def member_id(self) -> str:
@@ -169,8 +145,37 @@ class Client:
         self._sockets.disinherit(self.kafka)
 
 
+def connect(hosts: str, options: Mapping[str, Any], sockets: ClientSockets) -> Any:
+    """A KafkaConsumer that has found the cluster. Any thread; the consumer then belongs to one.
+
+    Args:
+        options: all of them, see `options_of`.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 10 s.
+        BrokerRefused: certificates or passwords are not accepted.
+        WorkerFailed: a TLS file does not hold what it should.
+        KafkaError: the broker refuses.
+    """
+    deadline = time.monotonic() + CONNECT_SECONDS - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
+    try:
+        refuse_early(hosts, options)
+    except ValueError as error:
+        raise WorkerFailed(str(error)) from error
+    limit = {"bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000)}
+    try:
+        return KafkaConsumer(**{**options, **limit}, selector=lambda: sockets)
+    except kafka_errors.KafkaError as error:
+        reason = look_for_reason(hosts, options)
+        if reason is not None:
+            raise reason.as_error(hosts) from error
+        if not isinstance(error, (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)):
+            raise
+        raise BrokerUnavailable(hosts, f"no answer within {CONNECT_SECONDS:g} s ({type(error).__name__})") from error
+
+
 def options_of(
-    *, hosts: str, group: str, offset_policy: str, job_size: int, options: Mapping[str, Any]
+    *, hosts: str, group: str | None, offset_policy: str, job_size: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All options of the KafkaConsumer; `options` are the user's own."""
     return {
