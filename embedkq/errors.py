@@ -11,7 +11,8 @@
     ├── JobTooLarge (ValueError)              larger than job_size, or than the broker takes
     ├── RecordRefused                         a record that may not run here; never raised to users, only logged
     │   ├── SignatureRefused                  not signed, altered, moved from another topic, too old
-    │   └── FunctionRefused                   a function that `allow` does not name
+    │   ├── FunctionRefused                   a function that `allow` does not name
+    │   └── LetterRefused                     a dead letter that may not be put back; `kq dlq retry` tells it
     ├── WorkerError (RuntimeError)
     │   ├── WrongThread                       an owner's method called on another thread
     │   ├── InsideCallback                    an owner's method called from within a callback
@@ -128,6 +129,10 @@ class SignatureRefused(RecordRefused):
 
 class FunctionRefused(RecordRefused):
     """A record calls a function that `allow` does not name."""
+
+
+class LetterRefused(RecordRefused):
+    """A dead letter may not be put back."""
 
 
 class WorkerError(EmbedkqError, RuntimeError):

@@ -48,7 +48,7 @@ class Signer:
         raise TypeError("secrets cannot be pickled: they would travel in a job's payload")
 
     def sign(
-        self, topic: str, key: bytes | None, headers: Sequence[tuple[str, bytes]], payload: bytes
+        self, topic: str, key: bytes | None, headers: Sequence[tuple[str, bytes]], payload: bytes | None
     ) -> tuple[str, bytes]:
         """The header to add to a record."""
         digest = _digest(self._keys[self._first], topic, key, headers, payload)

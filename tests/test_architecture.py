@@ -21,6 +21,7 @@ LARGEST_FUNCTION = 40
 LAYERS = (
     ("__main__", "flask"),
     ("cli",),
+    ("dlq",),
     ("queue", "worker"),
     ("producer", "child"),
     ("info", "broker"),
@@ -30,7 +31,7 @@ LAYERS = (
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 
 HOMES = {
-    "kafka": {"producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.assignment"},
+    "kafka": {"producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.assignment", "dlq.client"},
     "dill": {"codec"},
     "pebble": {"worker.supervisor"},
     "click": {"cli", "flask", "__main__"},

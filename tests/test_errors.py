@@ -27,6 +27,7 @@ EXAMPLES: dict[str, Callable[[], errors.EmbedkqError]] = {
     "RecordRefused": lambda: errors.RecordRefused("not here"),
     "SignatureRefused": lambda: errors.SignatureRefused("altered"),
     "FunctionRefused": lambda: errors.FunctionRefused("os.system"),
+    "LetterRefused": lambda: errors.LetterRefused("not signed"),
     "WorkerError": lambda: errors.WorkerError("no"),
     "WrongThread": lambda: errors.WrongThread("owned by"),
     "InsideCallback": lambda: errors.InsideCallback("request_stop"),

@@ -62,6 +62,21 @@ def defaults_of(function: Any) -> dict[str, Any]:
     return {parameter.name: parameter.default for parameter in parameters if parameter.name != "self"}
 
 
+def verbs() -> dict[str, click.Command]:
+    """All commands by their words behind `kq`, such as "dlq list"."""
+    found: dict[str, click.Command] = {}
+    for name, command in kq.commands.items():
+        nested = command.commands if isinstance(command, click.Group) else {}
+        found |= {f"{name} {verb}": each for verb, each in nested.items()} or {name: command}
+    return found
+
+
+def verb_of(words: list[str]) -> str:
+    """The command that these words begin with; they are taken away."""
+    name = words.pop(0)
+    return name if name in verbs() else f"{name} {words.pop(0)}"
+
+
 def options_of(command: click.Command) -> dict[str, click.Option]:
     return {parameter.opts[0]: parameter for parameter in command.params if isinstance(parameter, click.Option)}
 
@@ -179,25 +194,27 @@ def test_gunicorn_is_called_as_told(app: str) -> None:
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "kq " in command and not command.startswith("flask")])
-def test_a_command_of_kq_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_of_kq_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words = shlex.split(command)
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         monkeypatch.setenv(name, value)
-        assert name in {option.envvar for option in options_of(kq.commands[words[1]]).values()}
+        assert name in {option.envvar for option in options_of(verbs()[verb_of(words[1:])]).values()}
     assert words.pop(0) == "kq"
-    verb = kq.commands[words.pop(0)]
+    (tmp_path / "secret").touch()
+    monkeypatch.chdir(tmp_path)
+    verb = verbs()[verb_of(words)]
     with verb.make_context(verb.name, words) as context:
         assert not context.args
 
 
 def test_all_commands_are_shown_and_listed() -> None:
     shown = [command for command in COMMANDS if "kq " in command and not command.startswith("flask")]
-    assert {command.split("kq ")[1].split()[0] for command in shown} == set(kq.commands)
+    assert {verb_of(command.split("kq ")[1].split()) for command in shown} == set(verbs())
     rows = {name.removeprefix("kq "): options for name, options, _ in table("Commands")}
-    assert rows.keys() == kq.commands.keys()
+    assert rows.keys() == verbs().keys()
     for name in set(rows) - {"worker"}:
-        assert set(rows[name].split()) == set(options_of(kq.commands[name])), name
+        assert set(rows[name].split()) == set(options_of(verbs()[name])), name
 
 
 def test_the_two_commands_are_in_the_makefile() -> None:
@@ -206,7 +223,7 @@ def test_the_two_commands_are_in_the_makefile() -> None:
 
 
 def test_every_option_has_the_variable_that_its_name_gives() -> None:
-    for verb in kq.commands.values():
+    for verb in verbs().values():
         for name, option in options_of(verb).items():
             expected = "EMBEDKQ_" + name.removeprefix("--").upper().replace("-", "_")
             assert option.envvar == ("EMBEDKQ_DEMO_HOSTS" if (verb.name, name) == ("demo", "--hosts") else expected)

@@ -35,9 +35,10 @@ from kafka.admin import (
     ResourceType,
     UserScramCredentialUpsertion,
 )
-from support import Recorder, end_offsets, fire_until, wait_until
+from support import Recorder, Sender, end_offsets, fire_until, wait_until
 
 from embedkq import Queue, Worker, options
+from embedkq.deadletters import DeadLetter, Record, bury
 from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError, WorkerFailed
 from embedkq.info import Inspector
 
@@ -57,6 +58,7 @@ RIGHTS = {
     "seer": [("DESCRIBE", "TOPIC"), ("ALL", "GROUP")],
     "groupless": [("ALL", "TOPIC")],
     "topicless": [("ALL", "GROUP")],
+    "reader": [("READ", "TOPIC"), ("DESCRIBE", "GROUP")],
 }
 """Users, and what each may do: an operation on all topics or groups."""
 
@@ -293,12 +295,21 @@ def test_the_command_line_is_let_in(secured: Secured, way: str, tmp_path: Path) 
     topic = secured.make_topic()
     with Queue(secured.hosts, topic) as queue:
         queue.enqueue(jobs.echo, 1)
-    verbs = [("worker", f"--topic={topic}", "--burst", "--verbose"), ("info", f"--topic={topic}", "--json"), ("demo", "--jobs=5")]
+    dead = secured.make_topic()
+    with Sender(secured.hosts, dead) as sender:
+        letter = bury(Record(None, b"x", ()), DeadLetter(topic, 0, 0, "malformed"))
+        sender.send_record(letter.value, letter.headers)
+        sender.flush()
+    verbs = [
+        ("worker", f"--topic={topic}", "--burst", "--verbose"), ("info", f"--topic={topic}", "--json"), ("demo", "--jobs=5"),
+        ("dlq", "retry", "0:0", f"--dead-letter-topic={dead}"),
+    ]
     programs = [Program(tmp_path, *verb, *where) for verb in verbs]
-    worker, info, demo = [ended_of(program) for program in programs]
-    assert worker.status == info.status == demo.status == 0, (worker, info, demo)
+    worker, info, demo, retried = ended = [ended_of(program) for program in programs]
+    assert [done.status for done in ended] == [0, 0, 0, 0], ended
+    assert retried.err == f"Retried: 1. Open in {dead}: 0.\n"
     assert worker.err.count(" returned: ") == 1 and json.loads(info.out)["topics"] == [topic] and "exactly one callback" in demo.out
-    assert not [secret for secret in secured.secrets for done in (worker, info, demo) if secret in done.out + done.err]
+    assert not [secret for secret in secured.secrets for done in ended if secret in done.out + done.err]
 
 
 def ended_of(program: Program) -> Any:
@@ -391,6 +402,23 @@ def test_the_command_line_names_the_right_that_is_missing(
     programs = [Program(tmp_path, *verb, *where) for verb in verbs]
     for program, word in zip(programs, words, strict=True):
         check_one_line(ended_of(program), (hosts, word), secured.secrets)
+
+
+@pytest.mark.parametrize(("user", "verb", "word"), [
+    ("nobody", "list", "DESCRIBE on that topic"), ("seer", "list", "READ on topic"), ("groupless", "list", "DESCRIBE on group"),
+    ("reader", "drop", "READ on group"), ("reader", "retry", "WRITE on topic"),
+])
+def test_dead_letters_name_the_right_that_is_missing(secured: Secured, topic: str, user: str, verb: str, word: str, tmp_path: Path) -> None:
+    with Sender(secured.hosts, topic) as sender:
+        letter = bury(Record(None, b"x", ()), DeadLetter(secured.make_topic(), 0, 0, "malformed"))
+        sender.send_record(letter.value, letter.headers)
+        sender.flush()
+    login = secured.login(user)
+    way = Way("SASL", {"cafile": login["cafile"]}, login["kafka"])
+    where = [f"--hosts={secured.broker.address('SASL')}", *way.on_command_line(tmp_path)]
+    which = [] if verb == "list" else ["0:0"]
+    done = ended_of(Program(tmp_path, "dlq", verb, *which, f"--dead-letter-topic={topic}", *where))
+    assert done.status == 1 and word in done.err.splitlines()[0] and "Traceback" not in done.err, done
 
 
 def test_a_right_that_is_granted_later_counts_at_once(secured: Secured, topic: str) -> None:

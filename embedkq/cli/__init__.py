@@ -1,4 +1,4 @@
-"""The command line `kq`: worker, info, demo, broker. click and rich are used nowhere else.
+"""The command line `kq`: worker, info, dlq, demo, broker. click and rich are used nowhere else.
 
 The verbs import what they need when they run, so that `kq --help` is there at once.
 """
@@ -8,6 +8,7 @@ import click
 
 from embedkq.cli.broker import broker
 from embedkq.cli.demo import demo
+from embedkq.cli.dlq import dlq
 from embedkq.cli.info import info
 from embedkq.cli.worker import worker
 from embedkq.version import __version__
@@ -18,6 +19,7 @@ Examples:
   kq broker
   kq worker --verbose --callback=callback.py
   kq info --watch
+  kq dlq list --dead-letter-topic=failed
 """
 
 
@@ -30,7 +32,7 @@ def kq() -> None:
     """
 
 
-for _verb in (worker, info, demo, broker):
+for _verb in (worker, info, dlq, demo, broker):
     kq.add_command(_verb)
 
 __all__ = ["kq"]

@@ -4,17 +4,20 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.console import Console
 
 from embedkq.errors import EmbedkqError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_PIPED_WIDTH = 200
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
@@ -64,6 +67,32 @@ def connection_options(tls: Mapping[str, str | None]) -> dict[str, Any]:
     )
 
 
+def client_options(tls: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a kafka-python consumer and of a producer for these files; raises as `options.client_config` does."""
+    from embedkq import options, producer
+    from embedkq.worker import client
+
+    connection_options(tls)  # which names what neither of them knows
+    files = (tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
+
+    def of(owned: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
+        return options.client_config(*files, kafka=kafka_options(tls["kafka_file"], known), owned=owned, known=known, owner="kq")
+
+    return of(client.OWNED_OPTIONS, client.KNOWN_OPTIONS), of(producer.OWNED_OPTIONS, producer.KNOWN_OPTIONS)
+
+
+def secrets_given(files: Sequence[str]) -> list[str | Path] | None:
+    """The secrets that `--secret-file` and the variable EMBEDKQ_SECRET name; None without any.
+
+    Raises:
+        ValueError: both are given.
+    """
+    told = os.environ.pop("EMBEDKQ_SECRET", None)  # taken out: the processes of jobs need not have it
+    if files and told is not None:
+        raise ValueError("--secret-file and EMBEDKQ_SECRET are both given: leave one of them out")
+    return [told] if told is not None else [Path(file) for file in files] or None
+
+
 def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[str, Any]:
     """What `--kafka-file` names, only those `known` where they are told; nothing without a file.
 
@@ -79,6 +108,14 @@ def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[
     if not isinstance(told, dict):
         raise ValueError(f'--kafka-file={file}: no JSON object such as {{"sasl_mechanism": "SCRAM-SHA-256"}}')
     return {name: value for name, value in told.items() if known is None or name in known}
+
+
+def table_console() -> Console:
+    """What tables are printed to: nothing is cut off in a file or pipe."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    return console
 
 
 @contextmanager

@@ -8,20 +8,28 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from embedkq.cli.common import Refused, connection_options, errors_in_one_line, hosts_option, option, silence_clients, tls_options
+from embedkq.cli.common import (
+    Refused,
+    connection_options,
+    errors_in_one_line,
+    hosts_option,
+    option,
+    silence_clients,
+    table_console,
+    tls_options,
+)
 from embedkq.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from embedkq.info import Inspector
     from embedkq.info.found import Info
 
-_PIPED_WIDTH = 200
 _UUID_LENGTH = 36
 _SHORT_UUID = 8
 _EPILOG = """\b
@@ -78,7 +86,7 @@ def show(found: Info, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
-        _console().print(_view(found))
+        table_console().print(_view(found))
 
 
 def _watch(
@@ -90,7 +98,7 @@ def _watch(
     with contextlib.suppress(KeyboardInterrupt), Inspector(hosts, **connection) as inspector:
         if as_json:
             _watch_as_json(inspector, topic, group, interval)
-        console = _console()
+        console = table_console()
         if not console.is_terminal:
             while True:
                 console.print(_view_now(inspector, topic, group))
@@ -115,13 +123,6 @@ def _view_now(inspector: Inspector, topic: str | None, group: str | None) -> Ren
         return Group(Text(time.strftime("%X"), style="dim"), _view(inspector.describe(topic, group)))
     except BrokerUnavailable as error:
         return Group(Text(time.strftime("%X"), style="dim"), Text(str(error), style="red"))
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPED_WIDTH  # nothing is cut off in a file or pipe
-    return console
 
 
 def _view(found: Info) -> RenderableType:

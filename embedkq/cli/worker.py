@@ -4,12 +4,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, kafka_options, option, silence_clients, tls_options
+from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, kafka_options, option, secrets_given, silence_clients, tls_options
 from embedkq.cli.signals import SignalStop
 
 _EPILOG = """\b
@@ -37,7 +36,6 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("proc-ttl", type=int, default=5000, metavar="JOBS", help="Jobs after which a child is replaced; 0 for never.")
 @option("offset", default="earliest", metavar="earliest|latest", help="Where a group without committed offset begins.")
 @option("processes", type=int, default=1, help="How many jobs run at once.")
-@option("dead-letter-topic", default=None, show_default=False, help="Where records go that cannot be run, and jobs that failed.")
 @option("burst", is_flag=True, help="End once what the topic held at the start is done.")
 @option("max-jobs", type=int, default=None, metavar="JOBS", help="End after so many jobs.")
 @option("secret-file", type=click.Path(exists=True, dir_okay=False), default=None, show_default=False,
@@ -59,7 +57,7 @@ def worker(
     try:
         if max_jobs is not None:
             options.check_count("max_jobs", max_jobs, 1)
-        settings |= {"callback": function, "offset_policy": offset, "secret": _secret(secret_file)}
+        settings |= {"callback": function, "offset_policy": offset, "secret": secrets_given([secret_file] if secret_file else [])}
         kafka = kafka_options(settings.pop("kafka_file"))
         made = Worker(**settings, kafka=kafka)
         if is_embedded(made.hosts):
@@ -79,13 +77,6 @@ def _run(worker: Any, burst: bool, max_jobs: int | None) -> None:
             sys.exit(1)  # the worker has logged it
     if stopped.killed_by is not None:
         sys.exit(128 + stopped.killed_by)
-
-
-def _secret(file: str | None) -> str | Path | None:
-    told = os.environ.pop("EMBEDKQ_SECRET", None)  # taken out: the jobs' processes need not have it
-    if file is not None and told is not None:
-        raise ValueError("--secret-file and EMBEDKQ_SECRET are both given: leave one of them out")
-    return told if file is None else Path(file)
 
 
 def _load_callback(where: str) -> Any:

@@ -1,0 +1,81 @@
+"""`kq dlq list` and `kq dlq show`."""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from embedkq.cli.common import option, table_console, tls_options
+from embedkq.cli.dlq import view
+from embedkq.cli.dlq.sharing import filter_options, json_option, opened, place_options, places_of, selection_of
+
+if TYPE_CHECKING:
+    from embedkq.dlq import DeadLetters
+
+_ROWS = 500
+_LIST_EPILOG = """\b
+Examples:
+  kq dlq list --dead-letter-topic=failed
+  kq dlq list --dead-letter-topic=failed --reason=timeout --origin=images
+  kq dlq list --dead-letter-topic=failed --function='shop.*' --limit=0
+  kq dlq list --dead-letter-topic=failed --all --json | jq .job    one line of JSON each
+"""
+_SHOW_EPILOG = """\b
+Examples:
+  kq dlq show 0:17 --dead-letter-topic=failed       partition 0, offset 17
+  kq dlq show 1b92c1e0 --dead-letter-topic=failed   the letter of this job
+"""
+
+
+@click.command("list", epilog=_LIST_EPILOG)
+@place_options
+@filter_options
+@option("all", "dealt", is_flag=True, help="Also those that were retried or dropped.")
+@option("limit", type=click.IntRange(min=0), default=100, metavar="LETTERS", help="How many at most; 0 for all.")
+@tls_options
+@json_option
+def list_(
+    hosts: str, dead_letter_topic: str | None, reasons: Sequence[str], origin: str | None, function: str | None, dealt: bool, limit: int,
+    as_json: bool, **tls: str | None,
+) -> None:
+    """List dead letters, newest first. With --json, a line for each."""
+    with opened(hosts, dead_letter_topic, tls) as (box, _, _), view.progress_bar() as progress:
+        bar = progress.add_task("Reading", total=sum(last - first for first, last in box.ends.values()))
+        found = box.newest(selection_of(reasons, origin, function), dealt=dealt, count=lambda read: progress.advance(bar, read))
+        shown = 0
+        while page := list(islice(found, _ROWS if not limit else min(_ROWS, limit - shown))):
+            shown += len(page)
+            progress.stop()  # it would be in the way of what is printed
+            if as_json:
+                for letter in page:
+                    click.echo(json.dumps(letter.as_dict()))
+            else:
+                table_console().print(view.table_of(page, with_state=dealt))
+        more = limit and shown == limit and next(found, None) is not None
+        if not as_json:
+            view.tell(_footer(box, shown, bool(more)))
+
+
+def _footer(box: DeadLetters, shown: int, more: bool) -> str:
+    if not shown:
+        return f"No such letters in {box.topic}; {box.dealt.open_count()} are open."
+    rest = f"The newest {shown}; --limit=0 shows all. " if more else ""
+    return f"{rest}Open in {box.topic}: {box.dealt.open_count()}."
+
+
+@click.command(epilog=_SHOW_EPILOG)
+@click.argument("letter")
+@place_options
+@tls_options
+@json_option
+def show(letter: str, hosts: str, dead_letter_topic: str | None, as_json: bool, **tls: str | None) -> None:
+    """Show everything about one letter: origin, headers, exception, traceback, the function called."""
+    with opened(hosts, dead_letter_topic, tls) as (box, _, _):
+        found = next(box.named(places_of(box, [letter])))
+        if as_json:
+            click.echo(json.dumps(found.as_full_dict(), indent=2))
+        else:
+            table_console().print(view.view_of(found))

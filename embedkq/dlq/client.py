@@ -1,0 +1,169 @@
+"""Client: reads topics by offset and keeps a group's offsets, as a member of no group. One thread at a time.
+
+It never asks for a topic by name before it has seen it in the list of all: some brokers create what they are asked for.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+from kafka.structs import OffsetAndMetadata
+
+from embedkq.clientsockets import ClientSockets
+from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
+from embedkq.info import is_hidden
+from embedkq.worker.client import TIMEOUT_MILLISECONDS, connect, options_of
+
+STALLED_SECONDS = 10.0
+"""How long a read may go on without a record before the broker counts as away."""
+_POLL_MILLISECONDS = 500
+_MOST_POLLED = 500
+_LARGEST_USUAL = 1_000_000
+_UNREACHABLE = (
+    kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError, kafka_errors.RequestTimedOutError,
+    kafka_errors.CoordinatorNotAvailableError, kafka_errors.CoordinatorLoadInProgressError,
+)
+
+
+class Ends(NamedTuple):
+    """What a partition holds.
+
+    Attributes:
+        first: offset of the oldest record kept.
+        last: offset that the next record will get.
+    """
+
+    first: int
+    last: int
+
+
+class Client:
+    """One connection. Connects when it is made.
+
+    Args:
+        hosts: Kafka brokers, "host:port" or several separated by commas.
+        group: whose offsets are kept; None for a client that only reads.
+        options: further options of kafka-python's KafkaConsumer.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 10 s.
+        BrokerRefused: certificates or passwords are not accepted.
+        EmbedkqError: a TLS file does not hold what it should, or the broker refuses.
+    """
+
+    def __init__(self, hosts: str, group: str | None, options: Mapping[str, Any]) -> None:
+        self.hosts = hosts
+        self.group = group
+        self._options = options
+        # The development broker answers a waiting fetch only when its time is up.
+        made = options_of(
+            hosts=hosts, group=group, offset_policy="earliest", job_size=_LARGEST_USUAL, options={"fetch_max_wait_ms": 50, **options}
+        )
+        with self._explaining("DESCRIBE on its topics"):
+            self._kafka = connect(hosts, made, ClientSockets())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._kafka.close(autocommit=False)
+
+    def ends(self, topic: str) -> dict[int, Ends]:
+        """What each partition of a topic holds now; empty where there is no such topic.
+
+        Raises:
+            BrokerRefused: this user may not see it.
+            BrokerUnavailable, EmbedkqError: the broker does not answer, or refuses.
+        """
+        with self._explaining(f"DESCRIBE on topic {topic!r}"):
+            if topic not in self._kafka.topics():
+                if is_hidden(self.hosts, topic, self._options):
+                    raise BrokerRefused(f"this user may not see topic {topic!r} at {self.hosts}: grant it DESCRIBE on that topic")
+                return {}
+            partitions = [TopicPartition(topic, number) for number in sorted(self._kafka.partitions_for_topic(topic) or ())]
+            firsts = self._kafka.beginning_offsets(partitions, timeout_ms=TIMEOUT_MILLISECONDS)
+            lasts = self._kafka.end_offsets(partitions, timeout_ms=TIMEOUT_MILLISECONDS)
+        return {partition.partition: Ends(firsts[partition], lasts[partition]) for partition in partitions}
+
+    def read(self, topic: str, partition: int, first: int, last: int) -> Iterator[Any]:
+        """The records from one offset to before another that are still kept, oldest first.
+
+        They come as they arrive: no more than some 500 are held. Read nothing else with this client before the end.
+
+        Raises:
+            BrokerUnavailable: nothing came for 10 s.
+            BrokerRefused, EmbedkqError: the broker refuses.
+        """
+        place = TopicPartition(topic, partition)
+        position = first
+        with self._explaining(f"READ on topic {topic!r}"):
+            self._kafka.assign([place])
+            self._kafka.seek(place, first)
+            deadline = time.monotonic() + STALLED_SECONDS
+            while position < last:
+                records = self._kafka.poll(_POLL_MILLISECONDS, max_records=_MOST_POLLED).get(place, ())
+                for record in records:
+                    if first <= record.offset < last:
+                        yield record
+                # It passes holes and what retention has deleted, where no record comes.
+                moved = self._kafka.position(place, timeout_ms=TIMEOUT_MILLISECONDS)
+                if records or moved > position:
+                    deadline = time.monotonic() + STALLED_SECONDS
+                elif time.monotonic() > deadline:
+                    raise BrokerUnavailable(self.hosts, f"no record of topic {topic!r} for {STALLED_SECONDS:g} s")
+                position = moved
+
+    def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
+        """Offset and metadata that the group has committed, by partition; raises as `commit`."""
+        found = {}
+        with self._explaining(f"DESCRIBE on group {self.group!r}"):
+            for partition in partitions:
+                known = self._kafka.committed(TopicPartition(topic, partition), metadata=True, timeout_ms=TIMEOUT_MILLISECONDS)
+                if known is not None and known.offset >= 0:
+                    found[partition] = (known.offset, known.metadata or "")
+        return found
+
+    def commit(self, topic: str, offsets: Mapping[int, tuple[int, str]]) -> None:
+        """Commit offset and metadata by partition, whatever is committed there now.
+
+        Raises:
+            EmbedkqError: the group has members, or metadata of that size is not taken.
+            BrokerRefused: this user may not.
+            BrokerUnavailable: the broker does not answer.
+        """
+        told = {TopicPartition(topic, number): OffsetAndMetadata(*offset, -1) for number, offset in offsets.items()}
+        with self._explaining(f"READ on group {self.group!r} and topic {topic!r}"):
+            try:
+                self._kafka.commit(told, timeout_ms=TIMEOUT_MILLISECONDS)
+            except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:
+                raise EmbedkqError(
+                    f"group {self.group!r} has members, and keeps what was dealt with only without any: stop the workers that "
+                    f"use this group (`kq info --group={self.group}` shows them)"
+                ) from error
+            except (kafka_errors.OffsetMetadataTooLargeError, kafka_errors.InvalidCommitOffsetSizeError) as error:
+                raise EmbedkqError(
+                    f"the broker at {self.hosts} takes less commit metadata than 4096 bytes: raise its offset.metadata.max.bytes, "
+                    "or deal with the oldest letters first"
+                ) from error
+
+    @contextmanager
+    def _explaining(self, right: str) -> Iterator[None]:
+        """What the broker refuses becomes an error of ours; `right` is what a user needs for what is asked."""
+        try:
+            yield
+        except _UNREACHABLE as error:
+            raise BrokerUnavailable(self.hosts, f"no answer in time ({type(error).__name__})") from error
+        except kafka_errors.AuthorizationError as error:
+            name = type(error).__name__
+            raise BrokerRefused(f"this user has no right to do that at {self.hosts} ({name}): grant it {right}") from error
+        except kafka_errors.KafkaError as error:
+            raise EmbedkqError(f"the broker at {self.hosts} refuses: {error}") from error

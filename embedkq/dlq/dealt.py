@@ -1,0 +1,141 @@
+"""Dealt: which letters of a topic were retried or dropped, kept in a consumer group as committed offsets and maps of what is done above.
+
+Kafka has no commit that succeeds only if nobody else has committed meanwhile. So what is committed is first read and merged, and at the
+end it is read once more. Two that commit at the same moment can only forget: a letter that was dealt with is open again, and never one
+that was not dealt with is taken for done.
+"""
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from embedkq.dlq.client import Client, Ends
+from embedkq.errors import EmbedkqError
+from embedkq.worker import donemap
+from embedkq.worker.donemap import Runs
+
+logger = logging.getLogger("embedkq.dlq")
+
+_TRIES = 5
+
+
+class Dealt:
+    """What is dealt with in a topic. One thread at a time.
+
+    Args:
+        ends: what the topic's partitions hold.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.committed`.
+    """
+
+    def __init__(self, client: Client, topic: str, ends: Mapping[int, Ends]) -> None:
+        self._client = client
+        self._topic = topic
+        self._ends = ends
+        self._known = self._read()
+        self._added: dict[int, Runs] = {}
+
+    def __contains__(self, place: tuple[int, int]) -> bool:
+        partition, offset = place
+        start, runs = self._known[partition]
+        if offset < start:
+            return True
+        index = bisect_left(runs, (offset + 1,)) - 1  # of the last run that begins at the offset or before
+        return index >= 0 and offset < runs[index][1]
+
+    def start_of(self, partition: int) -> int:
+        """Offset of the first letter that is still to be dealt with; what is below is dealt with, or not kept any more."""
+        return self._known[partition][0]
+
+    def open_count(self) -> int:
+        """How many letters are still to be dealt with; as offsets tell, so that holes in them count."""
+        count = 0
+        for partition, (_, last) in self._ends.items():
+            start, runs = self._known[partition]
+            count += last - start - sum(above - below for below, above in runs)
+        return count
+
+    def room(self, partition: int, offsets: Sequence[int]) -> int:
+        """How many of these rising offsets, from the first on, can be noted beside what is known: the map has so many characters."""
+        start, runs = self._known[partition]
+        fits, misses = 0, len(offsets) + 1
+        count = len(offsets)
+        while misses - fits > 1:
+            if donemap.encode(*donemap.merge(start, runs, 0, _runs_of(offsets[:count]))).cut:
+                misses = count
+            else:
+                fits = count
+            count = (fits + misses) // 2
+        return fits
+
+    def add(self, places: Iterable[tuple[int, int]]) -> None:
+        """These partitions and offsets are dealt with now: commit that, merged with what others have committed.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.commit`. Then they are still open.
+        """
+        offsets: dict[int, list[int]] = {}
+        for partition, offset in places:
+            offsets.setdefault(partition, []).append(offset)
+        for partition, added in offsets.items():
+            _, self._added[partition] = donemap.merge(-1, self._added.get(partition, ()), -1, _runs_of(sorted(added)))
+        self._commit(offsets)
+
+    def confirm(self) -> None:
+        """See that all that was added is kept, and add it again where somebody else has overwritten it.
+
+        Raises:
+            EmbedkqError: it is not kept; the message says why that may be.
+        """
+        for _ in range(_TRIES):
+            self._known = self._read()
+            missing = [partition for partition, runs in self._added.items() if not self._has(partition, runs)]
+            if not missing:
+                return
+            self._commit(missing)
+        raise EmbedkqError(
+            f"what was dealt with in topic {self._topic!r} cannot be kept in group {self._client.group!r}: some of these letters will show "
+            "as open again. The broker drops commit metadata (the development broker does), or another `kq dlq` works on the same topic"
+        )
+
+    def _has(self, partition: int, added: Runs) -> bool:
+        start, runs = self._known[partition]
+        return donemap.merge(start, runs, 0, added) == (start, runs)
+
+    def _commit(self, partitions: Collection[int]) -> None:
+        self._known |= self._read(partitions)
+        for partition in partitions:
+            self._known[partition] = donemap.merge(*self._known[partition], 0, self._added.get(partition, ()))
+        told = {number: (start, donemap.encode(start, runs).text) for number, (start, runs) in self._known.items() if number in partitions}
+        self._client.commit(self._topic, told)
+
+    def _read(self, partitions: Collection[int] | None = None) -> dict[int, tuple[int, Runs]]:
+        wanted = list(self._ends if partitions is None else partitions)
+        found = self._client.committed(self._topic, wanted)
+        read: dict[int, tuple[int, Runs]] = {number: (self._ends[number].first, ()) for number in wanted}
+        for number, (offset, text) in found.items():  # what is not kept any more is dealt with
+            read[number] = donemap.merge(*read[number], offset, self._decoded(number, offset, text))
+        return read
+
+    def _decoded(self, partition: int, offset: int, text: str) -> Runs:
+        try:
+            return donemap.decode(offset, text)
+        except ValueError as error:
+            logger.warning(
+                "What group %s has noted for partition %d of topic %s above offset %d cannot be read, and those letters count as open: %s",
+                self._client.group, partition, self._topic, offset, error,
+            )
+            return ()
+
+
+def _runs_of(offsets: Sequence[int]) -> Runs:
+    """Rising offsets as runs."""
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and offset == runs[-1][1]:
+            runs[-1] = (runs[-1][0], offset + 1)
+        elif not runs or offset > runs[-1][1]:
+            runs.append((offset, offset + 1))
+    return tuple(runs)
