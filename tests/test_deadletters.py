@@ -1,13 +1,38 @@
 """Dead letters: what they look like, and that every record that cannot be run becomes one before it counts as done."""
 from __future__ import annotations
 
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
+import workerjobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import NewTopic
+from support import (
+    Recorder,
+    Sender,
+    committed,
+    embedkq_threads,
+    end_offsets,
+    fire_until,
+    lines,
+    send_many,
+    wait_until,
+    with_admin,
+)
 
-from embedkq import deadletters, headers
+from embedkq import Queue, Worker, codec, deadletters, headers
 from embedkq.deadletters import DeadLetter, Record
-from embedkq.errors import DecodeError
+from embedkq.errors import BrokerUnavailable, DecodeError
+from embedkq.producer import Producer
+from embedkq.worker import deadletter, health
 
 LETTER = DeadLetter("orders", 3, 17, "failure", "ValueError: no", "Traceback ...\nValueError: no\n", 4, "here", 1_700_000_000_000)
 RECORD = Record(b"key", b"value", [("embedkq-id", b"1"), ("theirs", b"2"), ("theirs", None)])
@@ -95,3 +120,226 @@ def test_each_form_is_smaller_and_keeps_what_it_can(record: Record, letter: Dead
     assert all(each.traceback.endswith("the end") for each in told)
     assert (forms[3].key, deadletters.strip(forms[3].headers)) == (None, [])
     assert forms[1].size <= forms[0].size and forms[3].size < 15_000
+
+
+# Written by a worker.
+
+
+@pytest.fixture
+def make_dead_topic(hosts: str) -> Callable[..., str]:
+    """Creates a topic for dead letters, with settings."""
+
+    def make(**config: str) -> str:
+        name = f"dead-{uuid.uuid4().hex[:12]}"
+        settings = {name.replace("_", "."): value for name, value in config.items()}
+        with_admin(hosts, lambda admin: admin.create_topics([NewTopic(name, 2, 1, topic_configs=settings)]))
+        return name
+
+    return make
+
+
+@pytest.fixture
+def dead_topic(make_dead_topic: Callable[..., str]) -> str:
+    return make_dead_topic()
+
+
+@pytest.fixture
+def make_worker(hosts: str, topic: str, group: str, dead_topic: str, kafka_options: dict[str, Any]) -> Callable[..., Worker]:
+    def make(callback: Any = None, **options: Any) -> Worker:
+        options = {"dead_letter_topic": dead_topic, **options}
+        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, kafka=kafka_options, **options)
+
+    return make
+
+
+def letters_in(hosts: str, topic: str) -> list[tuple[DeadLetter, Any]]:
+    """All dead letters of a topic, each with its record."""
+    ends = end_offsets(hosts, topic)
+    consumer = KafkaConsumer(bootstrap_servers=hosts, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition(topic, partition) for partition in ends])
+    found: list[Any] = []
+    while len(found) < sum(ends.values()):
+        found += [record for records in consumer.poll(500).values() for record in records]
+    consumer.close()
+    return [(deadletters.read(record.headers), record) for record in found]
+
+
+def test_whatever_cannot_be_run_and_whatever_failed_is_in_the_topic_unchanged(
+    make_worker: Any, hosts: str, topic: str, group: str, dead_topic: str, tmp_path: Path
+) -> None:
+    notes = str(tmp_path / "notes")
+    job = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)
+    unreadable = codec.encode_object(workerjobs.Unreadable())
+    with Sender(hosts, topic) as sender:
+        sender.send_record(b"no job", [("theirs", b"1"), ("theirs", b"2")], key=b"a", partition=0)
+        sender.send_record(None, [], key=b"a", partition=0)
+        sender.send_record(unreadable, [*job, ("theirs", b"3")], key=b"a", partition=0)
+        good = sender.send(workerjobs.echo, 1, partition=0)
+        failed = sender.send(workerjobs.note_and_fail, notes, "luck", key=b"a", partition=0)
+        late = sender.send(workerjobs.spin, notes, timeout=0.2, partition=0)
+        crashed = sender.send(workerjobs.exit_process, key=b"b", partition=0)
+        sender.flush()
+    recorder = Recorder()
+    make_worker(recorder).start(burst=True)
+    assert recorder.ids == {good: 1, failed: 1, late: 1, crashed: 1}
+    found = {letter.offset: (letter, record) for letter, record in letters_in(hosts, dead_topic)}
+    told = {offset: (letter.reason, letter.exception, letter.attempts) for offset, (letter, _) in found.items()}
+    assert told[0] == ("malformed", "DecodeError: header 'embedkq-format' is missing", 0) and told[1][0] == "malformed"
+    assert told[2][:2] == ("undecodable", "DecodeError: invalid literal for int() with base 10: 'no number'")
+    assert told[4] == ("failure", "LookupError: no luck", 1)
+    assert told[5] == ("timeout", "", 1)
+    assert told[6][:1] + told[6][2:] == ("failure", 1) and "JobCrashed: the job's process exited with status 3" in told[6][1]
+    assert sorted(told) == [0, 1, 2, 4, 5, 6]
+    assert "note_and_fail" in found[4][0].traceback and "spin" in found[5][0].traceback
+    for letter, record in found.values():
+        assert (letter.topic, letter.partition, letter.host) == (topic, 0, socket.gethostname())
+        assert abs(letter.time - time.time() * 1000) < 60_000 and not letter.pointer
+        assert (record.key, record.value, deadletters.strip(record.headers)) == of_record(hosts, topic, letter.offset)
+    assert committed(hosts, group, topic)[0] == (7, "")
+
+
+def of_record(hosts: str, topic: str, offset: int) -> tuple[Any, Any, list[tuple[str, bytes]]]:
+    """Key, value and headers of a record of partition 0."""
+    consumer = KafkaConsumer(bootstrap_servers=hosts)
+    consumer.assign([TopicPartition(topic, 0)])
+    consumer.seek(TopicPartition(topic, 0), offset)
+    record = wait_until(lambda: next(iter(consumer.poll(500).values()), None), "a record")[0]
+    consumer.close()
+    return record.key, record.value, list(record.headers)
+
+
+def test_a_record_that_is_refused_is_kept_and_its_partition_goes_on(
+    make_worker: Any, hosts: str, topic: str, dead_topic: str, tmp_path: Path
+) -> None:
+    secret = "not known to the sender"
+    with Queue(hosts=hosts, topic=topic, secret=secret) as signing, Queue(hosts=hosts, topic=topic) as other:
+        forged = other.using(partition=0).enqueue(workerjobs.note, str(tmp_path / "notes"), "forged")
+        signing.using(partition=0).enqueue(workerjobs.note, str(tmp_path / "notes"), "signed")
+    make_worker(secret=secret).start(burst=True)
+    assert lines(tmp_path / "notes") == ["signed"]
+    [(letter, record)] = letters_in(hosts, dead_topic)
+    assert (letter.reason, letter.exception) == ("refused", "SignatureRefused: it is not signed")
+    assert ("embedkq-id", forged.id.encode()) in record.headers
+
+
+def test_a_dead_letter_topic_that_is_the_topic_is_refused() -> None:
+    with pytest.raises(ValueError, match="dead_letter_topic='jobs' is the worker's own topic"):
+        Worker(topic="jobs", dead_letter_topic="jobs")
+    with pytest.raises(ValueError, match="dead_letter_topic='a b'"):
+        Worker(dead_letter_topic="a b")
+
+
+def test_what_is_too_large_is_cut_and_at_last_points_to_its_origin(
+    make_worker: Any, make_dead_topic: Any, hosts: str, topic: str, tmp_path: Path
+) -> None:
+    narrow = make_dead_topic(max_message_bytes="6000")
+    with Sender(hosts, topic) as sender:
+        sender.send(workerjobs.fail_with_causes, 200, key=b"a", partition=0)
+        sender.send(workerjobs.note_and_fail, str(tmp_path / "notes"), "x" * 10_000, key=b"a", partition=0)
+        sender.send_record(b"x", [("large", b"x" * 10_000)], key=b"a", partition=0)
+        sender.flush()
+    make_worker(dead_letter_topic=narrow).start(burst=True)
+    found = {letter.offset: (letter, record) for letter, record in letters_in(hosts, narrow)}
+    assert sorted(found) == [0, 1, 2]
+    assert not found[0][0].pointer and found[0][0].traceback.startswith("[...]") and "the last" in found[0][0].traceback
+    assert found[0][1].value == of_record(hosts, topic, 0)[1]
+    assert found[1][0].pointer and found[1][1].value == b"" and found[1][1].key == b"a"
+    assert deadletters.strip(found[1][1].headers) == of_record(hosts, topic, 1)[2]
+    assert found[2][0].pointer and not deadletters.strip(found[2][1].headers)
+
+
+class Gate:
+    """Stands in for a topic that takes nothing until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> None:
+        """`seconds`: how long it takes to say no."""
+        self.open = threading.Event()
+        self.tries = 0
+        really = Producer.send_all
+
+        def send_all(producer: Producer, messages: Any) -> Any:
+            if self.open.is_set() or not messages[0].topic.startswith("dead-"):
+                return really(producer, messages)
+            self.tries += 1
+            self.open.wait(seconds)
+            return dict.fromkeys(range(len(messages)), BrokerUnavailable("nowhere", "it is away"))
+
+        monkeypatch.setattr(Producer, "send_all", send_all)
+        monkeypatch.setattr(health, "NO_PROGRESS_SECONDS", 3.0)
+
+
+def test_while_the_topic_is_away_nothing_is_done_and_only_its_partition_waits(
+    make_worker: Any, hosts: str, topic: str, group: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch, caplog: Any, tmp_path: Path
+) -> None:
+    gate, notes = Gate(monkeypatch), str(tmp_path / "notes")
+    recorder = Recorder()
+    with Queue(hosts=hosts, topic=topic) as queue, make_worker(recorder) as worker:
+        queue.using(partition=0).enqueue(workerjobs.note_and_fail, notes, "first")
+        fire_until(worker, lambda: gate.tries > 1, "the letter was tried twice")
+        held = queue.using(partition=0).enqueue(workerjobs.note, notes, "behind")
+        queue.using(partition=1).enqueue_many([(workerjobs.note, (notes, number)) for number in range(100)])
+        fire_until(worker, lambda: len(recorder) == 101, "the other partition goes on")
+        fire_until(worker, lambda: committed(hosts, group, topic).get(1, (0,))[0] == 100, "and is committed")
+        fire_until(worker, lambda: not worker.health().healthy, "the worker says that something is wrong")
+        assert [reason.partition(" for ")[0] for reason in worker.health().reasons] == ["dead letters could not be written"]
+        assert committed(hosts, group, topic).get(0, (0,))[0] == 0 and held.id not in recorder.ids
+        gate.open.set()
+        worker.drain()
+        assert worker.health().healthy and recorder.ids[held.id] == 1
+    assert [letter.offset for letter, _ in letters_in(hosts, dead_topic)] == [0]
+    assert len([record for record in caplog.records if "cannot be written" in record.message]) == 1
+    assert committed(hosts, group, topic)[0][0] == 2
+
+
+def test_what_waits_for_the_topic_is_bounded(
+    make_worker: Any, hosts: str, topic: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, seconds=60)
+    monkeypatch.setattr(deadletter, "_HELD_UP_SECONDS", 60)
+    count = 5 * deadletter.MOST_WAITING
+    with Sender(hosts, topic) as sender:
+        for number in range(count):
+            sender.send(workerjobs.fail_with, number, partition=0)
+        sender.flush()
+    with make_worker(processes=2) as worker:
+        wait_until(lambda: worker.health().in_flight >= deadletter.MOST_WAITING, "so many wait")
+        wait_until(lambda: worker.health().oldest_running_seconds is None, "nothing runs any more")
+        assert gate.tries == 1 and worker.health().in_flight < 2 * deadletter.MOST_WAITING
+        gate.open.set()
+        worker.drain()
+    assert sorted(letter.offset for letter, _ in letters_in(hosts, dead_topic)) == list(range(count))
+
+
+def test_stop_waits_for_letters_and_what_is_not_written_in_time_comes_again(
+    make_worker: Any, hosts: str, topic: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    with Sender(hosts, topic) as sender:
+        sender.send(workerjobs.fail_with, "luck")
+        sender.flush()
+    recorder = Recorder()
+    worker = make_worker(recorder).start_background()
+    fire_until(worker, lambda: gate.tries > 1, "the letter was tried twice")
+    assert f"embedkq-deadletters-{dead_topic}" in embedkq_threads()
+    assert not worker.stop(0.2)
+    assert not embedkq_threads()
+    worker.start_background()
+    fire_until(worker, lambda: len(recorder) == 2, "the job has run again")
+    threading.Timer(0.5, gate.open.set).start()
+    assert worker.stop()
+    assert not embedkq_threads() and len(recorder) == 2
+    assert [letter.offset for letter, _ in letters_in(hosts, dead_topic)] == [0]
+
+
+def test_without_a_dead_record_there_is_no_writer(make_worker: Any, hosts: str, topic: str) -> None:
+    with make_worker() as worker:
+        send_many(hosts, topic, workerjobs.echo, [(1,)])
+        worker.drain()
+        assert not [name for name in embedkq_threads() if "deadletters" in name]
+        send_many(hosts, topic, workerjobs.fail_with, [(1,)])
+        worker.drain()
+        assert [name for name in embedkq_threads() if "deadletters" in name]
+        began = time.monotonic()
+        worker.stop()
+        assert time.monotonic() - began < 2.0
+    assert not embedkq_threads()

@@ -30,6 +30,12 @@ def test_a_new_page_speaks_of_no_job(page: ProgressPage) -> None:
     assert page.read().number == 0
 
 
+@pytest.mark.parametrize("state", [0, 5, 6, 7])
+def test_a_phase_that_there_is_not_counts_as_not_begun(page: ProgressPage, state: int) -> None:
+    page._words[0] = 9 << 3 | state
+    assert page.read() == Progress(9, Phase.TAKEN, 0)
+
+
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("number", [1, 2, 2**31, 2**40, 2**60])
 def test_the_host_reads_what_the_child_wrote(descriptor: int, page: ProgressPage, phase: Phase, number: int) -> None:

@@ -15,7 +15,7 @@ import workerjobs
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer
-from support import Recorder, Sender, committed
+from support import Recorder, Sender
 
 from embedkq import Queue, Worker, allowed, codec, headers
 from embedkq.errors import FunctionRefused, SignatureRefused
@@ -24,16 +24,6 @@ from embedkq.signing import SIGNATURE_HEADER, Signer
 SECRET, OTHER = "a secret of the tests, long enough", "another secret of the tests"
 SIGNER = Signer(SECRET)
 HEADERS = headers.headers_of(str(uuid.UUID(int=7)), 1, 3.0)
-
-
-class Attack:
-    """Writes a file when it is unpickled, wherever that is."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = str(path)
-
-    def __reduce__(self) -> Any:
-        return workerjobs.note, (self._path, "unpickled")
 
 
 # The signature.
@@ -139,7 +129,7 @@ def test_patterns() -> None:
             Worker(allow=wrong)  # type: ignore[arg-type]
 
 
-# Every way in, on Kafka.
+# On Kafka. Every way in is tried in test_redteam.py.
 
 
 @pytest.fixture
@@ -151,51 +141,6 @@ def run_until_done(hosts: str, topic: str, group: str, kafka_options: dict[str, 
         return recorder
 
     return run
-
-
-def test_a_red_team_gets_nothing_unpickled(
-    run_until_done: Any, hosts: str, topic: str, make_topic: Any, group: str, tmp_path: Path, caplog: Any
-) -> None:
-    marker, elsewhere = tmp_path / "marker", make_topic(1)
-    attack = codec.encode_object((Attack(marker), (), {}))
-    fresh = headers.headers_of(str(uuid.uuid4()), int(time.time() * 1000), None)
-    with Queue(hosts=hosts, topic=elsewhere, secret=SECRET) as queue:
-        queue.enqueue(workerjobs.note, str(marker), "replayed")
-    consumer = KafkaConsumer(elsewhere, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
-    replay = next(consumer)
-    consumer.close()
-    good = [*fresh, SIGNER.sign(topic, None, fresh, b"good")]
-    with Sender(hosts, topic) as sender:
-        for value, record_headers, key in [
-            (attack, fresh, None),  # forged, unsigned
-            (attack, [], None),
-            (attack, good, None),  # a payload swapped under a signature
-            (replay.value, replay.headers, replay.key),  # replayed from another topic
-            (replay.value, [h for h in replay.headers if h[0] != SIGNATURE_HEADER], None),  # stripped
-            (replay.value, [(n, b"9.0" if n == "embedkq-timeout" else v) for n, v in replay.headers], None),
-            (attack, [*fresh, (SIGNATURE_HEADER, attack)], None),  # a pickle in a header
-            (b"good", good, attack),  # a pickle in the key
-            (attack, [*fresh, Signer(OTHER).sign(topic, None, fresh, attack)], None),  # a retired secret
-        ]:
-            sender.send_record(value, record_headers, key=key, partition=0)
-        sender.flush()
-    with Queue(hosts=hosts, topic=topic, secret=SECRET) as queue:
-        expected = queue.using(partition=0).enqueue(workerjobs.echo).id
-    recorder = run_until_done(secret=SECRET)
-    assert recorder.ids == {expected: 1} and not marker.exists()
-    assert sum("refused. Skipping ..." in record.getMessage() for record in caplog.records) == 9
-    assert committed(hosts, group, topic)[0][0] == 10
-    assert SECRET not in caplog.text
-
-
-def test_the_marker_would_appear_without_a_secret(run_until_done: Any, hosts: str, topic: str, tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
-    with Sender(hosts, topic) as sender:
-        fresh = headers.headers_of(str(uuid.uuid4()), 1, None)
-        sender.send_record(codec.encode_object((Attack(marker), (), {})), fresh, partition=0)
-        sender.flush()
-    run_until_done()
-    assert marker.exists()
 
 
 def test_the_secret_is_not_on_the_topic_and_rotated_workers_take_both(run_until_done: Any, hosts: str, topic: str) -> None:

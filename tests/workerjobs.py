@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -29,6 +30,21 @@ def note(path: str, text: object) -> object:
 def note_and_fail(path: str, text: object) -> None:
     note(path, text)
     raise LookupError(f"no {text}")
+
+
+def fail_with(text: object) -> None:
+    raise LookupError(text)
+
+
+def fail_with_causes(count: int) -> None:
+    """Fails with a long traceback."""
+    error = None
+    for number in range(count):
+        try:
+            raise LookupError(f"cause {number}") from error
+        except LookupError as caught:
+            error = caught
+    raise LookupError("the last") from error
 
 
 def note_and_wait(path: str, text: object, gate: str) -> object:
@@ -161,8 +177,6 @@ def read(path: str) -> list[str]:
 
 
 def log_some() -> None:
-    import logging
-
     shop = logging.getLogger("shop")
     shop.debug("not told")
     shop.info("sold %d %s", 3, "apples")
@@ -174,15 +188,11 @@ def log_some() -> None:
 
 
 def log_and_sleep(seconds: float) -> None:
-    import logging
-
     logging.getLogger("shop").info("begun")
     time.sleep(seconds)
 
 
 def log_for_ever() -> None:
-    import logging
-
     while True:
         logging.getLogger("shop").info("again")
 
@@ -207,3 +217,57 @@ def set_clock(jump: float) -> None:
     """As if somebody had set the clock, for all that this child does from now on."""
     really = time.time
     time.time = lambda: really() + jump
+
+
+# For the red team: what a job could do that means harm to its host.
+
+
+def _runner() -> Any:
+    """The child's own end, found where no job has business."""
+    frame = sys._getframe()
+    while frame is not None and type(frame.f_locals.get("self")).__name__ != "Runner":
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame.f_locals["self"]
+
+
+def speak_to_host(content: bytes, seconds: float) -> None:
+    """Send bytes as if they were the child's reply."""
+    _runner()._replies.send(content)
+    time.sleep(seconds)
+
+
+def scribble_on_page() -> None:
+    """Write phases that there are not, and times to come."""
+    words, number = _runner()._page._words, _runner()._number
+    for state in range(8):
+        words[1] = 2**64 - 1
+        words[0] = number << 3 | state
+        time.sleep(0.03)
+    words[0], words[1] = number << 3 | 3, time.monotonic_ns()
+
+
+def register_nonsense() -> None:
+    """Say things where children register."""
+    from embedkq.child import process
+
+    for message in (b"x", b"ready 1 0", b"failed 1 nothing", b"ready x y", b"starting 99999999999 ", b"starting 1 ", b" " * 100):
+        process._registration.send(message)  # type: ignore[union-attr]
+        time.sleep(0.01)
+
+
+def return_bytes(data: bytes) -> bytes:
+    return data
+
+
+def raise_bytes(data: bytes) -> None:
+    raise LookupError(data)
+
+
+def log_and_print_bytes(data: bytes) -> None:
+    logging.getLogger("shop").warning("%s", data.decode("latin-1"))
+    os.write(1, data)
+
+
+def log_to_many(count: int) -> None:
+    for number in range(count):
+        logging.getLogger(f"made-up.{number}").warning("hello")

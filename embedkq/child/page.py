@@ -23,6 +23,10 @@ class Phase(enum.IntEnum):
     """The outcome is on its way to the host."""
 
 
+# A job can write anything here (through ctypes, say), and what it writes must not end its host.
+_PHASES = (Phase.TAKEN, *Phase, *3 * [Phase.TAKEN])
+
+
 class Progress(NamedTuple):
     """What a page says.
 
@@ -66,7 +70,7 @@ class ProgressPage:
             since = words[_STARTED]
             again = words[_STATE]
             if again == state:
-                return Progress(state >> _PHASE_BITS, Phase(state & 7 or Phase.TAKEN), since)
+                return Progress(state >> _PHASE_BITS, _PHASES[state & 7], since)
             state = again
 
     def close(self) -> None:

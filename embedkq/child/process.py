@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from embedkq.child import output
 
 STARTING, READY, FAILED = b"starting", b"ready", b"failed"
 SIGNALS_FOR_HOST = (signal.SIGINT, signal.SIGTERM)
+_TOLD = re.compile(rb"(starting|failed|ready(?= [0-9]+ [0-9]{1,4}$)) ([0-9]{1,9}) (.*)", re.DOTALL).fullmatch
 _HOST_CHECK_SECONDS = 0.5
 _RETRY_SECONDS = 0.5
 
@@ -71,6 +73,12 @@ def tell_host(kind: bytes, descriptors: list[int], detail: str = "") -> None:
         channel.send_descriptors(_registration, message, descriptors)
     else:
         channel.send(_registration, message)
+
+
+def parts_of(message: bytes) -> tuple[bytes, int, str]:
+    """Kind, process id and detail of what `tell_host` sent; an empty kind for what it cannot have sent. In the host."""
+    found = _TOLD(message)
+    return (found[1], int(found[2]), found[3].decode("utf-8", "replace")) if found else (b"", 0, "")
 
 
 def _own_descriptors() -> list[int]:

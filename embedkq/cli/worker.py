@@ -36,6 +36,7 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("proc-ttl", type=int, default=5000, metavar="JOBS", help="Jobs after which a child is replaced; 0 for never.")
 @option("offset", default="earliest", metavar="earliest|latest", help="Where a group without committed offset begins.")
 @option("processes", type=int, default=1, help="How many jobs run at once.")
+@option("dead-letter-topic", default=None, show_default=False, help="Where records go that cannot be run, and jobs that failed.")
 @option("burst", is_flag=True, help="End once what the topic held at the start is done.")
 @option("max-jobs", type=int, default=None, metavar="JOBS", help="End after so many jobs.")
 @option("secret-file", type=click.Path(exists=True, dir_okay=False), default=None, show_default=False,

@@ -12,9 +12,12 @@ from embedkq.errors import WorkerError
 from embedkq.signing import Secret, Signer
 from embedkq.worker.client import KNOWN_OPTIONS, OWNED_OPTIONS
 from embedkq.worker.consumer import Consumer
+from embedkq.worker.deadletter import DeadLetters
+from embedkq.worker.endings import Endings
 from embedkq.worker.engine import Engine
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
+from embedkq.worker.joblog import JobLog
 from embedkq.worker.lifecycle import Lifecycle
 from embedkq.worker.loop import Loop
 from embedkq.worker.owner import Callback, HandoffOwner, LoopOwner, Owner, is_coroutine_function
@@ -50,6 +53,7 @@ class Settings:
     initargs: Iterable[Any]
     stop_timeout: float | None
     revoke_timeout: float
+    dead_letter_topic: str | None
     secret: Secret | Sequence[Secret] | None = field(repr=False)
     max_age: float | None
     allow: Sequence[str] | None
@@ -75,6 +79,10 @@ class Settings:
             self.encoded_initializer = codec.encode_call(self.initializer, tuple(self.initargs), {})
         self.stop_timeout = options.check_timeout(self.stop_timeout, "stop_timeout")
         self.revoke_timeout = options.check_timeout(self.revoke_timeout, "revoke_timeout") or _REVOKE_SECONDS
+        if self.dead_letter_topic is not None:
+            self.dead_letter_topic = options.check_topic(self.dead_letter_topic, "dead_letter_topic")
+            if self.dead_letter_topic == self.topic:
+                raise ValueError(f"dead_letter_topic={self.topic!r} is the worker's own topic: dead letters would come back to it")
         self.signer = None if self.secret is None else Signer(self.secret)
         self.secret = None  # from here on only the signer knows
         self.max_age = options.check_timeout(self.max_age, "max_age")
@@ -94,13 +102,17 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
     exchange = Exchange()
     owner = _make_owner(settings, exchange)
 
+    log = JobLog(settings.topic)
+
     def make_loop() -> Loop:
+        callbacks = None if settings.callback is None else owner.mailbox
         return Loop(
             exchange,
             topic=settings.topic,
             timeout=settings.timeout,
             gate=Gate(settings.topic, settings.signer, settings.max_age, settings.allow),
-            callbacks=None if settings.callback is None else owner.mailbox,
+            endings=Endings(log, callbacks, _make_letters(settings, exchange)),
+            log=log,
             make_pool=lambda selector: JobPool(
                 settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer
             ),
@@ -113,6 +125,14 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
         options=settings.client_options,
     )
     return Engine(settings.topic, lifecycle, exchange, owner, make_loop, consumer)
+
+
+def _make_letters(settings: Settings, exchange: Exchange) -> DeadLetters | None:
+    if settings.dead_letter_topic is None:
+        return None
+    return DeadLetters(
+        settings.hosts, settings.topic, settings.dead_letter_topic, settings.job_size, settings.client_options, exchange.inbox
+    )
 
 
 def is_loop_running() -> bool:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Set
 from typing import Any
 
+from embedkq.worker.load import Load
 from embedkq.worker.messages import Batch, Record, Run
 
 MOST_RECORDS = 2_000
@@ -32,8 +33,7 @@ class Backlog:
         self._turns: deque[int] = deque()
         self._lanes: dict[bytes, deque[Run]] = {}
         self._ready: deque[Run] = deque()
-        self._held: dict[int, tuple[int, int]] = {}
-        self._hot: set[int] = set()
+        self._waiting = Load(READ_AHEAD, READ_AHEAD_BYTES)
         self._on_hold: frozenset[int] = frozenset()
         # Each of these has one writer, so their difference needs no lock: the consumer's thread counts what comes ...
         self._came_records = self._came_bytes = 0
@@ -70,7 +70,7 @@ class Backlog:
 
     def find_hot(self) -> frozenset[int]:
         """Partitions in which so many records wait for a busy key that no more should be polled."""
-        hot = self._on_hold.union(self._hot)
+        hot = self._on_hold.union(self._waiting.full)
         # They cannot move on, so they must not take the room of those that can.
         self._stuck_records = sum(len(self._queues.get(partition, ())) for partition in hot)
         return hot
@@ -81,6 +81,10 @@ class Backlog:
         self._queues[partition] = deque()
         self._epochs[partition] = epoch
         self._turns.append(partition)
+
+    def is_open(self, partition: int) -> bool:
+        """Whether records of the partition are taken: it is ours, and not about to go."""
+        return partition in self._queues
 
     def hold(self, partitions: Set[int]) -> None:
         """Give out nothing more of these partitions until they are no longer named here."""
@@ -104,8 +108,7 @@ class Backlog:
             self._turns.remove(partition)
             records = [item for item in queue if not isinstance(item, Position)]
             self._gone(len(records), sum(map(size_of, records)))
-        self._held.pop(partition, None)
-        self._hot.discard(partition)
+        self._waiting.forget(partition)
         waiting = [run for lane in self._lanes.values() for run in lane if run.partition == partition]
         if waiting:
             for key, lane in self._lanes.items():
@@ -121,7 +124,7 @@ class Backlog:
         for _ in range(len(self._turns)):
             partition = self._turns[0]
             queue = self._queues[partition]
-            if queue and partition not in self._hot and partition not in self._on_hold:
+            if queue and partition not in self._waiting.full and partition not in self._on_hold:
                 item = queue.popleft()
                 if not isinstance(item, Position):
                     self._gone(1, size_of(item))
@@ -143,7 +146,7 @@ class Backlog:
             self._lanes[run.key] = deque()
             return True
         lane.append(run)
-        self._hold(run.partition, 1, run.size)
+        self._waiting.add(run.partition, run.size)
         return False
 
     def leave_lane(self, run: Run) -> None:
@@ -155,16 +158,8 @@ class Backlog:
             self._lanes.pop(run.key, None)
             return
         following = lane.popleft()
-        self._hold(following.partition, -1, -following.size)
+        self._waiting.remove(following.partition, following.size)
         self._ready.append(following)
-
-    def _hold(self, partition: int, records: int, size: int) -> None:
-        held, held_bytes = self._held.get(partition, (0, 0))
-        self._held[partition] = held + records, held_bytes + size
-        if held + records >= READ_AHEAD or held_bytes + size >= READ_AHEAD_BYTES:
-            self._hot.add(partition)
-        else:
-            self._hot.discard(partition)
 
     def _gone(self, records: int, size: int) -> None:
         self._gone_records += records

@@ -77,7 +77,7 @@ def health_of(state: State, engine: Engine | None) -> Health:
         waiting_callbacks=len(engine.owner.mailbox),
         children_alive=loop.pool.alive,
         children_started=loop.pool.started,
-        ended=dict(loop.ended),
+        ended=dict(loop.endings.counts),
         lag=consumer.lag(),
     )
 
@@ -94,7 +94,8 @@ def reasons_of(engine: Engine, now: float) -> list[str]:
     if loop is not None:
         waits += [
             (loop.pool.weak_since, "child processes have been missing"),
-            (loop.waiting_since, "callbacks have waited for the owner, which must call run_callbacks(),"),
+            (loop.endings.waiting_since, "callbacks have waited for the owner, which must call run_callbacks(),"),
+            (loop.endings.letters_away_since, "dead letters could not be written"),
         ]
     return [f"{text} for {now - since:.0f} s" for since, text in waits if since is not None and now - since > NO_PROGRESS_SECONDS]
 

@@ -44,6 +44,10 @@ class JobLog:
         text = "%s refused. Skipping ... (%s)" if isinstance(reason, RecordRefused) else "%s malformed. Skipping ... (%s)"
         logger.warning(text, self._record(run), reason)
 
+    def buried(self, run: Run, topic: str) -> None:
+        """The record is dead and goes to a topic of its own."""
+        logger.warning("%s goes to the dead-letter topic %s (%s).", self._record(run), topic, "" if run.death is None else run.death.reason)
+
     def _record(self, run: Run) -> str:
         return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
 

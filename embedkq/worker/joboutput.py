@@ -26,11 +26,23 @@ def relay(content: bytes, job_id: str) -> None:
     try:
         fields = json.loads(content)
         record = logging.makeLogRecord({**fields, "args": (), "job_id": job_id})
-        target = logging.getLogger(record.name if record.name != "root" else None)
+        target = _nearest(record.name)
         if target.isEnabledFor(record.levelno):
             target.handle(record)
-    except (ValueError, TypeError) as error:
-        logger.warning("A child sent a log record that cannot be read: %s", error, extra={"job_id": job_id})
+    except Exception as error:  # noqa: BLE001  (whatever a job sends, and whatever a handler makes of it: the worker goes on)
+        logger.warning("A child sent a log record that cannot be read: %r", error, extra={"job_id": job_id})
+
+
+def _nearest(name: str) -> logging.Logger:
+    # A logger is for ever: one for each name that jobs make up would fill the host's memory. What has none of its own is handled by
+    # the nearest one above it, as it would be anyway.
+    known = logging.Logger.manager.loggerDict
+    while name:
+        found = known.get(name)
+        if isinstance(found, logging.Logger):
+            return found
+        name = name.rpartition(".")[0]
+    return logging.getLogger()
 
 
 class Output:

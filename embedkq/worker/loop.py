@@ -12,15 +12,25 @@ from typing import Any
 
 from embedkq.errors import DecodeError, RecordRefused
 from embedkq.worker.backlog import Position
+from embedkq.worker.endings import Endings
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.fence import Fence
 from embedkq.worker.gate import Gate
-from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.kqrun import KQRun
 from embedkq.worker.ledger import Ledger
-from embedkq.worker.mailbox import Mailbox
-from embedkq.worker.messages import Abandoned, Assigned, Batch, ConsumerFailed, Finished, Fired, Released, Revoked, Run, Targets
+from embedkq.worker.messages import (
+    Abandoned,
+    Assigned,
+    Batch,
+    Buried,
+    ConsumerFailed,
+    Fired,
+    Released,
+    Revoked,
+    Run,
+    Targets,
+)
 from embedkq.worker.pool import JobPool
 from embedkq.worker.waiters import Waiters
 
@@ -36,19 +46,19 @@ class Loop:
         *,
         topic: str,
         timeout: float | None,
-        callbacks: Mailbox[Finished] | None,
+        endings: Endings,
+        log: JobLog,
         gate: Gate,
         make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
         max_jobs: int | None = None,
     ) -> None:
-        self.ended = {"success": 0, "failure": 0, "timeout": 0, "undecodable": 0}
+        self.endings = endings
         self._exchange = exchange
         self._inbox = exchange.inbox
         self._backlog = exchange.backlog
-        self._log = JobLog(topic)
+        self._log = log
         self._timeout = timeout
         self._gate = gate
-        self._handover = None if callbacks is None else Handover(callbacks)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox, selectors.EVENT_READ, _nothing)
         self.pool = make_pool(self._selector)
@@ -83,6 +93,7 @@ class Loop:
         self._settle()
         if not self._stopping and self._fence.open:
             self._admit()
+            self._finish()
         self._publish()
         return True
 
@@ -103,23 +114,20 @@ class Loop:
     def close(self) -> None:
         """End the child processes and give everything back."""
         self.pool.close()
+        self.endings.close()
         self._inbox.close()
         self._selector.close()
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the descriptors."""
         self.pool.disinherit()
+        self.endings.disinherit()
         self._selector.close()
 
     @property
     def in_flight(self) -> int:
         """Jobs that were admitted and are not done. Any thread."""
         return len(self._runs)
-
-    @property
-    def waiting_since(self) -> float | None:
-        """`time.monotonic()` since which callbacks wait and the owner takes none; None if none waits. Any thread."""
-        return None if self._handover is None else self._handover.since
 
     # Messages.
 
@@ -141,18 +149,17 @@ class Loop:
         self._ledger.release(message)
 
     def _fired(self, message: Fired) -> None:
-        self._taken(message.runs)
-        for run in message.runs:
-            self._finish(run)
-        self._to_fire -= len(message.runs)
-        self._stop_when_enough()
+        self.endings.fired(message.runs)
 
     def _abandoned(self, message: Abandoned) -> None:
         run = message.run
-        self._taken([run])
+        self.endings.taken([run])
         if self._runs.get((run.partition, run.offset)) is run:
             self._forgo(run)
             self._backlog.leave_lane(run)
+
+    def _buried(self, message: Buried) -> None:
+        self.endings.buried(message.runs)
 
     def _aim(self, message: Targets) -> None:
         self._waiters.add_targets(message)
@@ -167,6 +174,7 @@ class Loop:
         Released: _release,
         Fired: _fired,
         Abandoned: _abandoned,
+        Buried: _buried,
         Targets: _aim,
         ConsumerFailed: _consumer_failed,
     }
@@ -175,7 +183,7 @@ class Loop:
 
     def _admit(self) -> None:
         room = self.pool.room()
-        while room > 0 and (self._handover is None or not self._handover.full):
+        while room > 0 and not self.endings.full:
             run = self._backlog.next_ready() or self._next_admitted()
             if run is None:
                 break
@@ -209,8 +217,8 @@ class Loop:
                 envelope = self._gate.admit_from_kq(record, reason)
                 run = KQRun(partition, epoch, record, has_own_limit=self._timeout is None)
         except (DecodeError, RecordRefused) as error:
-            self._log.kept_out(run, error)
-            self._tracker.finish(partition, epoch, record.offset)
+            self._runs[partition, record.offset] = run
+            self.endings.kept_out(run, error)
             return None
         run.job_id = envelope.id.encode()
         run.timestamp, run.timeout = envelope.timestamp, envelope.timeout
@@ -241,52 +249,41 @@ class Loop:
         self.pool.begun.clear()
 
     def _settle(self) -> None:
-        ended = self.pool.ended
-        if not ended:
-            return
-        due = []
-        for run, outcome in ended:
-            self.ended[outcome.status] += 1
-            self._log.ended(run, outcome)
+        endings = self.endings
+        for run, outcome in self.pool.ended:
             if self._runs.get((run.partition, run.offset)) is not run:
                 continue  # abandoned
+            self._log.ended(run, outcome)
             if outcome.status == "undecodable":
                 self._admissible += 1
-                self._finish(run)
-            elif self._handover is None:
-                self._to_fire -= 1
-                self._finish(run)
             else:
-                due.append(Finished(run, outcome))
-        ended.clear()
-        if due and self._handover is not None:
-            self._handover.give(due)
-        self._stop_when_enough()
+                run.attempts += 1
+            endings.settle(run, outcome)
+        self.pool.ended.clear()
+        endings.hand_over()
+        self._finish()
 
-    def _taken(self, runs: list[Run]) -> None:
-        if self._handover is not None:
-            self._handover.taken(runs)
-
-    def _finish(self, run: Run) -> None:
-        """The run is done: its offset counts, its key is free."""
-        if self._runs.pop((run.partition, run.offset), None) is None:
-            return
-        self._backlog.leave_lane(run)
-        self._ledger.finish(run)
-
-    def _stop_when_enough(self) -> None:
+    def _finish(self) -> None:
+        """What is done: its offset counts, its key is free."""
+        for run in self.endings.done:
+            if self._runs.pop((run.partition, run.offset), None) is not None:
+                self._backlog.leave_lane(run)
+                self._ledger.finish(run)
+        self.endings.done.clear()
+        self._to_fire -= self.endings.told
+        self.endings.told = 0
         if self._to_fire <= 0:
             self.stop()
 
     # What others wait for.
 
     def _publish(self) -> None:
+        now = time.monotonic()
         self._exchange.snapshot = snapshot = self._ledger.snapshot()
-        self._backlog.hold(self._ledger.crowded())
+        self._backlog.hold(self._ledger.crowded() | self.endings.held_up(now))
         self._exchange.hot = self._backlog.find_hot()
         self._waiters.tell(snapshot, self._runs.values())
-        if self._handover is not None:
-            self._handover.warn_if_deaf(time.monotonic())
+        self.endings.warn_if_deaf(now)
 
 
 def _nothing() -> None:

@@ -1,4 +1,4 @@
-"""What the worker's three threads tell each other. Immutable, unless a line says which thread writes what."""
+"""What the worker's threads tell each other. Immutable, unless a line says which thread writes what."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +21,18 @@ class Record(Protocol):
 
 
 class Run(Task):
-    """A record that was admitted, until its end is known and its callback has returned."""
+    """A record that was admitted, until it is done.
+
+    Attributes:
+        attempts: how often it has failed, timed out or crashed, in other hosts too.
+        record: as it was polled.
+        death: why it goes to the dead-letter topic, once its callback has returned; None if it does not.
+    """
 
     from_kq = False
     """Its payload is a job of KQ."""
 
-    __slots__ = ("epoch", "key", "offset", "partition", "size", "timeout", "timestamp")
+    __slots__ = ("attempts", "death", "epoch", "key", "offset", "partition", "record", "size", "timeout", "timestamp")
 
     def __init__(self, partition: int, epoch: int, record: Record) -> None:
         super().__init__(b"", record.value or b"")
@@ -37,6 +43,25 @@ class Run(Task):
         self.size = len(self.payload)
         self.timestamp = 0
         self.timeout: float | None = None
+        self.record = record
+        self.attempts = 0
+        self.death: Death | None = None
+
+
+class Death(NamedTuple):
+    """What a record died of.
+
+    Attributes:
+        reason: one of `deadletters.REASONS`.
+        exception: "type: message"; empty for none.
+        traceback: formatted; empty for none.
+        attempts: how often the job was begun.
+    """
+
+    reason: str
+    exception: str
+    traceback: str
+    attempts: int
 
 
 class Finished(NamedTuple):
@@ -99,6 +124,12 @@ class Abandoned(NamedTuple):
     run: Run
 
 
+class Buried(NamedTuple):
+    """Writer of dead letters to worker's thread: all replicas of the dead-letter topic have these records."""
+
+    runs: list[Run]
+
+
 class Targets(NamedTuple):
     """Consumer's thread to worker's: what `drain` or `burst` waits for, as end offsets by partition."""
 
@@ -112,4 +143,4 @@ class ConsumerFailed(NamedTuple):
     error: BaseException
 
 
-Message = Batch | Assigned | Revoked | Released | Fired | Abandoned | Targets | ConsumerFailed
+Message = Batch | Assigned | Revoked | Released | Fired | Abandoned | Buried | Targets | ConsumerFailed

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from embedkq.child.page import Phase
 from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure
-from embedkq.errors import JobCrashed
+from embedkq.errors import DecodeError, JobCrashed
 from embedkq.outcome import Outcome
 from embedkq.worker.children import Child, Task
 from embedkq.worker.joboutput import relay
@@ -187,7 +187,13 @@ class JobPool(Generic[T]):
                 continue
             if kind == ENDED_PRINTING:
                 child.output.read(child.job_id)
-            self.ended.append((child.tasks.popleft(), Outcome.unpack(message, REPLY_HEADER.size)))
+            try:
+                outcome = Outcome.unpack(message, REPLY_HEADER.size)
+            except DecodeError as error:
+                logger.warning("The child of Job %s sent what is %s. It is replaced.", child.job_id, error)
+                self._supervisor.stop_hard(child)  # a job speaks with its own tongue on the channel: nothing that follows can be trusted
+                return
+            self.ended.append((child.tasks.popleft(), outcome))
             now = time.monotonic()
             self._average += 0.05 * (now - child.head_since - self._average)
             child.head_since, child.stalled = now, False

@@ -35,6 +35,7 @@ _FIRST_STARTS = 3
 _EXIT_CODE_SECONDS = 0.5
 _HANG_UP_SECONDS = 0.3
 _LOOK_SECONDS = 1.0
+_READY_DESCRIPTORS = 5
 
 
 class _Starting(NamedTuple):
@@ -174,14 +175,18 @@ class Supervisor:
             except OSError:
                 return
             self._silent_looks = 0
-            kind, pid, detail = message.split(b" ", 2)
-            if kind == process.STARTING:
-                self._child_starts(int(pid), *descriptors)
-            elif kind == process.READY:
-                self._child_is_ready(int(pid), int(detail), descriptors)
-            else:
-                self._forget_starting(int(pid))
-                self._start_failed(detail.decode("utf-8", "replace"))
+            kind, pid, detail = process.parts_of(message)
+            if kind == process.STARTING and len(descriptors) in (1, 2):
+                self._child_starts(pid, *descriptors)
+            elif kind == process.READY and pid in self._starting and len(descriptors) == _READY_DESCRIPTORS:
+                self._child_is_ready(pid, int(detail), descriptors)
+            elif kind == process.FAILED and pid in self._starting:
+                self._forget_starting(pid)
+                self._start_failed(detail)
+            else:  # a job speaks up here, where it has nothing to say
+                logger.warning("A child process sent what is no registration.")
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
     def _child_starts(self, pid: int, output: int, pidfd: int | None = None) -> None:
         self._starting[pid] = starting = _Starting(pidfd, Output(output), time.monotonic() + START_SECONDS)

@@ -1,0 +1,133 @@
+"""Endings: what becomes of a run whose end is known. Its callback, then its dead letter, then it is done. Worker's thread.
+
+In this order, so that a letter is written of what was told to be final, and only then. A host that dies between the two has the record
+run, told and written once more.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from embedkq.errors import RecordRefused
+from embedkq.outcome import Outcome
+from embedkq.worker.handover import Handover
+from embedkq.worker.joblog import JobLog
+from embedkq.worker.mailbox import Mailbox
+from embedkq.worker.messages import Death, Finished, Run
+
+if TYPE_CHECKING:
+    from embedkq.worker.deadletter import DeadLetters
+
+
+class Endings:
+    """The last steps of each run.
+
+    Args:
+        log: tells of them.
+        callbacks: where the owner looks for what to call the callback for; None if there is no callback.
+        letters: where the dead go; None for nowhere: they are logged.
+    """
+
+    def __init__(self, log: JobLog, callbacks: Mailbox[Finished] | None, letters: DeadLetters | None) -> None:
+        self.counts = {"success": 0, "failure": 0, "timeout": 0, "undecodable": 0}
+        self.done: list[Run] = []
+        """Runs that are done: the caller empties it."""
+        self.told = 0
+        """How many were told to the owner, or would have been if there were a callback: the caller sets it back."""
+        self._log = log
+        self._handover = None if callbacks is None else Handover(callbacks)
+        self._letters = letters
+        self._due: list[Finished] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether so many callbacks wait that no more jobs should begin."""
+        return self._handover is not None and self._handover.full
+
+    @property
+    def waiting_since(self) -> float | None:
+        """`time.monotonic()` since which callbacks wait and the owner takes none; None if none waits. Any thread."""
+        return None if self._handover is None else self._handover.since
+
+    @property
+    def letters_away_since(self) -> float | None:
+        """`time.monotonic()` since which dead letters cannot be written; None if they can. Any thread."""
+        return None if self._letters is None else self._letters.away_since
+
+    def held_up(self, now: float) -> set[int]:
+        """Partitions whose dead letters wait."""
+        return set() if self._letters is None else self._letters.held_up(now)
+
+    # Ends.
+
+    def kept_out(self, run: Run, reason: Exception) -> None:
+        """The record is no job, or may not run."""
+        self._log.kept_out(run, reason)
+        told = "refused" if isinstance(reason, RecordRefused) else "malformed"
+        run.key = None  # it is in no key's lane
+        run.death = Death(told, f"{type(reason).__name__}: {reason}", "", 0)
+        self._bury(run)
+
+    def settle(self, run: Run, outcome: Outcome) -> None:
+        """It will not run again. `hand_over` has to follow."""
+        self.counts[outcome.status] += 1
+        if outcome.status == "undecodable":
+            run.death = Death("undecodable", f"DecodeError: {outcome.message}", "", run.attempts)
+            self._bury(run)
+            return
+        if outcome.status != "success":
+            exception = f"{outcome.type_name}: {outcome.message}" if outcome.type_name else ""
+            run.death = Death(outcome.status, exception, outcome.traceback, run.attempts)
+        if self._handover is None:
+            self.told += 1
+            self._bury(run)
+        else:
+            self._due.append(Finished(run, outcome))
+
+    def hand_over(self) -> None:
+        """Give the owner what was settled since."""
+        if self._due and self._handover is not None:
+            self._handover.give(self._due)
+            self._due = []
+
+    def fired(self, runs: Sequence[Run]) -> None:
+        """Their callbacks have returned."""
+        self.taken(runs)
+        self.told += len(runs)
+        for run in runs:
+            self._bury(run)
+
+    def taken(self, runs: Sequence[Run]) -> None:
+        """The owner has dealt with these."""
+        if self._handover is not None:
+            self._handover.taken(runs)
+
+    def buried(self, runs: list[Run]) -> None:
+        """Their letters are written."""
+        if self._letters is not None:
+            self._letters.written(runs)
+        self.done += runs
+
+    def warn_if_deaf(self, now: float) -> None:
+        """Tell of callbacks that nobody fires, now and then."""
+        if self._handover is not None:
+            self._handover.warn_if_deaf(now)
+
+    # The life of it.
+
+    def close(self) -> None:
+        """End the writing of dead letters."""
+        if self._letters is not None:
+            self._letters.close()
+
+    def disinherit(self) -> None:
+        """In a forked copy of the process: close its copies of the descriptors."""
+        if self._letters is not None:
+            self._letters.disinherit()
+
+    def _bury(self, run: Run) -> None:
+        if run.death is None or self._letters is None:
+            self.done.append(run)
+        else:
+            self._log.buried(run, self._letters.topic)
+            self._letters.write(run)
