@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from poolharness import Harness
 from support import Recorder, Sender, committed, fire_until, lines
 
-from embedkq import Queue, Worker, codec, headers
+from embedkq import Queue, Worker, codec, deadletters, headers
 from embedkq.child.runner import ENDED, LOGGED, REPLY_HEADER
 from embedkq.outcome import Outcome
 from embedkq.signing import SIGNATURE_HEADER, Signer
@@ -121,10 +121,7 @@ def arsenal(marks: Path, hosts: str, topic: str, make_topic: Any) -> Arsenal:
     elsewhere = make_topic(1)
     with Queue(hosts=hosts, topic=elsewhere, secret=SECRET, timeout=9) as queue:
         queue.enqueue(workerjobs.note, str(marks), "replayed")
-    consumer = KafkaConsumer(elsewhere, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
-    replay = next(consumer)
-    consumer.close()
-    return Arsenal(marks, topic, replay)
+    return Arsenal(marks, topic, letters_in(hosts, elsewhere, 1)[0])
 
 
 @pytest.fixture
@@ -140,9 +137,10 @@ def run_until_done(hosts: str, topic: str, group: str, kafka_options: dict[str, 
 
 
 def test_no_record_of_somebody_without_the_secret_has_anything_run(
-    arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str, group: str, caplog: Any
+    arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str, group: str, make_topic: Any, caplog: Any
 ) -> None:
     caplog.set_level(logging.INFO)
+    dead_letter_topic = make_topic(1)
     attacks = list(arsenal.forged())
     expected = {}
     with Sender(hosts, topic) as sender, Queue(hosts=hosts, topic=topic, secret=SECRET) as queue:
@@ -151,7 +149,7 @@ def test_no_record_of_somebody_without_the_secret_has_anything_run(
             sender.flush()
             if number % 8 == 7:  # what is good goes on between them
                 expected[queue.using(partition=0).enqueue(workerjobs.echo, attack.name).id] = 1
-    recorder = run_until_done(secret=SECRET)
+    recorder = run_until_done(secret=SECRET, dead_letter_topic=dead_letter_topic)
     assert recorder.ids == expected and len(expected) >= 4
     assert not lines(arsenal.marks)
     told = [record.getMessage() for record in caplog.records]
@@ -161,6 +159,20 @@ def test_no_record_of_somebody_without_the_secret_has_anything_run(
     assert sum("Running Job" in line for line in told) == len(expected), "no child has been given any of them"
     assert committed(hosts, group, topic)[0][0] == len(attacks) + len(expected)
     assert SECRET not in caplog.text
+    letters = letters_in(hosts, dead_letter_topic, len(attacks))
+    assert [deadletters.read(letter.headers).offset for letter in letters] == places
+    assert {deadletters.read(letter.headers).reason for letter in letters} == {"refused"}
+    for attack, letter in zip(attacks, letters, strict=True):
+        assert (letter.key, letter.value, deadletters.strip(letter.headers)) == (attack.key, attack.value, attack.headers), attack.name
+
+
+def letters_in(hosts: str, topic: str, count: int) -> list[Any]:
+    """The records of a topic of one partition."""
+    consumer = KafkaConsumer(topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
+    try:
+        return [next(consumer) for _ in range(count)]
+    finally:
+        consumer.close()
 
 
 def test_headers_and_key_of_a_good_job_are_never_unpickled(arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str) -> None:
