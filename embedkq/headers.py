@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from embedkq.errors import DecodeError
 
@@ -51,24 +52,23 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
     Raises:
         DecodeError: a header is missing, doubled or wrong; the message names it.
     """
-    found: dict[str, bytes] = {}  # Kafka has headers without a value, too
-    for name, value in headers:
-        if name in found or (name not in _KNOWN_HEADERS and name.startswith(_PREFIX)):
-            raise DecodeError(f"header {name!r} is {'doubled' if name in found else 'unknown to this version of embedkq'}")
-        if name in _KNOWN_HEADERS:
-            found[name] = b"" if value is None else value
+    pairs = list(headers)
+    found: dict[str, Any] = dict(pairs)
+    if len(found) != len(pairs) or not found.keys() <= _KNOWN_HEADERS:
+        found = _own(pairs)
     try:
         if found[_FORMAT_HEADER] != _FORMAT:
-            raise DecodeError(f"header {_FORMAT_HEADER!r} is {found[_FORMAT_HEADER][:64]!r}: this version of embedkq reads {_FORMAT!r}")
-        job_id, timestamp = found[_ID_HEADER], found[_TIMESTAMP_HEADER]
+            told = (found[_FORMAT_HEADER] or b"")[:64]
+            raise DecodeError(f"header {_FORMAT_HEADER!r} is {told!r}: this version of embedkq reads {_FORMAT!r}")
+        job_id, timestamp = found[_ID_HEADER] or b"", found[_TIMESTAMP_HEADER] or b""  # Kafka has headers without a value, too
     except KeyError as error:
         raise DecodeError(f"header {error.args[0]!r} is missing") from None
     if not _UUID(job_id):
         raise DecodeError(f"header {_ID_HEADER!r} is no UUID: {job_id[:64]!r}")
     if not _DIGITS(timestamp):
         raise DecodeError(f"header {_TIMESTAMP_HEADER!r} is no number: {timestamp[:64]!r}")
-    timeout = found.get(_TIMEOUT_HEADER)
-    return Envelope(job_id.decode("ascii"), int(timestamp), None if timeout is None else _limit(timeout))
+    timeout = _limit(found[_TIMEOUT_HEADER] or b"") if _TIMEOUT_HEADER in found else None
+    return Envelope(job_id.decode("ascii"), int(timestamp), timeout)
 
 
 def rounds_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
@@ -95,6 +95,18 @@ def put_back(headers: Iterable[tuple[str, bytes | None]], timestamp: int | None 
     return [*kept, (_ROUNDS_HEADER, rounds)]
 
 
+def _own(pairs: Sequence[tuple[str, bytes | None]]) -> dict[str, bytes | None]:
+    """Those of embedkq by name, where there are others too, or something is wrong with them."""
+    found: dict[str, bytes | None] = {}
+    for name, value in pairs:
+        if name in found or (name not in _KNOWN_HEADERS and name.startswith(_PREFIX)):
+            raise DecodeError(f"header {name!r} is {'doubled' if name in found else 'unknown to this version of embedkq'}")
+        if name in _KNOWN_HEADERS:
+            found[name] = value
+    return found
+
+
+@lru_cache(maxsize=256)
 def _limit(text: bytes) -> float:
     try:
         seconds = float(text) if _DECIMAL(text) else None

@@ -180,7 +180,7 @@ def pack_told(job: Job) -> bytes:
     return _TOLD.pack(job.timeout or 0.0, len(job_id)) + job_id
 
 
-def unpack_told(content: bytes) -> tuple[float | None, bytes, bytes]:
+def unpack_told(content: bytes) -> tuple[float | None, str, bytes]:
     """Limit in seconds, id, and what follows.
 
     Raises:
@@ -193,4 +193,4 @@ def unpack_told(content: bytes) -> tuple[float | None, bytes, bytes]:
     job_id, rest = content[_TOLD.size : _TOLD.size + length], content[_TOLD.size + length :]
     if len(job_id) != length or not job_id.isascii():
         raise DecodeError("not what a job of KQ says of itself: its id is cut or no ASCII")
-    return (limit if limit > 0 and math.isfinite(limit) else None), job_id, rest
+    return (limit if limit > 0 and math.isfinite(limit) else None), job_id.decode("ascii"), rest

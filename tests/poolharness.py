@@ -52,7 +52,7 @@ class Harness:
         return self.submit_payload(codec.encode_call(func, args, kwargs), limit, announce)
 
     def submit_payload(self, payload: bytes, limit: float | None = None, announce: bool = False) -> Task:
-        task = Task(str(uuid.uuid4()).encode(), payload, limit, announce)
+        task = Task(str(uuid.uuid4()), payload, limit, announce)
         self.submitted_at[task] = time.monotonic()
         self.pool.submit(task)
         self.pool.feed()

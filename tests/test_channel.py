@@ -36,8 +36,9 @@ def default_timeout() -> Iterator[None]:
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 4096, *AROUND, 2 * channel.INLINE_BYTES, 1_000_000, 20_000_000])
 def test_a_message_of_any_size_arrives_whole(ends: tuple[socket.socket, socket.socket], size: int) -> None:
     message = os.urandom(size)
+    ends[1].setblocking(False)
     channel.send(ends[0], message)
-    assert channel.receive(ends[1], socket.MSG_DONTWAIT) == message
+    assert channel.receive(ends[1]) == message
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,9 +86,10 @@ def test_a_full_channel_refuses_a_message_wholly(ends: tuple[socket.socket, sock
             sent += 1
     assert descriptors() == before, "the sender keeps no file open"
     received = []
+    ends[1].setblocking(False)
     with pytest.raises(BlockingIOError):
         while True:
-            received.append(channel.receive(ends[1], socket.MSG_DONTWAIT))
+            received.append(channel.receive(ends[1]))
     assert [int.from_bytes(message[:4], "big") for message in received] == list(range(sent)) and sent >= 2
     assert {len(message) for message in received} == {size}
     assert descriptors() == before, "nor does the receiver"
@@ -97,7 +99,7 @@ def test_the_end_of_file_is_an_empty_message(ends: tuple[socket.socket, socket.s
     channel.send(ends[0], b"last")
     ends[0].close()
     assert channel.receive(ends[1]) == b"last"
-    assert channel.receive(ends[1]) == b"" == channel.receive(ends[1], socket.MSG_DONTWAIT)
+    assert channel.receive(ends[1]) == b"" == channel.receive(ends[1])
 
 
 def test_sending_to_nobody_raises(ends: tuple[socket.socket, socket.socket]) -> None:
@@ -105,15 +107,6 @@ def test_sending_to_nobody_raises(ends: tuple[socket.socket, socket.socket]) -> 
     for size in (10, 100_000):
         with pytest.raises(OSError):
             channel.send(ends[0], bytes(size))
-
-
-def test_a_message_that_is_taken_back_is_read_by_its_head_alone(ends: tuple[socket.socket, socket.socket]) -> None:
-    message = os.urandom(1_000_000)
-    channel.send(ends[0], message)
-    head, files = channel.receive_descriptors(ends[1])
-    assert head == message[: len(head)] and 0 < len(head) <= 256 and len(files) == 1
-    assert not os.get_inheritable(files[0])
-    os.close(files[0])
 
 
 def test_descriptors_arrive_as_duplicates_in_order_that_programs_do_not_inherit(ends: tuple[socket.socket, socket.socket]) -> None:
@@ -154,25 +147,45 @@ def test_adopting_a_descriptor_leaves_its_blocking_mode_alone(default_timeout: N
             assert os.get_blocking(adopted.fileno()) is blocking and os.get_blocking(right.fileno()) is blocking
 
 
-def test_two_readers_of_one_end_share_the_messages_and_lose_none(ends: tuple[socket.socket, socket.socket]) -> None:
-    """As a host that takes back while its child reads."""
-    received: list[bytes] = []
+def test_each_claim_goes_to_the_child_or_back_to_the_host_and_to_no_other() -> None:
+    writer, reader = channel.claims_pair()
+    with writer, reader:
+        claimed: list[int] = []
+        taken: set[int] = set()
+        over = threading.Event()
 
-    def read() -> None:
-        while message := channel.receive(ends[1]):
-            received.append(message)
+        def claim_all() -> None:
+            while not over.is_set():
+                if number := channel.claim(reader):
+                    claimed.append(number)
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    sent = [b"%d" % number * (1 if number % 7 else 30_000) for number in range(300)]
-    for message in sent:
-        channel.send(ends[0], message)
-    wait_until(lambda: len(received) == len(sent), "all are received")
-    ends[0].close()
-    for reader in readers:
-        reader.join(10)
-    assert sorted(received) == sorted(sent)
+        def take_all() -> None:
+            while not over.is_set():
+                numbers = channel.take_claims(reader)
+                assert not numbers & taken
+                taken.update(numbers)
+
+        threads = [threading.Thread(target=claim_all), threading.Thread(target=take_all)]
+        for thread in threads:
+            thread.start()
+        most = 20_000
+        for first in range(1, most, 32):
+            channel.put_claims(writer, range(first, first + 32))
+            wait_until(lambda: len(claimed) + len(taken) == first + 31, "each has gone to one side")
+        over.set()
+        for thread in threads:
+            thread.join(10)
+        assert claimed == sorted(claimed) and taken and claimed
+        assert sorted([*claimed, *taken]) == list(range(1, len(claimed) + len(taken) + 1))
+
+
+def test_claiming_never_waits_and_outlives_the_other_side(default_timeout: None) -> None:
+    writer, reader = channel.claims_pair()
+    with reader:
+        assert channel.claim(reader) == 0 and channel.take_claims(reader) == set()
+        channel.put_claims(writer, [2**63, 7])
+        writer.close()
+        assert [channel.claim(reader) for _ in range(3)] == [2**63, 7, 0] and channel.take_claims(reader) == set()
 
 
 def test_waiting_ends_with_a_message_with_the_end_and_with_time(ends: tuple[socket.socket, socket.socket]) -> None:

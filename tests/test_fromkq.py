@@ -26,6 +26,7 @@ from support import Call, Recorder, Sender, committed, lines
 from embedkq import Job, Queue, Worker, codec, headers, kqformat
 from embedkq.child import runner
 from embedkq.errors import DecodeError, FunctionRefused, SignatureRefused
+from embedkq.signing import Signer
 from embedkq.worker.gate import Gate
 from embedkq.worker.kqrun import KQRun
 
@@ -209,7 +210,7 @@ def test_what_a_child_tells_is_read_or_refused(content: bytes) -> None:
 def test_what_a_child_tells_arrives(job_id: str, timeout: float | None, text: bytes) -> None:
     job = EXPECTED._replace(id=job_id, timeout=timeout)
     limit, told, rest = kqformat.unpack_told(kqformat.pack_told(job) + text)
-    assert (limit, rest) == (timeout, text) and told == job_id.encode("ascii", "backslashreplace")[:200]
+    assert (limit, rest) == (timeout, text) and told.encode() == job_id.encode("ascii", "backslashreplace")[:200]
 
 
 # The gate.
@@ -220,20 +221,22 @@ def record_of(payload: bytes | None, record_headers: Any = (), timestamp: int | 
     return SimpleNamespace(offset=0, key=None, value=payload, headers=record_headers, timestamp=now if timestamp is None else timestamp)
 
 
+def refusal_of(gate: Gate, record: Any) -> Exception | None:
+    return gate.admit(0, 1, record).refusal
+
+
 def test_the_gate_takes_it_only_without_headers_of_ours_and_without_a_secret() -> None:
-    reason = DecodeError("the reason")
     good = as_kq(**FIELDS)
-    assert Gate("t").admit_from_kq(record_of(good, [("traceparent", b"1")]), reason).timeout == 30.0
+    run = Gate("t").admit(0, 1, record_of(good, [("traceparent", b"1")]))
+    assert run.refusal is None and (run.timeout, run.limit, run.form) == (30.0, 30.0, runner.FROM_KQ)
     for record in (record_of(good, headers.headers_of("x", 1, None)[:1]), record_of(None), record_of(b"{}")):
-        with pytest.raises(DecodeError, match="the reason"):
-            Gate("t").admit_from_kq(record, reason)
-    with pytest.raises(SignatureRefused, match="enqueued"):
-        Gate("t", max_age=60).admit_from_kq(record_of(good, timestamp=0), reason)
-    with pytest.raises(FunctionRefused, match=r"workerjobs\.echo is not among"):
-        Gate("t", allow=["other.*"]).admit_from_kq(record_of(good), reason)
+        assert isinstance(refusal_of(Gate("t"), record), DecodeError)
+    assert "enqueued" in str(refusal_of(Gate("t", max_age=60), record_of(good, timestamp=0)))
+    refused = refusal_of(Gate("t", allow=["other.*"]), record_of(good))
+    assert isinstance(refused, FunctionRefused) and "workerjobs.echo is not among" in str(refused)
     by_value = as_kq(**{**FIELDS, "func": codec.own_or_rebuilt})
-    with pytest.raises(FunctionRefused):
-        Gate("t", allow=["workerjobs.*"]).admit_from_kq(record_of(by_value), reason)
+    assert isinstance(refusal_of(Gate("t", allow=["workerjobs.*"]), record_of(by_value)), FunctionRefused)
+    assert isinstance(refusal_of(Gate("t", signer=Signer("a secret of 16 bytes")), record_of(good)), SignatureRefused)
 
 
 # In the pool.
@@ -255,21 +258,21 @@ def test_the_limit_is_known_once_a_child_has_unpickled_it() -> None:
             harness.pool.feed()
         outcomes = harness.finish()
     assert [outcome.status for outcome in outcomes] == ["timeout", "timeout"]
-    assert (own.job_id, own.timeout, own.limit, workers.timeout, workers.limit) == (b"an id", 0.3, 0.3, None, 0.3)
+    assert (own.job_id, own.timeout, own.limit, workers.timeout, workers.limit) == ("an id", 0.3, 0.3, None, 0.3)
     assert harness.ended_at[own] - harness.submitted_at[own] < 10
 
 
 def test_a_job_that_forges_what_its_child_tells_changes_nothing() -> None:
     run = run_of(as_kq(**FIELDS))
     assert run.begun(b"") == "" and run.begun(struct.pack("=dB", 1.0, 9) + b"short") == ""
-    assert (run.limit, run.job_id) == (30.0, b"")
+    assert (run.limit, run.job_id) == (30.0, "")
     assert run.begun(kqformat.pack_told(EXPECTED) + b"text") == "text" and run.limit is None
 
 
 @pytest.mark.parametrize("payload", [as_kq(**{**FIELDS, "func": None}), b"\x8c\x06kq.job\x94\x8c\x03Job\x94\x93.", b""])
 def test_what_cannot_be_unpickled_is_undecodable(payload: bytes) -> None:
-    message = runner.JOB_HEADER.pack(1, runner.FROM_KQ, 0)
-    assert run_of(payload).message()[runner.JOB_HEADER.size :] == payload and message[8:9] == b"\x02"
+    header, content = run_of(payload).parts()
+    assert content == payload and runner.JOB_HEADER.unpack(header) == (0, runner.FROM_KQ, len(payload))
     with pytest.raises(DecodeError):
         kqformat.decode_job(payload)
 

@@ -33,7 +33,7 @@ def test_a_new_page_speaks_of_no_job(page: ProgressPage) -> None:
 @pytest.mark.parametrize("state", [0, 5, 6, 7])
 def test_a_phase_that_there_is_not_counts_as_not_begun(page: ProgressPage, state: int) -> None:
     page._words[0] = 9 << 3 | state
-    assert page.read() == Progress(9, Phase.TAKEN, 0)
+    assert page.read() == Progress(9, Phase.DECODING, 0)
 
 
 @pytest.mark.parametrize("phase", Phase)

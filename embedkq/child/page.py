@@ -8,30 +8,27 @@ from typing import NamedTuple
 
 _STATE, _STARTED = 0, 1
 _PHASE_BITS = 3
+_PHASE_MASK = (1 << _PHASE_BITS) - 1
 
 
 class Phase(enum.IntEnum):
     """Where a child is with the job whose number stands on its page."""
 
-    TAKEN = 1
-    """Read from the channel. A death here is not the job's fault: another child may have it."""
-    DECODING = 2
+    DECODING = 1
     """The payload is being unpickled, which may import modules and run code."""
-    RUNNING = 3
+    RUNNING = 2
     """The payload is sound and the call has begun; the job's limit counts from here."""
-    ANSWERED = 4
-    """The outcome is on its way to the host."""
 
 
 # A job can write anything here (through ctypes, say), and what it writes must not end its host.
-_PHASES = (Phase.TAKEN, *Phase, *3 * [Phase.TAKEN])
+_PHASES = (Phase.DECODING, *Phase, *5 * [Phase.DECODING])
 
 
 class Progress(NamedTuple):
     """What a page says.
 
     Attributes:
-        number: of the job taken last; 0 before the first.
+        number: of the job begun last; 0 before the first.
         phase: how far the child is with it.
         since: `time.monotonic_ns()` at which that phase began.
     """
@@ -70,7 +67,7 @@ class ProgressPage:
             since = words[_STARTED]
             again = words[_STATE]
             if again == state:
-                return Progress(state >> _PHASE_BITS, _PHASES[state & 7], since)
+                return Progress(state >> _PHASE_BITS, _PHASES[state & _PHASE_MASK], since)
             state = again
 
     def close(self) -> None:

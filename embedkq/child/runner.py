@@ -8,6 +8,7 @@ import signal
 import struct
 import time
 import traceback
+from _signal import getsignal  # type: ignore[import-not-found]  # signal.getsignal takes 2 us a call
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,8 +19,8 @@ from embedkq.child.page import Phase, ProgressPage
 from embedkq.errors import JobExited, JobFailed, ResultNotPicklable, ResultTooLarge
 from embedkq.outcome import Outcome
 
-JOB_HEADER = struct.Struct("=QBB")
-"""Number of the job, `ANNOUNCE` and `FROM_KQ` as far as they hold, length of its id; then the id and the payload."""
+JOB_HEADER = struct.Struct("=QBQ")
+"""Number of the job, `ANNOUNCE` and `FROM_KQ` as far as they hold, length of its payload, which follows. A message holds several."""
 ANNOUNCE, FROM_KQ = 1, 2
 """The child is to tell when the call begins, with its text; the payload is a job of KQ, which the child tells limit and id of."""
 REPLY_HEADER = struct.Struct("=BQ")
@@ -55,24 +56,24 @@ class Runner:
 
     def __init__(self, slot: int) -> None:
         self._pid = os.getpid()
-        host_jobs, self._jobs = channel.pair()
-        host_replies, self._replies = channel.pair()
+        host_end, self._end = channel.pair()
+        claims_writer, self._claims = channel.claims_pair()
         descriptor = channel.anonymous_file("embedkq-progress")
         ProgressPage.size(descriptor)
         self._page = ProgressPage(descriptor)
         self._channel_identity = self._identify_channel()
         self._directory = os.getcwd()
-        self._signals = {number: signal.getsignal(number) for number in process.SIGNALS_FOR_HOST}
+        self._signals = {number: getsignal(number) for number in process.SIGNALS_FOR_HOST}
         self._has_alarm = any(signal.getitimer(signal.ITIMER_REAL))
         stack = output.watch_stack()
-        self._number = 0
+        self._number = self._claimed = 0
         output.logs.attach(self._send_log)
         process.tell_host(
-            process.READY, [host_jobs.fileno(), self._jobs.fileno(), host_replies.fileno(), descriptor, stack], str(slot)
+            process.READY, [host_end.fileno(), claims_writer.fileno(), self._claims.fileno(), descriptor, stack], str(slot)
         )
         os.close(descriptor)
-        host_jobs.close()
-        host_replies.close()
+        host_end.close()
+        claims_writer.close()
 
     def run(self) -> None:
         """Serve the channel until the host hangs up."""
@@ -80,21 +81,42 @@ class Runner:
             message = self._next()
             if not message:
                 process.leave(0)
-            number, flags, id_length = JOB_HEADER.unpack_from(message)
-            self._number = number
-            self._page.write(number, Phase.TAKEN, time.monotonic_ns())
-            self._one(number, flags, memoryview(message)[JOB_HEADER.size + id_length :])
-            self._restore()
+            self._some(memoryview(message))
 
     def _next(self) -> bytes:
         while True:
             try:
-                return channel.receive(self._jobs)
+                return channel.receive(self._end)
             except BlockingIOError:
                 # A job called socket.setdefaulttimeout or made the description non-blocking: wait for it here.
-                channel.wait_readable(self._jobs.fileno(), None)
+                channel.wait_readable(self._end.fileno(), None)
             except OSError:
                 process.leave(LOST_CHANNEL_STATUS)
+
+    def _some(self, jobs: memoryview) -> None:
+        """Run the jobs of one message, but for those that the host has taken back."""
+        position = 0
+        while position < len(jobs):
+            number, flags, size = JOB_HEADER.unpack_from(jobs, position)
+            payload = position + JOB_HEADER.size
+            position = payload + size
+            if self._may_begin(number):
+                self._number = number
+                self._one(number, flags, jobs[payload:position])
+                self._restore()
+
+    def _may_begin(self, number: int) -> bool:
+        # The host has put the claim before the message: if it is not there, the host has taken it back. What comes in its place is
+        # the claim of a job further on, before which only jobs that were taken back lie.
+        if not self._claimed:
+            try:
+                self._claimed = channel.claim(self._claims)
+            except OSError:
+                process.leave(LOST_CHANNEL_STATUS)
+        if self._claimed != number:
+            return False
+        self._claimed = 0
+        return True
 
     def _one(self, number: int, flags: int, payload: memoryview) -> None:
         page = self._page
@@ -111,7 +133,6 @@ class Runner:
             outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
         process.flush_output()
         self._reply(ENDED_PRINTING if output.unread_output() else ENDED, number, outcome.pack())
-        page.write(number, Phase.ANSWERED, time.monotonic_ns())
 
     def _reply(self, kind: int, number: int, content: bytes) -> None:
         if os.getpid() != self._pid:
@@ -119,25 +140,25 @@ class Runner:
         try:
             if self._identify_channel() != self._channel_identity:
                 process.leave(LOST_CHANNEL_STATUS)
-            channel.send(self._replies, REPLY_HEADER.pack(kind, number) + content)
+            channel.send(self._end, REPLY_HEADER.pack(kind, number) + content)
         except OSError:
             process.leave(LOST_CHANNEL_STATUS)
 
     def _send_log(self, content: bytes) -> None:
         try:
             if self._identify_channel() == self._channel_identity:
-                channel.send(self._replies, REPLY_HEADER.pack(LOGGED, self._number) + content)
+                channel.send(self._end, REPLY_HEADER.pack(LOGGED, self._number) + content)
         except OSError:  # a job has closed it; its end will say so
             pass
 
     def _identify_channel(self) -> tuple[int, ...]:
         # A job may close all descriptors and open others: then the numbers are the same and the outcome would go astray.
-        replies, jobs = os.fstat(self._replies.fileno()), os.fstat(self._jobs.fileno())
-        return replies.st_ino, replies.st_dev, jobs.st_ino, jobs.st_dev
+        end, claims = os.fstat(self._end.fileno()), os.fstat(self._claims.fileno())
+        return end.st_ino, end.st_dev, claims.st_ino, claims.st_dev
 
     def _restore(self) -> None:
         for number, handler in self._signals.items():
-            if signal.getsignal(number) is not handler:
+            if getsignal(number) is not handler:
                 signal.signal(number, handler)
         if not self._has_alarm:
             signal.setitimer(signal.ITIMER_REAL, 0)  # it would go off in the next job

@@ -109,8 +109,6 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
         return Loop(
             exchange,
             topic=settings.topic,
-            timeout=settings.timeout,
-            gate=Gate(settings.topic, settings.signer, settings.max_age, settings.allow),
             endings=Endings(log, callbacks, _make_letters(settings, exchange)),
             log=log,
             make_pool=lambda selector: JobPool(
@@ -122,6 +120,7 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
     consumer = Consumer(
         exchange, hosts=settings.hosts, topic=settings.topic, group=settings.consumer_group,
         offset_policy=settings.offset_policy, job_size=settings.job_size, revoke_timeout=settings.revoke_timeout,
+        gate=Gate(settings.topic, settings.timeout, settings.signer, settings.max_age, settings.allow),
         options=settings.client_options,
     )
     return Engine(settings.topic, lifecycle, exchange, owner, make_loop, consumer)

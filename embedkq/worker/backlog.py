@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Set
-from typing import Any
+from collections.abc import Sequence, Set
+from typing import NamedTuple
 
 from embedkq.worker.load import Load
-from embedkq.worker.messages import Batch, Record, Run
+from embedkq.worker.messages import Batch, Run
 
 MOST_RECORDS = 2_000
 MOST_BYTES = 64 * 1024 * 1024
@@ -15,10 +15,35 @@ READ_AHEAD = 1_000
 """How many records of one partition may wait for an earlier one with their key before the partition is left alone ..."""
 READ_AHEAD_BYTES = 16 * 1024 * 1024
 """... and how many bytes they may have together."""
+_AT_ONCE = 16
+"""How many records of one partition are given out before another one has its turn."""
 
 
-class Position(int):
-    """Stands in a partition's queue behind the records that were polled before the consumer came to this position."""
+class Queued(NamedTuple):
+    """Some records of one partition whose turn it is.
+
+    Attributes:
+        partition, epoch: whose they are.
+        runs: in order; none where only the position is new.
+        position: the consumer's after the last one; None if more of the same poll is queued.
+    """
+
+    partition: int
+    epoch: int
+    runs: Sequence[Run]
+    position: int | None
+
+
+class _Polled:
+    """What one poll brought of a partition, and how much of it was given out."""
+
+    __slots__ = ("position", "runs", "size", "taken")
+
+    def __init__(self, batch: Batch) -> None:
+        self.runs = batch.runs
+        self.size = batch.size
+        self.position = batch.position
+        self.taken = 0
 
 
 class Backlog:
@@ -28,7 +53,7 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._queues: dict[int, deque[Record | Position]] = {}
+        self._queues: dict[int, deque[_Polled]] = {}
         self._epochs: dict[int, int] = {}
         self._turns: deque[int] = deque()
         self._lanes: dict[bytes, deque[Run]] = {}
@@ -72,7 +97,9 @@ class Backlog:
         """Partitions in which so many records wait for a busy key that no more should be polled."""
         hot = self._on_hold.union(self._waiting.full)
         # They cannot move on, so they must not take the room of those that can.
-        self._stuck_records = sum(len(self._queues.get(partition, ())) for partition in hot)
+        self._stuck_records = sum(
+            len(polled.runs) - polled.taken for partition in hot for polled in self._queues.get(partition, ())
+        )
         return hot
 
     def open(self, partition: int, epoch: int) -> None:
@@ -94,11 +121,9 @@ class Backlog:
     def add(self, batch: Batch) -> None:
         """Queue what was polled; what belongs to another assignment is dropped."""
         if self._epochs.get(batch.partition) != batch.epoch:
-            self._gone(len(batch.records), sum(size_of(record) for record in batch.records))
+            self._gone(len(batch.runs), batch.size)
             return
-        queue = self._queues[batch.partition]
-        queue.extend(batch.records)
-        queue.append(Position(batch.position))
+        self._queues[batch.partition].append(_Polled(batch))
 
     def drop(self, partition: int) -> list[Run]:
         """Forget a partition; returns what of it waited in a key's lane."""
@@ -106,8 +131,7 @@ class Backlog:
         if queue is not None:
             del self._epochs[partition]
             self._turns.remove(partition)
-            records = [item for item in queue if not isinstance(item, Position)]
-            self._gone(len(records), sum(map(size_of, records)))
+            self._gone(sum(len(polled.runs) - polled.taken for polled in queue), sum(polled.size for polled in queue))
         self._waiting.forget(partition)
         waiting = [run for lane in self._lanes.values() for run in lane if run.partition == partition]
         if waiting:
@@ -119,23 +143,27 @@ class Backlog:
             self.leave_lane(run)
         return waiting + ready
 
-    def next_queued(self) -> tuple[int, int, Any] | None:
-        """Partition, epoch and the next record or `Position` of the partition whose turn it is; None if nothing may be taken."""
+    def next_queued(self, most: int) -> Queued | None:
+        """At most so many records of the partition whose turn it is; None if nothing may be taken."""
         for _ in range(len(self._turns)):
             partition = self._turns[0]
+            self._turns.rotate(-1)
             queue = self._queues[partition]
             if queue and partition not in self._waiting.full and partition not in self._on_hold:
-                item = queue.popleft()
-                if not isinstance(item, Position):
-                    self._gone(1, size_of(item))
-                    self._turns.rotate(-1)
-                return partition, self._epochs[partition], item
-            self._turns.rotate(-1)
+                polled = queue[0]
+                runs = polled.runs[polled.taken : polled.taken + min(most, _AT_ONCE)]
+                polled.taken += len(runs)
+                if polled.taken < len(polled.runs):
+                    self._gone(len(runs), 0)
+                    return Queued(partition, self._epochs[partition], runs, None)
+                queue.popleft()
+                self._gone(len(runs), polled.size)
+                return Queued(partition, self._epochs[partition], runs, polled.position)
         return None
 
-    def next_ready(self) -> Run | None:
-        """A run whose key has become free, oldest first."""
-        return self._ready.popleft() if self._ready else None
+    def take_ready(self, most: int) -> list[Run]:
+        """At most so many runs whose key has become free, oldest first."""
+        return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
 
     def enter_lane(self, run: Run) -> bool:
         """True if the run's key is free, and now its own; else the run waits here until `leave_lane` makes it ready."""
@@ -166,8 +194,3 @@ class Backlog:
         self._gone_bytes += size
         if not self._room.is_set() and not self.full:
             self._room.set()
-
-
-def size_of(record: Record) -> int:
-    """Bytes of a record, near enough."""
-    return len(record.value or b"") + len(record.key or b"")

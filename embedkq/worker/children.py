@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from embedkq import channel
@@ -32,9 +33,12 @@ class Task:
         restarted: it was taken once by a child that died before the call began.
     """
 
+    form = 0
+    """What the payload is: 0 for a call, or `FROM_KQ`."""
+
     __slots__ = ("announce", "job_id", "limit", "number", "payload", "restarted")
 
-    def __init__(self, job_id: bytes, payload: bytes, limit: float | None = None, announce: bool = False) -> None:
+    def __init__(self, job_id: str, payload: bytes, limit: float | None = None, announce: bool = False) -> None:
         self.job_id = job_id
         self.payload = payload
         self.limit = limit
@@ -46,22 +50,23 @@ class Task:
         """A child has begun the call, and told this; returns the call's text."""
         return content.decode("utf-8", "replace")
 
-    def message(self) -> bytes:
+    def parts(self) -> tuple[bytes, bytes]:
         """What goes down the child's channel."""
-        return JOB_HEADER.pack(self.number, self.announce, len(self.job_id)) + self.job_id + self.payload
+        payload = self.payload
+        return JOB_HEADER.pack(self.number, self.announce | self.form, len(payload)), payload
 
 
 class Child(Generic[T]):
     """One child that has registered: ready for jobs, at work, or dying."""
 
     def __init__(self, slot: int, pid: int, pidfd: int | None, output: Output, descriptors: list[int]) -> None:
-        jobs, child_end, replies, page, self._stack = descriptors
+        end, claims_writer, claims, page, self._stack = descriptors
         self.slot = slot
         self.pid = pid
         self.pidfd = pidfd
         self.output = output
         self.tasks: deque[T] = deque()
-        self.begun = 0
+        self.given = 0
         """How many tasks it was given."""
         self.head_since = 0.0
         """`time.monotonic()` at which the first of its tasks became the first."""
@@ -78,30 +83,51 @@ class Child(Generic[T]):
         self._stack_bytes = 0
         self.last_job_id = "-"
         """Of the task that it was at work on last, for what it prints."""
-        self._jobs = channel.adopt(jobs)
-        self._jobs.setblocking(False)
-        self._child_end = channel.adopt(child_end)  # shares its blocking mode with the child: only MSG_DONTWAIT here
-        self.replies = channel.adopt(replies)
-        self.replies.setblocking(False)
+        self.end = channel.adopt(end)
+        """Carries jobs down and replies up."""
+        self.end.setblocking(False)
+        self._unsent = b""
+        self._claims_writer = channel.adopt(claims_writer)
+        self._claims_writer.setblocking(False)
+        self._claims = channel.adopt(claims)
+        self._claims.setblocking(False)
         self._page = ProgressPage(page)
         os.close(page)
 
-    def send(self, task: T) -> bool:
-        """Give it one more task; False if its channel is full or broken."""
+    def give(self, tasks: Sequence[T]) -> bool:
+        """Give it these tasks after those that it has; False if it is gone."""
         try:
-            channel.send(self._jobs, task.message())
+            channel.put_claims(self._claims_writer, [task.number for task in tasks])  # first: see `Runner._may_begin`
         except OSError:
             return False
         if not self.tasks:
             self.head_since = time.monotonic()
-        self.tasks.append(task)
-        self.begun += 1
+        self.tasks.extend(tasks)
+        self.given += len(tasks)
+        self._unsent = b"".join([part for task in tasks for part in task.parts()])
+        self.push()
         return True
+
+    def push(self) -> None:
+        """Send what found no room in the channel so far."""
+        if self._unsent:
+            try:
+                channel.send(self.end, self._unsent)
+            except BlockingIOError:  # what was taken back still lies there: the child passes over it once it is done with its first task
+                return
+            except OSError:  # it is gone, which its pidfd tells
+                pass
+            self._unsent = b""
+
+    @property
+    def clogged(self) -> bool:
+        """Whether it cannot be given more tasks yet."""
+        return bool(self._unsent)
 
     def next_reply(self) -> tuple[int, int, bytes] | None:
         """Kind, number of the task, and a message with the content behind `REPLY_HEADER`; None if there is none now."""
         try:
-            message = channel.receive(self.replies)
+            message = channel.receive(self.end)
         except OSError:
             return None
         if len(message) < REPLY_HEADER.size:  # end of file
@@ -110,25 +136,15 @@ class Child(Generic[T]):
         return kind, number, message
 
     def take_back(self) -> list[T]:
-        """The tasks that it has not read, oldest first; it keeps what it has begun."""
-        unread = set()
-        while True:
-            try:
-                message, descriptors = channel.receive_descriptors(self._child_end, socket.MSG_DONTWAIT)
-            except OSError:
-                break
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if len(message) < JOB_HEADER.size:  # end of file
-                break
-            unread.add(JOB_HEADER.unpack_from(message)[0])
-        taken = [task for task in self.tasks if task.number in unread]
+        """The tasks that it has not begun, oldest first; it will pass over them."""
+        numbers = channel.take_claims(self._claims)
+        taken = [task for task in self.tasks if task.number in numbers]
         if taken:
-            self.tasks = deque(task for task in self.tasks if task.number not in unread)
+            self.tasks = deque(task for task in self.tasks if task.number not in numbers)
         return taken
 
     def progress(self) -> tuple[Phase | None, float]:
-        """How far it is with its first task, and since when (`time.monotonic()`); None if it has not taken it."""
+        """How far it is with its first task, and since when (`time.monotonic()`); None if it has not begun it."""
         number, phase, since = self._page.read()
         if self.tasks and number == self.tasks[0].number:
             return phase, since / 1e9
@@ -138,7 +154,7 @@ class Child(Generic[T]):
     def job_id(self) -> str:
         """Of the task that it is at work on, or was last; "-" before the first."""
         if self.tasks:
-            self.last_job_id = self.tasks[0].job_id.decode()
+            self.last_job_id = self.tasks[0].job_id
         return self.last_job_id
 
     def ask_for_stack(self) -> None:
@@ -174,14 +190,14 @@ class Child(Generic[T]):
         """Let the process end by itself once it has done what it has."""
         self.retiring = True
         try:
-            self._jobs.send(b"")  # where there is no SOCK_SEQPACKET, closing alone would not tell
+            self.end.shutdown(socket.SHUT_WR)
+            self.end.send(b"")  # where there is no SOCK_SEQPACKET, the end of file does not tell
         except OSError:
             pass
-        self._jobs.close()
 
     def close(self) -> None:
         """Give all descriptors back, once the process is gone."""
-        for end in (self._jobs, self._child_end, self.replies):
+        for end in (self.end, self._claims_writer, self._claims):
             end.close()
         self._page.close()
         os.close(self._stack)

@@ -17,10 +17,10 @@ from kafka import errors as kafka_errors
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
 from embedkq.probe import CREDENTIALS, refused_for_good
 from embedkq.worker.assignment import Assignment
-from embedkq.worker.backlog import size_of
 from embedkq.worker.client import Client, options_of
 from embedkq.worker.commits import FATAL, Commits
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.gate import Gate
 from embedkq.worker.health import Watch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
@@ -44,7 +44,7 @@ class Consumer:
 
     def __init__(
         self, exchange: Exchange, *, hosts: str, topic: str, group: str, offset_policy: str, job_size: int,
-        revoke_timeout: float, options: Mapping[str, Any],
+        gate: Gate, revoke_timeout: float, options: Mapping[str, Any],
     ) -> None:
         self.connected: Future[None] = Future()
         """Done once the broker has answered, or could not be reached."""
@@ -55,6 +55,7 @@ class Consumer:
         self.watch: Watch | None = None
         self.hosts = hosts
         self._exchange = exchange
+        self._gate = gate
         self._topic = topic
         self._group = group
         self._options = options_of(hosts=hosts, group=group, offset_policy=offset_policy, job_size=job_size, options=options)
@@ -225,8 +226,10 @@ class Consumer:
             client.seek_back(partition, records)
         elif records:
             position = client.position(partition)
-            self._exchange.backlog.coming(len(records), sum(map(size_of, records)))
-            self._tell(Batch(partition, epoch, records, position or records[-1].offset + 1))
+            runs = [self._gate.admit(partition, epoch, record) for record in records]
+            size = sum([run.size for run in runs])
+            self._exchange.backlog.coming(len(runs), size)
+            self._tell(Batch(partition, epoch, runs, size, position or records[-1].offset + 1))
 
     def _answer_requests(self, client: Client) -> None:
         if self._requests and self.assignment.joined.is_set() and not self.assignment.fresh:
@@ -243,7 +246,7 @@ class Consumer:
             self._ends[partition] = client.last_known_end(partition)
             position = client.position(partition)
             if position is not None and progress.offset < position:
-                self._tell(Batch(partition, progress.epoch, (), position))
+                self._tell(Batch(partition, progress.epoch, (), 0, position))
 
     # The end.
 

@@ -1,13 +1,14 @@
-"""Gate: what of a record is looked at before anything of it is unpickled, here or in a child. Worker's thread."""
+"""Gate: what of a record is looked at before anything of it is unpickled, here or in a child. Consumer's thread."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from embedkq import allowed, kqformat, signing
-from embedkq.errors import DecodeError
+from embedkq.errors import DecodeError, RecordRefused
 from embedkq.headers import Envelope, has_ours, read_headers
 from embedkq.signing import Signer
-from embedkq.worker.messages import Record
+from embedkq.worker.kqrun import KQRun
+from embedkq.worker.messages import Record, Run
 
 UNKNOWN_ID = "-"
 UNKNOWN_SECONDS = 30.0
@@ -19,21 +20,40 @@ class Gate:
 
     Args:
         topic: where the records come from.
+        timeout: limit of every job in seconds; None for the job's own.
         signer: checks signatures; None takes every record, signed or not.
         max_age: seconds after which a job is not run any more; None for never.
         allow: patterns of functions that may run; None for all.
     """
 
     def __init__(
-        self, topic: str, signer: Signer | None = None, max_age: float | None = None, allow: Sequence[str] | None = None
+        self, topic: str, timeout: float | None = None, signer: Signer | None = None, max_age: float | None = None,
+        allow: Sequence[str] | None = None,
     ) -> None:
         self._topic = topic
+        self._timeout = timeout
         self._signer = signer
         self._max_age = max_age
         self._allow = allow
 
-    def admit(self, record: Record) -> Envelope:
-        """What the record's headers say.
+    def admit(self, partition: int, epoch: int, record: Record) -> Run:
+        """The record as a run; its `refusal` says why it is no job, or may not run here."""
+        run = Run(partition, epoch, record)
+        try:
+            try:
+                envelope = self._check(record)
+            except DecodeError as reason:
+                envelope = self._check_from_kq(record, reason)
+                run = KQRun(partition, epoch, record, has_own_limit=self._timeout is None)
+        except (DecodeError, RecordRefused) as error:
+            run.refusal = error
+            return run
+        run.job_id, run.timestamp, run.timeout = envelope.id, envelope.timestamp, envelope.timeout
+        run.limit = run.timeout if self._timeout is None else self._timeout
+        return run
+
+    def _check(self, record: Record) -> Envelope:
+        """What the headers say.
 
         Raises:
             DecodeError: it is no job of embedkq.
@@ -48,7 +68,7 @@ class Gate:
             allowed.check_function(record.value, self._allow)
         return envelope
 
-    def admit_from_kq(self, record: Record, reason: DecodeError) -> Envelope:
+    def _check_from_kq(self, record: Record, reason: DecodeError) -> Envelope:
         """Id, time and limit of a job of KQ, as far as they can be told while nothing is unpickled; `reason`: why it is none of ours.
 
         Raises:

@@ -35,7 +35,7 @@ class JobLog:
             logger.error("Job %s failed: %s\n%s", _short(run), outcome.message, outcome.traceback.rstrip())
         elif outcome.status == "timeout":
             stuck = f"\nIt was stuck here:\n{outcome.traceback}" if outcome.traceback else ""
-            logger.error("Job %s timed out after %g seconds.%s", _short(run), run.limit, stuck, extra={"job_id": run.job_id.decode()})
+            logger.error("Job %s timed out after %g seconds.%s", _short(run), run.limit, stuck, extra={"job_id": run.job_id})
         else:
             logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
 
@@ -53,4 +53,4 @@ class JobLog:
 
 
 def _short(run: Run) -> str:
-    return run.job_id[:8].decode()
+    return run.job_id[:8]

@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 from embedkq import kqformat
-from embedkq.child.runner import FROM_KQ, JOB_HEADER
+from embedkq.child.runner import FROM_KQ
 from embedkq.errors import DecodeError
 from embedkq.worker.messages import Record, Run
 
 
 class KQRun(Run):
-    """A record that a Queue of KQ wrote. Worker's thread.
+    """A record that a Queue of KQ wrote.
 
     Args:
         has_own_limit: the job's own limit counts, since the worker has none.
@@ -16,7 +16,7 @@ class KQRun(Run):
 
     __slots__ = ("has_own_limit",)
 
-    from_kq = True
+    form = FROM_KQ
 
     def __init__(self, partition: int, epoch: int, record: Record, has_own_limit: bool) -> None:
         super().__init__(partition, epoch, record)
@@ -31,7 +31,3 @@ class KQRun(Run):
         if self.has_own_limit:
             self.limit = self.timeout
         return super().begun(text)
-
-    def message(self) -> bytes:
-        """What goes down the child's channel."""
-        return JOB_HEADER.pack(self.number, self.announce | FROM_KQ, len(self.job_id)) + self.job_id + self.payload

@@ -10,14 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from embedkq.errors import DecodeError, RecordRefused
-from embedkq.worker.backlog import Position
+from embedkq.worker.backlog import Queued
 from embedkq.worker.endings import Endings
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.fence import Fence
-from embedkq.worker.gate import Gate
 from embedkq.worker.joblog import JobLog
-from embedkq.worker.kqrun import KQRun
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.messages import (
     Abandoned,
@@ -45,10 +42,8 @@ class Loop:
         exchange: Exchange,
         *,
         topic: str,
-        timeout: float | None,
         endings: Endings,
         log: JobLog,
-        gate: Gate,
         make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
         max_jobs: int | None = None,
     ) -> None:
@@ -57,8 +52,6 @@ class Loop:
         self._inbox = exchange.inbox
         self._backlog = exchange.backlog
         self._log = log
-        self._timeout = timeout
-        self._gate = gate
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox, selectors.EVENT_READ, _nothing)
         self.pool = make_pool(self._selector)
@@ -183,50 +176,41 @@ class Loop:
 
     def _admit(self) -> None:
         room = self.pool.room()
-        while room > 0 and not self.endings.full:
-            run = self._backlog.next_ready() or self._next_admitted()
-            if run is None:
-                break
-            self.pool.submit(run)
-            room -= 1
+        if room > 0 and not self.endings.full:
+            runs = self._backlog.take_ready(room)
+            while (most := int(min(room - len(runs), self._admissible))) > 0 and (queued := self._backlog.next_queued(most)):
+                runs += self._admit_some(queued)
+            for run in runs:
+                self.pool.submit(run)
         self.pool.feed()
 
-    def _next_admitted(self) -> Run | None:
-        """The next record that may run now, tracked; those that wait for their key, or need not run, are dealt with on the way."""
-        while self._admissible > 0 and (queued := self._backlog.next_queued()) is not None:
-            partition, epoch, item = queued
-            if isinstance(item, Position):
-                self._tracker.advance(partition, epoch, item)
-            elif self._tracker.admit(partition, item.offset):
-                run = self._make_run(partition, epoch, item)
-                if run is not None and self._backlog.enter_lane(run):
-                    return run
-        return None
+    def _admit_some(self, queued: Queued) -> list[Run]:
+        """Track records; those that may run now. Those that wait for their key, or need not run, are dealt with on the way."""
+        partition, epoch, polled, position = queued
+        announce = self._log.announces
+        runs = []
+        for run in polled:
+            if self._tracker.admit(partition, run.offset) and self._is_new(run):
+                run.announce = announce
+                if run.key is None or self._backlog.enter_lane(run):
+                    runs.append(run)
+        if position is not None:
+            self._tracker.advance(partition, epoch, position)
+        return runs
 
-    def _make_run(self, partition: int, epoch: int, record: Any) -> Run | None:
-        """None if the record is no job, or if it is still under way here since an earlier assignment."""
-        under_way = self._runs.get((partition, record.offset))
+    def _is_new(self, run: Run) -> bool:
+        """Whether it may run, and does not run here already since an earlier assignment."""
+        place = run.partition, run.offset
+        under_way = self._runs.get(place)
         if under_way is not None:
-            under_way.epoch = epoch  # one run, one callback; its end finishes this admission
-            return None
-        run = Run(partition, epoch, record)
-        try:
-            try:
-                envelope = self._gate.admit(record)
-            except DecodeError as reason:
-                envelope = self._gate.admit_from_kq(record, reason)
-                run = KQRun(partition, epoch, record, has_own_limit=self._timeout is None)
-        except (DecodeError, RecordRefused) as error:
-            self._runs[partition, record.offset] = run
-            self.endings.kept_out(run, error)
-            return None
-        run.job_id = envelope.id.encode()
-        run.timestamp, run.timeout = envelope.timestamp, envelope.timeout
-        run.limit = run.timeout if self._timeout is None else self._timeout
-        run.announce = self._log.announces
-        self._runs[partition, record.offset] = run
+            under_way.epoch = run.epoch  # one run, one callback; its end finishes this admission
+            return False
+        self._runs[place] = run
+        if run.refusal is not None:
+            self.endings.kept_out(run, run.refusal)
+            return False
         self._admissible -= 1
-        return run
+        return True
 
     def _drop(self, partition: int) -> None:
         """What of a partition has not begun will not run here."""
@@ -267,7 +251,8 @@ class Loop:
         """What is done: its offset counts, its key is free."""
         for run in self.endings.done:
             if self._runs.pop((run.partition, run.offset), None) is not None:
-                self._backlog.leave_lane(run)
+                if run.key is not None:
+                    self._backlog.leave_lane(run)
                 self._ledger.finish(run)
         self.endings.done.clear()
         self._to_fire -= self.endings.told

@@ -86,7 +86,8 @@ class Mailbox(Generic[T]):
             if most is None or most >= len(self._items):
                 # Before the items: what a signal handler puts meanwhile is either among them or writes again.
                 self._empty_pipe()
-                most = len(self._items)
+                items, self._items = self._items, deque()  # what a signal handler puts before this is done is among the old ones
+                return list(items)
             return [self._items.popleft() for _ in range(most)]
 
     def put_back(self, items: Sequence[T]) -> None:

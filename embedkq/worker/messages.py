@@ -21,30 +21,33 @@ class Record(Protocol):
 
 
 class Run(Task):
-    """A record that was admitted, until it is done.
+    """A record that was polled, until it is done.
+
+
+    Made on the consumer's thread, where the record is still at hand; from the batch on that carries it, the worker's thread's.
 
     Attributes:
         attempts: how often it has failed, timed out or crashed, in other hosts too.
-        record: as it was polled.
         death: why it goes to the dead-letter topic, once its callback has returned; None if it does not.
+        record: as it was polled.
+        refusal: why the record may not run; None if it may.
+        timeout: the job's own limit; `limit` is the one that counts.
     """
 
-    from_kq = False
-    """Its payload is a job of KQ."""
-
-    __slots__ = ("attempts", "death", "epoch", "key", "offset", "partition", "record", "size", "timeout", "timestamp")
+    __slots__ = ("attempts", "death", "epoch", "key", "offset", "partition", "record", "refusal", "size", "timeout", "timestamp")
 
     def __init__(self, partition: int, epoch: int, record: Record) -> None:
-        super().__init__(b"", record.value or b"")
+        super().__init__("", record.value or b"")
         self.partition = partition
         self.offset = record.offset
         self.epoch = epoch
         self.key = record.key
-        self.size = len(self.payload)
+        self.size = len(self.payload) + len(self.key or b"")
         self.timestamp = 0
         self.timeout: float | None = None
         self.record = record
         self.attempts = 0
+        self.refusal: Exception | None = None
         self.death: Death | None = None
 
 
@@ -72,11 +75,12 @@ class Finished(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Consumer's thread to worker's: records of one partition, in order, and the consumer's position after them."""
+    """Consumer's thread to worker's: records of one partition, in order, their bytes, and the consumer's position after them."""
 
     partition: int
     epoch: int
-    records: Sequence[Record]
+    runs: Sequence[Run]
+    size: int
     position: int
 
 

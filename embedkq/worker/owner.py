@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from embedkq import codec, kqformat
+from embedkq.child.runner import FROM_KQ
 from embedkq.errors import Closed, DecodeError, InsideCallback, JobFailed, ResultNotPicklable, WrongThread
 from embedkq.job import Job
 from embedkq.outcome import Outcome
@@ -221,13 +222,13 @@ def arguments_of(topic: str, run: Run, outcome: Outcome) -> tuple[str, Job, Any,
     """What the callback gets; a child has unpickled all of it before, so here it is safe to."""
     func, args, kwargs, unsound, kq_job = None, None, None, None, None
     try:
-        if run.from_kq:
+        if run.form == FROM_KQ:
             kq_job = kqformat.decode_job(run.payload)
         else:
             func, args, kwargs = codec.decode_call(run.payload)
     except DecodeError as error:
         unsound = error
-    job = kq_job or Job(run.job_id.decode(), run.timestamp, topic, func, args, kwargs, run.timeout, run.key)
+    job = kq_job or Job(run.job_id, run.timestamp, topic, func, args, kwargs, run.timeout, run.key)
     if unsound is not None:
         return "failure", job, None, unsound, f"{type(unsound).__name__}: {unsound}\n"
     if outcome.status == "success":

@@ -1,7 +1,7 @@
 """JobPool: gives tasks to child processes, each under its own hard limit, and settles how they end. Worker's thread.
 
-At a task's limit its child is stopped hard, by SIGKILL through its pidfd. Several tasks may wait in a child's channel while tasks
-are short; what the child has not begun is taken back as soon as the one at its head takes long, or the child dies.
+At a task's limit its child is stopped hard, by SIGKILL through its pidfd. A child is given several tasks at once while tasks are
+short; what it has not begun is taken back as soon as the one at its head takes long, or the child dies.
 """
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import math
 import selectors
 import time
 from collections import deque
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from embedkq.channel import INLINE_BYTES
 from embedkq.child.page import Phase
 from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure
 from embedkq.errors import DecodeError, JobCrashed
@@ -27,7 +29,7 @@ T = TypeVar("T", bound=Task)
 DECODING_SECONDS = 30.0
 """Limit of unpickling a payload, which may import modules; a child that takes longer is stopped, the record is undecodable."""
 DEEPEST = 32
-"""How many tasks may wait in a child's channel while jobs are short."""
+"""How many tasks a child may have while jobs are short; it gets more when half of them are done, so that they travel together."""
 SHORT_SECONDS = 0.001
 STALL_SECONDS = 0.005
 """A task that takes longer than this has what waits behind it taken back."""
@@ -91,14 +93,32 @@ class JobPool(Generic[T]):
             if not free:
                 return
             child = min(free, key=_load)
-            if not child.send(self._waiting[0]):
+            share = min(depth - len(child.tasks), -(-len(self._waiting) // len(free)))
+            if not self._give(child, share):
                 return
+
+    def _give(self, child: Child[T], most: int) -> bool:
+        """Give a child as many of the waiting tasks, or as few as are large; False if it is gone."""
+        if self._proc_ttl:
+            most = min(most, self._proc_ttl - child.given)
+        tasks: list[T] = []
+        size = 0
+        for task in islice(self._waiting, most):
+            tasks.append(task)
+            size += len(task.payload)
+            if size > INLINE_BYTES:
+                break
+        was_idle = not child.tasks
+        if not child.give(tasks):
+            return False
+        for _ in tasks:
             self._waiting.popleft()
-            if len(child.tasks) == 1 or child.check_at > child.head_since + STALL_SECONDS:
-                child.check_at = child.head_since + STALL_SECONDS
-            if self._proc_ttl and child.begun >= self._proc_ttl:
-                logger.info("Refreshing process pool ...")
-                child.hang_up()
+        if was_idle or child.check_at > child.head_since + STALL_SECONDS:
+            child.check_at = child.head_since + STALL_SECONDS
+        if self._proc_ttl and child.given >= self._proc_ttl:
+            logger.info("Refreshing process pool ...")
+            child.hang_up()
+        return True
 
     @property
     def check_at(self) -> float:
@@ -168,12 +188,15 @@ class JobPool(Generic[T]):
         return DEEPEST if self._average < SHORT_SECONDS else 1
 
     def _takes(self, child: Child[T], depth: int) -> bool:
-        return not (child.killed or child.retiring) and len(child.tasks) < (1 if child.stalled or child.at_limit else depth)
+        if child.killed or child.retiring or child.clogged:
+            return False
+        return not child.tasks if child.stalled or child.at_limit else 2 * len(child.tasks) < depth
 
     def _read_replies(self, child: Child[T]) -> None:
+        ended = 0
         for _ in range(_MOST_REPLIES):
             if (reply := child.next_reply()) is None:
-                return
+                break
             kind, number, message = reply
             if kind == LOGGED:
                 relay(message[REPLY_HEADER.size :], child.job_id)
@@ -194,8 +217,10 @@ class JobPool(Generic[T]):
                 self._supervisor.stop_hard(child)  # a job speaks with its own tongue on the channel: nothing that follows can be trusted
                 return
             self.ended.append((child.tasks.popleft(), outcome))
+            ended += 1
+        if ended:
             now = time.monotonic()
-            self._average += 0.05 * (now - child.head_since - self._average)
+            self._average += min(1.0, 0.05 * ended) * ((now - child.head_since) / ended - self._average)
             child.head_since, child.stalled = now, False
             child.check_at = now + STALL_SECONDS if child.tasks else math.inf
 
@@ -209,6 +234,7 @@ class JobPool(Generic[T]):
         self._read_replies(child)  # first: this process may have been frozen, and the child done in time
         if not child.tasks or child.killed or now < child.check_at:
             return
+        child.push()
         if child.at_limit:
             if now < child.stack_until and child.stack_grows():
                 child.check_at = now + _STACK_SECONDS
@@ -249,7 +275,7 @@ class JobPool(Generic[T]):
 
     def _settle_of_dead(self, child: Child[T], task: T) -> None:
         phase, _ = child.progress()
-        if phase in (Phase.RUNNING, Phase.ANSWERED):
+        if phase is Phase.RUNNING:
             crashed = None if child.at_limit else failure(JobCrashed(self._supervisor.exit_code(child.pid)))
             outcome = crashed or Outcome("timeout", traceback=child.stack())
         elif child.at_limit:

@@ -210,7 +210,7 @@ class Supervisor:
         self.started += 1
         if len(self.children) >= self._processes:
             self.weak_since = None
-        self._selector.register(child.replies, selectors.EVENT_READ, partial(self._on_reply, child))
+        self._selector.register(child.end, selectors.EVENT_READ, partial(self._on_reply, child))
         self._watch_output(output, child)
         if pidfd is not None:
             self._selector.modify(pidfd, selectors.EVENT_READ, partial(self._on_death, child))
@@ -255,7 +255,7 @@ class Supervisor:
         self.weak_since = self.weak_since or time.monotonic()
         child.output.read(child.job_id)
         child.output.end_line(child.job_id)
-        self._selector.unregister(child.replies)
+        self._selector.unregister(child.end)
         self._unwatch(child.output.descriptor)
         if child.pidfd is not None:
             self._selector.unregister(child.pidfd)

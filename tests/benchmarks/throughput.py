@@ -141,7 +141,7 @@ def pool_alone(count: int) -> dict[str, float]:
 
     selector, payload = selectors.DefaultSelector(), codec.encode_call(work.noop, (1,), {})
     pool: JobPool[Task] = JobPool(PROCESSES, selector)
-    job_ids = [str(uuid.uuid4()).encode() for _ in range(count)]
+    job_ids = [str(uuid.uuid4()) for _ in range(count)]
     done, began, first = 0, 0.0, 0
     while done < count:
         for _ in range(min(pool.room(), len(job_ids))):
