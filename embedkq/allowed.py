@@ -1,7 +1,6 @@
 """Which functions may run, told from a payload without unpickling or importing anything. Pure; any thread."""
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -53,6 +52,8 @@ def function_of(payload: bytes) -> str | None:
     A call is the tuple (function, args, kwargs), so its pickle begins with the name's two strings. Whoever can write any bytes could
     have other code run than these bytes begin with: only a secret keeps him out.
     """
+    import pickletools  # here, since few workers have patterns, and it takes its time
+
     strings: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(payload):

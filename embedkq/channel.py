@@ -15,7 +15,6 @@ import os
 import select
 import socket
 import struct
-import tempfile
 from collections.abc import Iterable, Sequence
 
 INLINE_BYTES = 32 * 1024
@@ -159,6 +158,8 @@ def anonymous_file(name: str) -> int:
     """Descriptor of a new file that has no name in the file system."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name)
+    import tempfile
+
     descriptor, path = tempfile.mkstemp(prefix=name)
     os.unlink(path)
     return descriptor

@@ -1,7 +1,6 @@
 """Checks of what users pass to Queue, Worker and the command line: one place, one wording."""
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
@@ -245,6 +244,8 @@ def _check_options(
         if option in owned:
             raise ValueError(f"kafka={{{option!r}: ...}}: {owner} sets this itself; see its own arguments")
         if option not in known:
+            import difflib
+
             close = difflib.get_close_matches(str(option), known, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"kafka={{{option!r}: ...}}: kafka-python knows no such option{hint}")

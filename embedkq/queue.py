@@ -9,7 +9,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from embedkq import codec, headers, options
+from embedkq import options
 from embedkq.errors import EnqueueFailed, JobTooLarge
 from embedkq.job import Job
 from embedkq.signing import Secret, Signer
@@ -106,6 +106,7 @@ class _Enqueues:
         )
 
     def _prepare(self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Job, Any]:
+        from embedkq import codec, headers  # here, like the producer: an app that only makes a queue starts sooner
         from embedkq.producer import Message
 
         timeout, key = self._job_timeout, self._key

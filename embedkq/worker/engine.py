@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-from embedkq.errors import BrokerUnavailable, EmbedkqError, WorkerFailed
+from embedkq.errors import BrokerUnavailable, EmbedkqError
 from embedkq.worker.client import CONNECT_SECONDS
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.exchange import Exchange
@@ -161,13 +161,6 @@ class Engine:
         self.owner.wake()
         for watcher in list(self.watchers):
             watcher()
-
-
-def raise_failure(error: BaseException) -> None:
-    """Raise what a worker failed with: embedkq's own errors as they are, others as the cause of `WorkerFailed`."""
-    if isinstance(error, EmbedkqError):
-        raise error
-    raise WorkerFailed(f"the worker has failed: {error!r}") from error
 
 
 def _end_with_interpreter() -> None:

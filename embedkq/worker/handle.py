@@ -4,15 +4,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedkq.errors import WorkerError
 from embedkq.forks import let_go_in_forks
-from embedkq.worker.assembly import Settings
-from embedkq.worker.engine import Engine, raise_failure
-from embedkq.worker.health import Health, health_of
-from embedkq.worker.lifecycle import Lifecycle, State
+from embedkq.worker.lifecycle import Lifecycle, State, raise_failure
 from embedkq.worker.mailbox import Mailbox
+from embedkq.worker.settings import Settings
+
+if TYPE_CHECKING:
+    from embedkq.worker.engine import Engine
+    from embedkq.worker.health import Health
 
 logger = logging.getLogger("embedkq.worker")
 
@@ -71,6 +73,8 @@ class Handle:
 
     def health(self) -> Health:
         """How the worker does now: state, progress, jobs, children, lag. Any thread; takes no lock and asks nobody."""
+        from embedkq.worker.health import health_of
+
         return health_of(self.state, self._engine)
 
     def fileno(self) -> int:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from embedkq.errors import WorkerError
+from embedkq.errors import EmbedkqError, WorkerError, WorkerFailed
 
 
 class State(str, enum.Enum):
@@ -90,3 +90,10 @@ class Lifecycle:
                     return False
                 self._changed.wait(rest)
             return True
+
+
+def raise_failure(error: BaseException) -> None:
+    """Raise what a worker failed with: embedkq's own errors as they are, others as the cause of `WorkerFailed`."""
+    if isinstance(error, EmbedkqError):
+        raise error
+    raise WorkerFailed(f"the worker has failed: {error!r}") from error

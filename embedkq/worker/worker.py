@@ -4,19 +4,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedkq import options
 from embedkq.child.process import in_child
 from embedkq.errors import WorkerError
 from embedkq.signing import Secret
-from embedkq.worker import asynchronous
-from embedkq.worker.assembly import Settings, is_loop_running, make_engine
-from embedkq.worker.engine import Engine
-from embedkq.worker.guards import refuse_where_it_cannot_work
+from embedkq.worker.guards import is_loop_running, refuse_where_it_cannot_work
 from embedkq.worker.handle import Handle
 from embedkq.worker.lifecycle import State
-from embedkq.worker.owner import Callback
+from embedkq.worker.settings import Settings
+
+if TYPE_CHECKING:
+    from embedkq.worker.engine import Engine
+    from embedkq.worker.owner import Callback
 
 logger = logging.getLogger("embedkq.worker")
 
@@ -127,6 +128,8 @@ class Worker(Handle):
         self.stop(None if kind is None or issubclass(kind, Exception) else _AT_ONCE)
 
     async def __aenter__(self: W) -> W:
+        from embedkq.worker import asynchronous
+
         engine = self._begin(False, None)
         if engine is not None:
             try:
@@ -153,6 +156,8 @@ class Worker(Handle):
         if not self.state.ended:
             raise WorkerError(f"{self!r} is {self.state} already: stop it before starting it again")
         refuse_where_it_cannot_work()
+        from embedkq.worker.assembly import make_engine  # here, since most of it is of no use before a start
+
         engine = make_engine(self._settings, self._lifecycle, max_jobs)
         self._lifecycle.move(State.STARTING)
         self._error_told = False
@@ -227,6 +232,8 @@ class Worker(Handle):
 
     async def adrain(self, timeout: float | None = None) -> bool:
         """`drain` for an asyncio loop, which goes on meanwhile and fires the callbacks."""
+        from embedkq.worker import asynchronous
+
         engine = self._engine_of_owner("adrain")
         if engine is None or self.state.ended:
             self._raise_if_failed()
@@ -237,6 +244,8 @@ class Worker(Handle):
 
     async def astop(self, timeout: float | None = None) -> bool:
         """`stop` for an asyncio loop, which goes on meanwhile and fires the callbacks."""
+        from embedkq.worker import asynchronous
+
         engine = self._engine_of_owner("astop")
         if engine is None:
             return True
