@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos bench bench-peers clean
+.PHONY: help demo test lint chaos fuzz bench bench-peers clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ lint: $(VENV)/test.done  ## Check style and types
 
 chaos: $(VENV)/test.done  ## Workers and broker under random faults: SEED=1 DURATION=60 (seconds)
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed=$(or $(SEED),1) --duration=$(or $(DURATION),60)
+
+fuzz: $(VENV)/test.done  ## Random input to all that reads any: COUNT=100000, DURATION=60 (seconds), SEED=1, ARGS="--only record"
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seed=$(or $(SEED),1) $(if $(COUNT),--count=$(COUNT)) $(if $(DURATION),--duration=$(DURATION)) $(ARGS)
 
 bench: $(VENV)/test.done  ## Measure embedkq beside its floors: ARGS="--only latency --quick --json FILE"
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)

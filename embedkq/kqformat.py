@@ -97,7 +97,7 @@ def _value_of(opcode: str, argument: Any, memo: Mapping[int, Any], last: list[An
         return _Name(*argument.split(" ", 1))
     if opcode == "STACK_GLOBAL":
         name, module = last.pop(), last.pop()
-        return _Name(module, name)
+        return _Name(module, name) if isinstance(name, _Text) and isinstance(module, _Text) else opcode
     if opcode in ("GET", "BINGET", "LONG_BINGET"):
         return memo[argument]
     return _Text(argument) if isinstance(argument, str) else opcode

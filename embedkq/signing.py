@@ -106,8 +106,8 @@ def _read(secret: Any) -> bytes:
     if isinstance(secret, Path):
         try:
             content = secret.expanduser().read_bytes().strip()
-        except OSError as error:
-            raise ValueError(f"secret={secret!r}: {error.strerror or error}") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
+            raise ValueError(f"secret={secret!r}: {getattr(error, 'strerror', None) or error}") from error
     elif isinstance(secret, (str, bytes)):
         content = secret.encode() if isinstance(secret, str) else secret
     else:

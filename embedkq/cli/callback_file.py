@@ -34,7 +34,10 @@ def load(where: str) -> Callable[..., Any]:
     Raises:
         CallbackRefused: no such file, its import fails, it has no such function, or not one that takes five arguments.
     """
-    path = Path(where).expanduser()
+    try:
+        path = Path(where).expanduser()
+    except RuntimeError as error:
+        raise CallbackRefused(f"no such file: {where!r} (there is no such user)") from error
     if path.is_file():
         module = _import(where, lambda: _module_of_file(path))
     elif path.is_dir():
