@@ -256,3 +256,9 @@ class ResultTooLarge(JobError):
             f"the job's result takes {self.size:,} bytes, more than {self.limit:,}. "
             "Store it and return a reference (a path, a key) instead."
         )
+
+
+def type_name(kind: type) -> str:
+    """A type's qualified name, as messages and `type_name` have it: without module for builtins."""
+    module = getattr(kind, "__module__", None)
+    return kind.__qualname__ if module in (None, "builtins") else f"{module}.{kind.__qualname__}"

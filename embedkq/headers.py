@@ -13,10 +13,13 @@ _FORMAT = b"1"
 _FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER = (
     "embedkq-format", "embedkq-id", "embedkq-timestamp", "embedkq-timeout",
 )
-_SIGNATURE_HEADER = "embedkq-signature"
-_ROUNDS_HEADER = "embedkq-rounds"
+_SIGNATURE_HEADER, _ROUNDS_HEADER, _RETRIES_HEADER, _BACKOFF_HEADER = (
+    "embedkq-signature", "embedkq-rounds", "embedkq-retries", "embedkq-backoff",
+)
 _PREFIX = "embedkq-"
-_KNOWN_HEADERS = frozenset((_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER, _SIGNATURE_HEADER, _ROUNDS_HEADER))
+_KNOWN_HEADERS = frozenset((
+    _FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER, _SIGNATURE_HEADER, _ROUNDS_HEADER, _RETRIES_HEADER, _BACKOFF_HEADER,
+))
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
 _DECIMAL = re.compile(rb"[-+.0-9a-zA-Z]{1,32}").fullmatch
@@ -29,20 +32,30 @@ class Envelope(NamedTuple):
         id: UUID as a string.
         timestamp: Unix time in milliseconds at which it was enqueued.
         timeout: its own limit in seconds; None for none.
+        retries: how often it may run again after it failed; None: as often as the worker says.
+        backoff: seconds before the first time; None: as the worker says.
     """
 
     id: str
     timestamp: int
     timeout: float | None
+    retries: int | None = None
+    backoff: float | None = None
 
 
-def headers_of(job_id: str, timestamp: int, timeout: float | None) -> list[tuple[str, bytes]]:
-    """The record headers of a job: id, timestamp in milliseconds, and its own limit in seconds if it has one."""
+def headers_of(
+    job_id: str, timestamp: int, timeout: float | None, retries: int | None = None, backoff: float | None = None
+) -> list[tuple[str, bytes]]:
+    """The record headers of a job: id, timestamp in milliseconds, and as far as it has its own: limit in seconds, retries, backoff."""
     headers = [
         (_FORMAT_HEADER, _FORMAT), (_ID_HEADER, job_id.encode("ascii")), (_TIMESTAMP_HEADER, b"%d" % timestamp),
     ]
     if timeout is not None:
         headers.append((_TIMEOUT_HEADER, repr(float(timeout)).encode("ascii")))
+    if retries is not None:
+        headers.append((_RETRIES_HEADER, b"%d" % retries))
+    if backoff is not None:
+        headers.append((_BACKOFF_HEADER, repr(float(backoff)).encode("ascii")))
     return headers
 
 
@@ -67,8 +80,10 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
         raise DecodeError(f"header {_ID_HEADER!r} is no UUID: {job_id[:64]!r}")
     if not _DIGITS(timestamp):
         raise DecodeError(f"header {_TIMESTAMP_HEADER!r} is no number: {timestamp[:64]!r}")
-    timeout = _limit(found[_TIMEOUT_HEADER] or b"") if _TIMEOUT_HEADER in found else None
-    return Envelope(job_id.decode("ascii"), int(timestamp), timeout)
+    timeout = _seconds(_TIMEOUT_HEADER, found[_TIMEOUT_HEADER]) if _TIMEOUT_HEADER in found else None
+    retries = _count(_RETRIES_HEADER, found[_RETRIES_HEADER]) if _RETRIES_HEADER in found else None
+    backoff = _seconds(_BACKOFF_HEADER, found[_BACKOFF_HEADER]) if _BACKOFF_HEADER in found else None
+    return Envelope(job_id.decode("ascii"), int(timestamp), timeout, retries, backoff)
 
 
 def rounds_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
@@ -106,19 +121,26 @@ def _own(pairs: Sequence[tuple[str, bytes | None]]) -> dict[str, bytes | None]:
     return found
 
 
+def has_ours(headers: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Whether any of the headers is one of embedkq's, whatever it says."""
+    return any(name.startswith(_PREFIX) for name, _ in headers)
+
+
 @lru_cache(maxsize=256)
-def _limit(text: bytes) -> float:
+def _seconds(name: str, told: bytes | None) -> float:
+    text = told or b""  # Kafka has headers without a value, too
     try:
         seconds = float(text) if _DECIMAL(text) else None
     except ValueError:
         seconds = None
     if seconds is None:
-        raise DecodeError(f"header {_TIMEOUT_HEADER!r} is no number: {text[:64]!r}")
+        raise DecodeError(f"header {name!r} is no number: {text[:64]!r}")
     if not (seconds > 0 and math.isfinite(seconds)):
-        raise DecodeError(f"header {_TIMEOUT_HEADER!r} is {text!r}: a limit is a number of seconds above 0")
+        raise DecodeError(f"header {name!r} is {text!r}: it must be a number of seconds above 0")
     return seconds
 
 
-def has_ours(headers: Iterable[tuple[str, bytes | None]]) -> bool:
-    """Whether any of the headers is one of embedkq's, whatever it says."""
-    return any(name.startswith(_PREFIX) for name, _ in headers)
+def _count(name: str, told: bytes | None) -> int:
+    if not told or not _DIGITS(told):
+        raise DecodeError(f"header {name!r} is no number: {(told or b'')[:64]!r}")
+    return int(told)

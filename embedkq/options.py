@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from embedkq.errors import type_name
 from embedkq.tls import FILE_OPTIONS as _TLS_OPTIONS
 from embedkq.tls import ContextFromFiles, tls_context
 
@@ -95,6 +96,48 @@ def check_count(name: str, value: int, minimum: int) -> int:
     if value < minimum:
         raise ValueError(f"{name}={value!r}: must be at least {minimum}")
     return value
+
+
+def check_retries(retries: int | None) -> int | None:
+    """How often a job may run again, or None.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
+    return None if retries is None else check_count("retries", retries, 0)
+
+
+def check_backoff(backoff: float | None) -> float | None:
+    """Seconds above 0, or None.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
+    return check_timeout(backoff, "backoff")
+
+
+def check_retry_on(exceptions: Iterable[Any] | None) -> frozenset[str] | None:
+    """Names of exceptions, as outcomes tell them; None for all exceptions.
+
+    Raises:
+        TypeError, ValueError: it is no sequence of exception classes and dotted names.
+    """
+    if exceptions is None:
+        return None
+    if isinstance(exceptions, (str, type)) or not isinstance(exceptions, Iterable):
+        raise TypeError(f'retry_on must be a list of exception classes or dotted names, [OSError, "requests.Timeout"], not {exceptions!r}')
+    names = frozenset(_name_of_exception(exception) for exception in exceptions)
+    if not names:
+        raise ValueError("retry_on=[]: nothing would be run again; None stands for all exceptions, retries=0 for none")
+    return names
+
+
+def _name_of_exception(exception: Any) -> str:
+    if isinstance(exception, type) and issubclass(exception, BaseException):
+        return type_name(exception)
+    if not isinstance(exception, str) or not all(part.isidentifier() or part == "<locals>" for part in exception.split(".")):
+        raise TypeError(f"retry_on: {exception!r} is neither an exception class nor the dotted name of one")
+    return exception.removeprefix("builtins.")
 
 
 def check_job_size(job_size: int) -> int:

@@ -22,7 +22,8 @@ class Outcome(NamedTuple):
         type_name: qualified name of the exception's type.
         message: the exception's text, or why the record is undecodable.
         traceback: formatted traceback (failure only), never empty there.
-        text: repr of the result for the log, at most 1 KiB; empty unless asked for.
+        text: success: repr of the result for the log, at most 1 KiB, empty unless asked for. Failure: qualified names of the exception's
+            type and of all that it derives from, one a line.
     """
 
     status: Status

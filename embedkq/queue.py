@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from embedkq import options
 from embedkq.errors import EnqueueFailed, JobTooLarge
@@ -31,13 +31,21 @@ class _Unchanged:
 UNCHANGED: Any = _Unchanged()
 
 
+class _Own(NamedTuple):
+    """What the jobs of a queue have of their own; None for nothing."""
+
+    timeout: float | None
+    key: bytes | None
+    partition: int | None
+    retries: int | None
+    backoff: float | None
+
+
 class _Enqueues:
     """What `Queue` and `Queue.using(...)` share."""
 
     _queue: Queue
-    _job_timeout: float | None
-    _key: bytes | None
-    _partition: int | None
+    _own: _Own
 
     def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """Put a call on the topic; returns once all replicas have it. Any thread.
@@ -87,6 +95,8 @@ class _Enqueues:
         timeout: float | None = UNCHANGED,
         key: str | bytes | None = UNCHANGED,
         partition: int | None = UNCHANGED,
+        retries: int | None = UNCHANGED,
+        backoff: float | None = UNCHANGED,
     ) -> BoundQueue:
         """The same queue with other settings for the jobs enqueued through what this returns.
 
@@ -94,32 +104,35 @@ class _Enqueues:
             timeout: limit of the job in seconds; None for none.
             key: jobs with the same key run one after another, in order; strings are UTF-8.
             partition: number of the partition to send to; not together with a key.
+            retries: how often the job runs again after it failed; None: as often as the worker says.
+            backoff: seconds before the first of these runs, twice as many before each further one; None: as the worker says.
 
         Raises:
             TypeError, ValueError: a setting cannot work.
         """
-        return BoundQueue(
-            self._queue,
-            self._job_timeout if timeout is UNCHANGED else options.check_timeout(timeout),
-            self._key if key is UNCHANGED else options.check_key(key),
-            self._partition if partition is UNCHANGED else options.check_partition(partition),
-        )
+        return BoundQueue(self._queue, _Own(
+            self._own.timeout if timeout is UNCHANGED else options.check_timeout(timeout),
+            self._own.key if key is UNCHANGED else options.check_key(key),
+            self._own.partition if partition is UNCHANGED else options.check_partition(partition),
+            self._own.retries if retries is UNCHANGED else options.check_retries(retries),
+            self._own.backoff if backoff is UNCHANGED else options.check_backoff(backoff),
+        ))
 
     def _prepare(self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Job, Any]:
         from embedkq import codec, headers  # here, like the producer: an app that only makes a queue starts sooner
         from embedkq.producer import Message
 
-        timeout, key = self._job_timeout, self._key
+        timeout, key = self._own.timeout, self._own.key
         if isinstance(func, Job):
             func, args, kwargs, timeout, key = self._call_of(func, args, kwargs)
         if not callable(func):
             raise TypeError(f"a job is a callable with its arguments, or a Job to put back, not {func!r}")
         payload = codec.encode_call(func, args, dict(kwargs))
         job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
-        record_headers = headers.headers_of(job_id, timestamp, timeout)
-        if self._queue._signer is not None:
-            record_headers.append(self._queue._signer.sign(self._queue.topic, key, record_headers, payload))
-        message = Message(self._queue.topic, payload, key, record_headers, self._partition)
+        record_headers = headers.headers_of(job_id, timestamp, timeout, self._own.retries, self._own.backoff)
+        if (signer := self._queue._signer) is not None:
+            record_headers.append(signer.sign(self._queue.topic, key, record_headers, payload))
+        message = Message(self._queue.topic, payload, key, record_headers, self._own.partition)
         if message.size > self._queue.job_size:
             raise JobTooLarge(message.size, self._queue.job_size)
         return Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key), message
@@ -129,24 +142,22 @@ class _Enqueues:
             raise TypeError("a Job that is put back keeps its arguments: enqueue(job.func, ...) calls it with others")
         if job.func is None:
             raise TypeError(f"Job {job.id} could not be decoded here, so it cannot be put back")
-        key = job.key if self._key is None and self._partition is None else self._key
-        timeout = job.timeout if self._job_timeout is self._queue.timeout else self._job_timeout
+        key = job.key if self._own.key is None and self._own.partition is None else self._own.key
+        timeout = job.timeout if self._own.timeout is self._queue.timeout else self._own.timeout
         return job.func, tuple(job.args or ()), dict(job.kwargs or {}), timeout, key
 
 
 class BoundQueue(_Enqueues):
-    """A queue with its own timeout, key and partition; made by `Queue.using`. Immutable, any thread."""
+    """A queue with its own settings for jobs; made by `Queue.using`. Immutable, any thread."""
 
-    def __init__(self, queue: Queue, timeout: float | None, key: bytes | None, partition: int | None) -> None:
-        if key is not None and partition is not None:
-            raise ValueError(f"key={key!r} and partition={partition!r}: a key chooses its partition; give one of them")
+    def __init__(self, queue: Queue, own: _Own) -> None:
+        if own.key is not None and own.partition is not None:
+            raise ValueError(f"key={own.key!r} and partition={own.partition!r}: a key chooses its partition; give one of them")
         self._queue = queue
-        self._job_timeout = timeout
-        self._key = key
-        self._partition = partition
+        self._own = own
 
     def __repr__(self) -> str:
-        return f"{self._queue!r}.using(timeout={self._job_timeout!r}, key={self._key!r}, partition={self._partition!r})"
+        return f"{self._queue!r}.using({', '.join(f'{name}={value!r}' for name, value in self._own._asdict().items())})"
 
 
 class Queue(_Enqueues):
@@ -162,6 +173,7 @@ class Queue(_Enqueues):
         cafile, certfile, keyfile, crlfile: TLS files; giving any means TLS.
         secret: sign each record, so that workers with the same secret take no others: text of 16 bytes or more, or a
             `pathlib.Path` of a file that holds it. Of several the first signs.
+        retries, backoff: how often a job runs again after it failed, and seconds before the first time; None: as the worker says.
         kafka: further options of kafka-python's KafkaProducer.
 
     Raises:
@@ -180,6 +192,8 @@ class Queue(_Enqueues):
         crlfile: str | None = None,
         *,
         secret: Secret | Sequence[Secret] | None = None,
+        retries: int | None = None,
+        backoff: float | None = None,
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
         from embedkq.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
@@ -187,8 +201,7 @@ class Queue(_Enqueues):
         self._hosts = options.check_hosts(hosts)
         self._topic = options.check_topic(topic)
         self._job_size = options.check_job_size(job_size)
-        self._job_timeout = options.check_timeout(timeout)
-        self._key = self._partition = None
+        self._own = _Own(options.check_timeout(timeout), None, None, options.check_retries(retries), options.check_backoff(backoff))
         config = options.client_config(
             cafile, certfile, keyfile, crlfile, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner="Queue"
         )
@@ -200,7 +213,7 @@ class Queue(_Enqueues):
         return f"Queue(topic={self._topic})"
 
     def __reduce__(self) -> Any:
-        return Queue, (self._hosts, self._topic, self._job_timeout)
+        return Queue, (self._hosts, self._topic, self._own.timeout)
 
     @property
     def hosts(self) -> str:
@@ -215,7 +228,7 @@ class Queue(_Enqueues):
     @property
     def timeout(self) -> float | None:
         """Limit of each job in seconds, or None."""
-        return self._job_timeout
+        return self._own.timeout
 
     @property
     def job_size(self) -> int:
@@ -227,7 +240,8 @@ class Queue(_Enqueues):
 
     @overload
     def job(
-        self, /, *, timeout: float | None = UNCHANGED, key: str | bytes | None = UNCHANGED, partition: int | None = UNCHANGED
+        self, /, *, timeout: float | None = UNCHANGED, key: str | bytes | None = UNCHANGED, partition: int | None = UNCHANGED,
+        retries: int | None = UNCHANGED, backoff: float | None = UNCHANGED,
     ) -> Callable[[F], F]: ...
 
     def job(self, function: Any = None, /, **settings: Any) -> Any:

@@ -322,12 +322,13 @@ def test_stop_waits_for_letters_and_what_is_not_written_in_time_comes_again(
     fire_until(worker, lambda: gate.tries > 1, "the letter was tried twice")
     assert f"embedkq-deadletters-{dead_topic}" in embedkq_threads()
     assert not worker.stop(0.2)
-    assert not embedkq_threads()
+    wait_until(lambda: not embedkq_threads(), "no thread is left")
     worker.start_background()
     fire_until(worker, lambda: len(recorder) == 2, "the job has run again")
     threading.Timer(0.5, gate.open.set).start()
     assert worker.stop()
-    assert not embedkq_threads() and len(recorder) == 2
+    wait_until(lambda: not embedkq_threads(), "no thread is left")
+    assert len(recorder) == 2
     assert [letter.offset for letter, _ in letters_in(hosts, dead_topic)] == [0]
 
 
@@ -342,4 +343,4 @@ def test_without_a_dead_record_there_is_no_writer(make_worker: Any, hosts: str, 
         began = time.monotonic()
         worker.stop()
         assert time.monotonic() - began < 2.0
-    assert not embedkq_threads()
+    wait_until(lambda: not embedkq_threads(), "no thread is left")

@@ -34,7 +34,7 @@ def with_value(name: str, value: object) -> list[tuple[str, object]]:
 @given(job_id=st.uuids().map(str), timestamp=st.integers(0, 2**62), timeout=st.none() | seconds)
 def test_they_come_back_as_they_were(job_id: str, timestamp: int, timeout: float | None) -> None:
     envelope = headers.read_headers(headers.headers_of(job_id, timestamp, timeout))
-    assert envelope == (job_id, timestamp, timeout)
+    assert envelope == (job_id, timestamp, timeout, None, None)
     assert (envelope.id, envelope.timestamp, envelope.timeout) == (job_id, timestamp, timeout)
 
 
@@ -47,13 +47,29 @@ def test_headers_of_others_and_any_order_do_no_harm(timeout: float | None, other
     told = headers.headers_of(ID, 17, timeout) + others
     if order is not None:
         order.shuffle(told)
-    assert headers.read_headers(told) == (ID, 17, timeout)
+    assert headers.read_headers(told) == (ID, 17, timeout, None, None)
+
+
+@settings(deadline=None)
+@given(retries=st.none() | st.integers(0, 2**40), backoff=st.none() | seconds)
+def test_retries_and_backoff_come_back_too(retries: int | None, backoff: float | None) -> None:
+    envelope = headers.read_headers(headers.headers_of(ID, 17, None, retries, backoff))
+    assert (envelope.retries, envelope.backoff) == (retries, backoff)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("retries", b"-1"), ("retries", b"1.0"), ("retries", b""), ("retries", None), ("backoff", b"0"), ("backoff", b"x")]
+)
+def test_retries_that_make_no_sense_are_refused_by_name(name: str, value: bytes | None) -> None:
+    with pytest.raises(DecodeError, match=f"embedkq-{name}"):
+        headers.read_headers([*SOUND, (f"embedkq-{name}", value)])
 
 
 def test_they_are_these_on_the_wire() -> None:
     assert headers.headers_of(ID, 1_700_000_000_000, 2.5) == SOUND
     assert headers.headers_of(ID, 1_700_000_000_000, None) == SOUND[:3]
     assert headers.headers_of(ID, 0, 3)[3] == ("embedkq-timeout", b"3.0")
+    assert headers.headers_of(ID, 0, None, 2, 1)[3:] == [("embedkq-retries", b"2"), ("embedkq-backoff", b"1.0")]
 
 
 def test_a_job_without_a_limit_has_none() -> None:

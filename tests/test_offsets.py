@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from embedkq.worker import donemap, offsets
 from embedkq.worker.donemap import LIMIT, Runs
-from embedkq.worker.offsets import OffsetTracker, Progress
+from embedkq.worker.offsets import OffsetTracker
+from embedkq.worker.progress import Progress
 
 PARTITIONS = (0, 1)
 
@@ -287,7 +288,7 @@ class TestPromises:
     def test_position_does_not_pass_what_is_under_way(self, tracker: OffsetTracker) -> None:
         tracker.admit(0, 10)
         tracker.advance(0, 1, 25)
-        assert tracker.snapshot()[0] == (10, ((11, 25),), 1)
+        assert tracker.snapshot()[0] == Progress(10, ((11, 25),), 1)
 
     def test_late_ends_of_an_earlier_assignment_move_nothing(self, tracker: OffsetTracker) -> None:
         tracker.admit(0, 10)
@@ -309,7 +310,7 @@ class TestPromises:
         assert [offset for offset in range(5, 16) if tracker.admit(3, offset)] == [5, 6, 9, 10, 11, 14, 15]
         for offset in (5, 6):
             tracker.finish(3, 1, offset)
-        assert tracker.snapshot()[3] == (9, ((12, 14),), 1)
+        assert tracker.snapshot()[3] == Progress(9, ((12, 14),), 1)
 
     def test_what_lies_below_the_start_is_not_run(self, tracker: OffsetTracker) -> None:
         assert not tracker.admit(0, 9)
@@ -335,10 +336,10 @@ class TestPromises:
     def test_a_progress_takes_one_more_done(self) -> None:
         progress = Progress(10, ((12, 14), (15, 16)), 3)
         assert progress.with_done(9) == progress.with_done(12) == progress
-        assert progress.with_done(14) == (10, ((12, 16),), 3)
-        assert progress.with_done(17) == (10, ((12, 14), (15, 16), (17, 18)), 3)
-        assert progress.with_done(10) == (11, ((12, 14), (15, 16)), 3)
-        assert progress.with_done(10).with_done(11) == (14, ((15, 16),), 3)
+        assert progress.with_done(14) == Progress(10, ((12, 16),), 3)
+        assert progress.with_done(17) == Progress(10, ((12, 14), (15, 16), (17, 18)), 3)
+        assert progress.with_done(10) == Progress(11, ((12, 14), (15, 16)), 3)
+        assert progress.with_done(10).with_done(11) == Progress(14, ((15, 16),), 3)
 
 
 class TestFullness:
@@ -386,8 +387,8 @@ class TestSnapshots:
         ):
             with pytest.raises(AttributeError):
                 change()
-        assert hash(snapshot[0]) == hash((10, ((11, 12),), 1))
-        assert repr(snapshot[0]) == "Progress(offset=10, done=((11, 12),), epoch=1)"
+        assert hash(snapshot[0]) == hash(Progress(10, ((11, 12),), 1))
+        assert repr(snapshot[0]).startswith("Progress(offset=10, done=((11, 12),), epoch=1, notes=Notes(")
 
     def test_only_what_changed_is_made_anew(self, tracker: OffsetTracker) -> None:
         tracker.assign(1, 1, 0)
@@ -416,7 +417,7 @@ class TestSnapshots:
             last: tuple[int, Runs] = (0, ())
             try:
                 while not stop.is_set() or not reads:
-                    offset, done, _ = published[0][0]
+                    offset, done, *_ = published[0][0]
                     donemap.check(offset, done)
                     assert donemap.merge(offset, done, *last) == (offset, done), "what was done is no longer"
                     last = offset, done
@@ -511,7 +512,7 @@ class TestCost:
 
         peak = peak_memory(lambda: kept.append(work_through(100_000, 10, "above a stuck one")))
 
-        assert kept[0].snapshot()[0] == (0, ((1, 99_991),), 1)
+        assert kept[0].snapshot()[0] == Progress(0, ((1, 99_991),), 1)
         assert peak < 1_000_000
 
     def test_a_snapshot_costs_the_same_however_much_is_done_above(self) -> None:

@@ -145,7 +145,8 @@ def test_a_partition_that_the_topic_does_not_have_is_refused(hosts: str, topic: 
 def test_using_leaves_the_queue_as_it_is_and_adds_up(hosts: str, topic: str) -> None:
     with Queue(hosts=hosts, topic=topic, timeout=4) as queue:
         bound = queue.using(key="k").using(timeout=9)
-        assert repr(bound) == f"Queue(topic={topic}).using(timeout=9, key=b'k', partition=None)" and repr(queue) == f"Queue(topic={topic})"
+        assert repr(bound) == f"Queue(topic={topic}).using(timeout=9, key=b'k', partition=None, retries=None, backoff=None)"
+        assert repr(queue) == f"Queue(topic={topic})"
         told = [bound.enqueue(workerjobs.echo), queue.enqueue(workerjobs.echo), bound.using(key=None).enqueue(workerjobs.echo)]
     assert [(job.timeout, job.key) for job in told] == [(9, b"k"), (4, None), (9, None)]
 
@@ -622,7 +623,7 @@ def test_a_queue_pickles_as_hosts_topic_and_timeout_only(tmp_path: Path) -> None
         again = pickle.loads(pickle.dumps(queue))
         bound = pickle.loads(pickle.dumps(queue.using(key="k", timeout=1)))
     assert (again.hosts, again.topic, again.timeout, again.job_size) == ("a:1,b:2", "orders", 3, 1_000_000)
-    assert repr(bound) == "Queue(topic=orders).using(timeout=1, key=b'k', partition=None)"
+    assert repr(bound) == "Queue(topic=orders).using(timeout=1, key=b'k', partition=None, retries=None, backoff=None)"
     for text in (repr(queue), str(queue), repr(queue.using(key="k"))):
         assert "hush" not in text and "anna" not in text
 

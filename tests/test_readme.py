@@ -137,7 +137,7 @@ def test_a_program_prints_what_it_says(name: str, programs: Programs) -> None:
 
 def test_what_the_queue_can_do_is_enqueued(programs: Programs, hosts: str, topics: dict[str, str]) -> None:
     assert programs.run(sys.executable, "queue_api.py") == ""
-    assert sum(end_offsets(hosts, topics["default"]).values()) == 3 + 100 + 1 + 1
+    assert sum(end_offsets(hosts, topics["default"]).values()) == 4 + 100 + 1 + 1
 
 
 def test_the_first_job_goes_as_told(programs: Programs, topics: dict[str, str]) -> None:

@@ -36,6 +36,19 @@ def fail_with(text: object) -> None:
     raise LookupError(text)
 
 
+def fail_times(path: str, text: object, times: int, how: str = "raise") -> object:
+    """Notes that it was begun; fails, hangs or dies so many times, then returns how often it was begun."""
+    note(path, text)
+    begun = read(path).count(str(text))
+    if begun <= times:
+        if how == "hang":
+            time.sleep(60)
+        if how == "die":
+            os._exit(3)
+        raise FileNotFoundError(f"time {begun}")
+    return begun
+
+
 def fail_with_causes(count: int) -> None:
     """Fails with a long traceback."""
     error = None

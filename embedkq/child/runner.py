@@ -16,7 +16,7 @@ from typing import Any
 from embedkq import channel, codec
 from embedkq.child import output, process
 from embedkq.child.page import Phase, ProgressPage
-from embedkq.errors import JobExited, JobFailed, ResultNotPicklable, ResultTooLarge
+from embedkq.errors import JobExited, JobFailed, ResultNotPicklable, ResultTooLarge, type_name
 from embedkq.outcome import Outcome
 
 JOB_HEADER = struct.Struct("=QBQ")
@@ -33,6 +33,7 @@ LOST_CHANNEL_STATUS = 74
 """Exit status (EX_IOERR) of a child whose channel a job has closed: its outcome can no longer be told."""
 
 _TEXT_BYTES = 1024
+_KINDS_CHARACTERS = 16 * 1024
 _MESSAGE_CHARACTERS = 16 * 1024
 _TRACEBACK_CHARACTERS = 256 * 1024
 _GLOBAL_OPCODE = b"\x93"
@@ -211,7 +212,7 @@ def _success(result: Any, describe: bool) -> Outcome:
         payload = codec.encode_object(result)
         _check_rebuilds(result, payload)
     except BaseException as error:  # noqa: BLE001  (pickling runs the result's own code)
-        unsound = ResultNotPicklable(_name_of(type(result)), _message_of(error))
+        unsound = ResultNotPicklable(type_name(type(result)), _message_of(error))
         return failure(unsound, error)
     if len(payload) > LARGEST_RESULT:
         return failure(ResultTooLarge(len(payload), LARGEST_RESULT))
@@ -221,7 +222,7 @@ def _success(result: Any, describe: bool) -> Outcome:
 def failure(told: Exception, raised: BaseException | None = None) -> Outcome:
     """The outcome of a job that raised; `told` is what the callback gets, `raised` what the traceback is about."""
     raised = raised or told
-    name, message = _name_of(type(told)), _message_of(told)
+    name, message = type_name(type(told)), _message_of(told)
     try:
         payload = codec.encode_object(told)
         _check_rebuilds(told, payload)
@@ -229,7 +230,8 @@ def failure(told: Exception, raised: BaseException | None = None) -> Outcome:
             raise ValueError(f"the pickled exception takes {len(payload):,} bytes")
     except BaseException:  # noqa: BLE001  (pickling runs the exception's own code)
         payload = codec.encode_object(JobFailed(name, message))
-    return Outcome("failure", payload, name, message, _traceback_of(raised) or f"{name}: {message}\n")
+    kinds = "\n".join(dict.fromkeys(type_name(kind) for error in (told, raised) for kind in type(error).__mro__))
+    return Outcome("failure", payload, name, message, _traceback_of(raised) or f"{name}: {message}\n", kinds[:_KINDS_CHARACTERS])
 
 
 def _check_rebuilds(value: Any, payload: bytes) -> None:
@@ -241,7 +243,7 @@ def _check_rebuilds(value: Any, payload: bytes) -> None:
 
 def _exited(error: BaseException) -> JobExited:
     plain = tuple(arg if type(arg) in _PLAIN_VALUES else _bounded(_text_of(arg)) for arg in error.args)
-    return JobExited(_name_of(type(error)), plain)
+    return JobExited(type_name(type(error)), plain)
 
 
 def _traceback_of(error: BaseException) -> str:
@@ -253,11 +255,6 @@ def _traceback_of(error: BaseException) -> str:
     except BaseException:  # noqa: BLE001  (formatting runs the exception's __str__)
         return ""
     return text if len(text) <= _TRACEBACK_CHARACTERS else "...\n" + text[-_TRACEBACK_CHARACTERS:]
-
-
-def _name_of(kind: type) -> str:
-    module = getattr(kind, "__module__", None)
-    return kind.__qualname__ if module in (None, "builtins") else f"{module}.{kind.__qualname__}"
 
 
 def _message_of(error: BaseException) -> str:

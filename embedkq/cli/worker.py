@@ -37,6 +37,8 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("offset", default="earliest", metavar="earliest|latest", help="Where a group without committed offset begins.")
 @option("processes", type=int, default=1, help="How many jobs run at once.")
 @option("dead-letter-topic", default=None, show_default=False, help="Where records go that cannot be run, and jobs that failed.")
+@option("retries", type=int, default=0, metavar="TIMES", help="How often a job runs again after it failed.")
+@option("backoff", type=float, default=1.0, metavar="SECONDS", help="Pause before the first time; it doubles.")
 @option("burst", is_flag=True, help="End once what the topic held at the start is done.")
 @option("max-jobs", type=int, default=None, metavar="JOBS", help="End after so many jobs.")
 @option("secret-file", type=click.Path(exists=True, dir_okay=False), default=None, show_default=False,

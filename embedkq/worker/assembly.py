@@ -16,6 +16,7 @@ from embedkq.worker.lifecycle import Lifecycle
 from embedkq.worker.loop import Loop
 from embedkq.worker.owner import HandoffOwner, LoopOwner, Owner, is_coroutine_function
 from embedkq.worker.pool import JobPool
+from embedkq.worker.retries import Retries
 from embedkq.worker.settings import Settings
 
 
@@ -31,11 +32,13 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
     log = JobLog(settings.topic)
 
     def make_loop() -> Loop:
+        retries = Retries(settings.retries, settings.backoff, settings.names_to_retry_on)
         callbacks = None if settings.callback is None else owner.mailbox
         return Loop(
             exchange,
             topic=settings.topic,
-            endings=Endings(log, callbacks, _make_letters(settings, exchange)),
+            endings=Endings(log, retries, callbacks, _make_letters(settings, exchange)),
+            retries=retries,
             log=log,
             make_pool=lambda selector: JobPool(
                 settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer

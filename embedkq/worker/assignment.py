@@ -18,7 +18,7 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.messages import Message, Released, Revoked
-from embedkq.worker.offsets import Progress
+from embedkq.worker.progress import Progress
 
 logger = logging.getLogger("embedkq.worker")
 

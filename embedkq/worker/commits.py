@@ -10,9 +10,9 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
-from embedkq.worker import donemap
+from embedkq.worker import notes
 from embedkq.worker.client import TIMEOUT_MILLISECONDS
-from embedkq.worker.offsets import Progress
+from embedkq.worker.progress import Progress
 
 logger = logging.getLogger("embedkq.worker")
 
@@ -77,10 +77,10 @@ class Commits:
         return True
 
     def offsets(self, wanted: Mapping[int, Progress]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """In the client's form: the watermark, and as metadata what is done above it."""
+        """In the client's form: the watermark, and as metadata what is done above it and what is noted of the rest."""
         return {
             TopicPartition(self._topic, partition): OffsetAndMetadata(
-                progress.offset, "" if self._plain else donemap.encode(progress.offset, progress.done).text, -1
+                progress.offset, "" if self._plain else notes.encode(progress.offset, progress.done, progress.notes), -1
             )
             for partition, progress in wanted.items()
         }
@@ -102,7 +102,7 @@ class Commits:
             return False
         logger.warning(
             "The broker takes less commit metadata than 4096 bytes (offset.metadata.max.bytes): from now on only offsets are "
-            "committed, and after a crash jobs above them that were done run again."
+            "committed, and after a crash jobs above them that were done run again, and attempts are counted anew."
         )
         self._plain = True
         return self.commit(kafka, wanted)

@@ -171,7 +171,7 @@ def _shortest(numbers: list[int]) -> tuple[str, bytes | None]:
     """Method and content of the shortest form; no content if every form is above what a reader takes."""
     if len(numbers) > 2 * _MOST_RUNS:
         return "", None
-    contents = {"v": _write_varints(numbers)}
+    contents = {"v": write_varints(numbers)}
     # Deflating may turn round which is shorter, but not by much more than this.
     if (sum(numbers) + len(numbers)) >> 3 <= 2 * len(contents["v"]):
         contents["b"] = _write_bits(numbers)
@@ -184,7 +184,8 @@ def _shortest(numbers: list[int]) -> tuple[str, bytes | None]:
     return method, contents.get(method)
 
 
-def _write_varints(numbers: list[int]) -> bytes:
+def write_varints(numbers: list[int]) -> bytes:
+    """Numbers of 0 or more, one after another, as LEB128."""
     if max(numbers) < 0x80:
         return bytes(numbers)
     data = bytearray()
@@ -216,7 +217,7 @@ def _characters(content: int) -> int:
 
 
 def _read_varints(start: int, content: bytes) -> Runs:
-    numbers = list(content) if content.isascii() else _to_varints(content)
+    numbers = list(content) if content.isascii() else read_varints(content)
     if len(numbers) % 2 or len(numbers) > 2 * _MOST_RUNS:
         raise ValueError(f"it holds {len(numbers):,} numbers: pairs, and at most {_MOST_RUNS:,} of them, were expected")
     runs, last = [], start
@@ -227,7 +228,12 @@ def _read_varints(start: int, content: bytes) -> Runs:
     return tuple(runs)
 
 
-def _to_varints(content: bytes) -> list[int]:
+def read_varints(content: bytes) -> list[int]:
+    """What `write_varints` was given.
+
+    Raises:
+        ValueError: a number has no end, or more than 9 bytes.
+    """
     numbers = []
     number = shift = 0
     for byte in content:

@@ -1,4 +1,4 @@
-"""Endings: what becomes of a run whose end is known. Its callback, then its dead letter, then it is done. Worker's thread.
+"""Endings: what becomes of a run that has ended: another attempt, or its callback, then its dead letter, then it is done. Worker's thread.
 
 In this order, so that a letter is written of what was told to be final, and only then. A host that dies between the two has the record
 run, told and written once more.
@@ -14,6 +14,7 @@ from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Death, Finished, Run
+from embedkq.worker.retries import Retries
 
 if TYPE_CHECKING:
     from embedkq.worker.deadletter import DeadLetters
@@ -24,17 +25,21 @@ class Endings:
 
     Args:
         log: tells of them.
+        retries: which of them are not the last.
         callbacks: where the owner looks for what to call the callback for; None if there is no callback.
         letters: where the dead go; None for nowhere: they are logged.
     """
 
-    def __init__(self, log: JobLog, callbacks: Mailbox[Finished] | None, letters: DeadLetters | None) -> None:
+    def __init__(
+        self, log: JobLog, retries: Retries, callbacks: Mailbox[Finished] | None, letters: DeadLetters | None
+    ) -> None:
         self.counts = {"success": 0, "failure": 0, "timeout": 0, "undecodable": 0}
         self.done: list[Run] = []
         """Runs that are done: the caller empties it."""
         self.told = 0
         """How many were told to the owner, or would have been if there were a callback: the caller sets it back."""
         self._log = log
+        self._retries = retries
         self._handover = None if callbacks is None else Handover(callbacks)
         self._letters = letters
         self._due: list[Finished] = []
@@ -68,21 +73,18 @@ class Endings:
         run.death = Death(told, f"{type(reason).__name__}: {reason}", "", 0)
         self._bury(run)
 
-    def settle(self, run: Run, outcome: Outcome) -> None:
-        """It will not run again. `hand_over` has to follow."""
-        self.counts[outcome.status] += 1
-        if outcome.status == "undecodable":
-            run.death = Death("undecodable", f"DecodeError: {outcome.message}", "", run.attempts)
-            self._bury(run)
-            return
-        if outcome.status != "success":
-            exception = f"{outcome.type_name}: {outcome.message}" if outcome.type_name else ""
-            run.death = Death(outcome.status, exception, outcome.traceback, run.attempts)
-        if self._handover is None:
-            self.told += 1
-            self._bury(run)
-        else:
-            self._due.append(Finished(run, outcome))
+    def settle(self, run: Run, outcome: Outcome) -> float | None:
+        """The run has ended: seconds until its next attempt, or None if it does not run again. `hand_over` has to follow."""
+        self._log.ended(run, outcome)
+        if outcome.status in ("failure", "timeout"):
+            run.attempts += 1
+            pause = self._retries.pause_after(run, outcome)
+            if pause is not None:
+                return pause
+            if run.attempts > 1 or self._retries.most(run):
+                self._log.is_given_up(run)
+        self._end(run, outcome)
+        return None
 
     def hand_over(self) -> None:
         """Give the owner what was settled since."""
@@ -124,6 +126,21 @@ class Endings:
         """In a forked copy of the process: close its copies of the descriptors."""
         if self._letters is not None:
             self._letters.disinherit()
+
+    def _end(self, run: Run, outcome: Outcome) -> None:
+        self.counts[outcome.status] += 1
+        if outcome.status == "undecodable":
+            run.death = Death("undecodable", f"DecodeError: {outcome.message}", "", run.attempts)
+            self._bury(run)
+            return
+        if outcome.status != "success":
+            exception = f"{outcome.type_name}: {outcome.message}" if outcome.type_name else ""
+            run.death = Death(outcome.status, exception, outcome.traceback, run.attempts)
+        if self._handover is None:
+            self.told += 1
+            self._bury(run)
+        else:
+            self._due.append(Finished(run, outcome))
 
     def _bury(self, run: Run) -> None:
         if run.death is None or self._letters is None:

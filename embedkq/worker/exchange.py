@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from embedkq.worker.backlog import Backlog
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Message
-from embedkq.worker.offsets import Progress
+from embedkq.worker.progress import Progress
 
 
 class Exchange:

@@ -49,6 +49,7 @@ class Gate:
             run.refusal = error
             return run
         run.job_id, run.timestamp, run.timeout = envelope.id, envelope.timestamp, envelope.timeout
+        run.retries, run.backoff = envelope.retries, envelope.backoff
         run.limit = run.timeout if self._timeout is None else self._timeout
         return run
 

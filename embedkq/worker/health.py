@@ -32,10 +32,11 @@ class Health:
         seconds_since_callback: since a callback returned; None before the first one.
         in_flight: jobs that were taken and are not done.
         oldest_running_seconds: for how long the job runs that has run for longest; None if none runs.
+        waiting_retries: jobs in flight that wait for another attempt.
         waiting_callbacks: callbacks that the owner has not fired yet.
         children_alive: child processes that are ready or at work.
         children_started: child processes started so far, replacements included.
-        ended: jobs that ended, by status; "undecodable" counts records that were no jobs.
+        ended: jobs that ended, by their last status; "undecodable" counts records that were no jobs.
         lag: records that are not done, by partition, as far as this worker owns it.
     """
 
@@ -47,6 +48,7 @@ class Health:
     seconds_since_callback: float | None = None
     in_flight: int = 0
     oldest_running_seconds: float | None = None
+    waiting_retries: int = 0
     waiting_callbacks: int = 0
     children_alive: int = 0
     children_started: int = 0
@@ -74,6 +76,7 @@ def health_of(state: State, engine: Engine | None) -> Health:
         seconds_since_callback=_since(engine.owner.last_callback, now),
         in_flight=loop.in_flight,
         oldest_running_seconds=_since(loop.pool.oldest_running, now),
+        waiting_retries=len(loop.retries),
         waiting_callbacks=len(engine.owner.mailbox),
         children_alive=loop.pool.alive,
         children_started=loop.pool.started,

@@ -39,6 +39,18 @@ class JobLog:
         else:
             logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
 
+    def runs_again(self, run: Run, seconds: float, most: int) -> None:
+        """Another attempt follows."""
+        logger.warning("Job %s runs again in %.1f seconds (retry %d of %d).", _short(run), seconds, run.attempts, most)
+
+    def goes_elsewhere(self, run: Run) -> None:
+        """Another attempt follows, but not here."""
+        logger.warning("Job %s will be run again by whoever has its partition next (attempts so far: %d).", _short(run), run.attempts)
+
+    def is_given_up(self, run: Run) -> None:
+        """This was the last attempt of several."""
+        logger.warning("Job %s is not run again (attempts: %d).", _short(run), run.attempts)
+
     def kept_out(self, run: Run, reason: Exception) -> None:
         """The record is no job of embedkq, or one that may not run here."""
         text = "%s refused. Skipping ... (%s)" if isinstance(reason, RecordRefused) else "%s malformed. Skipping ... (%s)"

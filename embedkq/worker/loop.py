@@ -16,19 +16,9 @@ from embedkq.worker.exchange import Exchange
 from embedkq.worker.fence import Fence
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.ledger import Ledger
-from embedkq.worker.messages import (
-    Abandoned,
-    Assigned,
-    Batch,
-    Buried,
-    ConsumerFailed,
-    Fired,
-    Released,
-    Revoked,
-    Run,
-    Targets,
-)
+from embedkq.worker.messages import Abandoned, Assigned, Batch, Buried, ConsumerFailed, Fired, Released, Revoked, Run, Targets
 from embedkq.worker.pool import JobPool
+from embedkq.worker.retries import Retries
 from embedkq.worker.waiters import Waiters
 
 _TURN_SECONDS = 1.0
@@ -43,11 +33,13 @@ class Loop:
         *,
         topic: str,
         endings: Endings,
+        retries: Retries,
         log: JobLog,
         make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
         max_jobs: int | None = None,
     ) -> None:
         self.endings = endings
+        self.retries = retries
         self._exchange = exchange
         self._inbox = exchange.inbox
         self._backlog = exchange.backlog
@@ -74,7 +66,7 @@ class Loop:
         """
         if self._stopping and not self._runs:
             return False
-        rest = min(self.pool.check_at - time.monotonic(), _TURN_SECONDS)
+        rest = min(min(self.pool.check_at, self.retries.next_at) - time.monotonic(), _TURN_SECONDS)
         ready = self._selector.select(max(0.0, rest))
         self._fence.pass_by(time.monotonic())
         for key, _ in ready:
@@ -82,6 +74,7 @@ class Loop:
         for message in self._inbox.take():
             self._handlers[type(message)](self, message)
         self.pool.tick(time.monotonic())
+        self.retries.wake(time.monotonic())
         self._tell_begun()
         self._settle()
         if not self._stopping and self._fence.open:
@@ -177,7 +170,8 @@ class Loop:
     def _admit(self) -> None:
         room = self.pool.room()
         if room > 0 and not self.endings.full:
-            runs = self._backlog.take_ready(room)
+            runs = self.retries.take_ready(room)
+            runs += self._backlog.take_ready(room - len(runs))
             while (most := int(min(room - len(runs), self._admissible))) > 0 and (queued := self._backlog.next_queued(most)):
                 runs += self._admit_some(queued)
             for run in runs:
@@ -206,6 +200,7 @@ class Loop:
             under_way.epoch = run.epoch  # one run, one callback; its end finishes this admission
             return False
         self._runs[place] = run
+        run.attempts = self._ledger.attempts(run)
         if run.refusal is not None:
             self.endings.kept_out(run, run.refusal)
             return False
@@ -217,7 +212,7 @@ class Loop:
         for run in self._backlog.drop(partition):
             self._forgo(run)
         waiting = {run for run in self._runs.values() if run.partition == partition}
-        for run in self.pool.take_back(waiting):
+        for run in [*self.retries.drop(partition), *self.pool.take_back(waiting)]:
             self._forgo(run)
             self._backlog.leave_lane(run)
 
@@ -237,15 +232,25 @@ class Loop:
         for run, outcome in self.pool.ended:
             if self._runs.get((run.partition, run.offset)) is not run:
                 continue  # abandoned
-            self._log.ended(run, outcome)
-            if outcome.status == "undecodable":
+            pause = endings.settle(run, outcome)
+            if pause is not None:
+                self._run_again(run, pause)
+            elif outcome.status == "undecodable":
                 self._admissible += 1
-            else:
-                run.attempts += 1
-            endings.settle(run, outcome)
         self.pool.ended.clear()
         endings.hand_over()
         self._finish()
+
+    def _run_again(self, run: Run, pause: float) -> None:
+        """Hold the run for another attempt; where its partition is about to go, or is gone, it is given up as if it had not begun."""
+        self._ledger.failed(run)
+        if self._stopping or not self._backlog.is_open(run.partition):
+            self._log.goes_elsewhere(run)
+            self._forgo(run)
+            self._backlog.leave_lane(run)
+        else:
+            self._log.runs_again(run, pause, self.retries.most(run))
+            self.retries.hold(run, pause)
 
     def _finish(self) -> None:
         """What is done: its offset counts, its key is free."""
@@ -265,7 +270,7 @@ class Loop:
     def _publish(self) -> None:
         now = time.monotonic()
         self._exchange.snapshot = snapshot = self._ledger.snapshot()
-        self._backlog.hold(self._ledger.crowded() | self.endings.held_up(now))
+        self._backlog.hold(self._ledger.crowded() | self.retries.full | self.endings.held_up(now))
         self._exchange.hot = self._backlog.find_hot()
         self._waiters.tell(snapshot, self._runs.values())
         self.endings.warn_if_deaf(now)

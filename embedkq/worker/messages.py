@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from embedkq.outcome import Outcome
 from embedkq.worker.children import Task
-from embedkq.worker.offsets import Progress
+from embedkq.worker.progress import Progress
 
 
 class Record(Protocol):
@@ -27,6 +27,7 @@ class Run(Task):
     Made on the consumer's thread, where the record is still at hand; from the batch on that carries it, the worker's thread's.
 
     Attributes:
+        retries, backoff: how often it may run again, and seconds before the first time, if its record says so.
         attempts: how often it has failed, timed out or crashed, in other hosts too.
         death: why it goes to the dead-letter topic, once its callback has returned; None if it does not.
         record: as it was polled.
@@ -34,7 +35,10 @@ class Run(Task):
         timeout: the job's own limit; `limit` is the one that counts.
     """
 
-    __slots__ = ("attempts", "death", "epoch", "key", "offset", "partition", "record", "refusal", "size", "timeout", "timestamp")
+    __slots__ = (
+        "attempts", "backoff", "death", "epoch", "key", "offset", "partition", "record", "refusal", "retries", "size", "timeout",
+        "timestamp",
+    )
 
     def __init__(self, partition: int, epoch: int, record: Record) -> None:
         super().__init__("", record.value or b"")
@@ -47,6 +51,8 @@ class Run(Task):
         self.timeout: float | None = None
         self.record = record
         self.attempts = 0
+        self.retries: int | None = None
+        self.backoff: float | None = None
         self.refusal: Exception | None = None
         self.death: Death | None = None
 
@@ -58,6 +64,7 @@ class Death(NamedTuple):
         reason: one of `deadletters.REASONS`.
         exception: "type: message"; empty for none.
         traceback: formatted; empty for none.
+        retries, backoff: how often it may run again, and seconds before the first time, if its record says so.
         attempts: how often the job was begun.
     """
 

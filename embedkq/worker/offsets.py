@@ -8,35 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice, pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from embedkq.worker import donemap
 from embedkq.worker.donemap import Runs
+from embedkq.worker.progress import Progress
 
 _SLACK = 1024
 """Done offsets that a partition may keep in its lists, beside two for each that is open. Tidying up costs what is open:
 rare enough to be next to nothing a record, frequent enough that a job stuck for hours gathers nothing above it."""
 _STALE = 16
 """A map is measured anew once its number of runs or its span has changed by a sixteenth."""
-
-
-class Progress(NamedTuple):
-    """How far one partition is done. Immutable, for any thread.
-
-    Attributes:
-        offset: the first that is not done: what may be committed.
-        done: the runs that are done above it.
-        epoch: of the assignment.
-    """
-
-    offset: int
-    done: Runs
-    epoch: int
-
-    def with_done(self, offset: int) -> Progress:
-        """The same with one more offset done."""
-        start, done = donemap.merge(self.offset, self.done, 0, ((offset, offset + 1),))
-        return Progress(start, done, self.epoch)
 
 
 class OffsetTracker:

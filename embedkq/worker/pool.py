@@ -83,6 +83,7 @@ class JobPool(Generic[T]):
         """Run the task as soon as a child is free."""
         self._numbers += 1
         task.number = self._numbers
+        task.restarted = False
         self._waiting.append(task)
 
     def feed(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedkq.worker.owner import Callback
 
 _REVOKE_SECONDS = 10.0
+_BACKOFF_SECONDS = 1.0
 
 
 @dataclass
@@ -44,6 +45,9 @@ class Settings:
     stop_timeout: float | None
     revoke_timeout: float
     dead_letter_topic: str | None
+    retries: int
+    backoff: float
+    retry_on: Iterable[type[BaseException] | str] | None
     secret: Secret | Sequence[Secret] | None = field(repr=False)
     max_age: float | None
     allow: Sequence[str] | None
@@ -75,6 +79,9 @@ class Settings:
             self.dead_letter_topic = options.check_topic(self.dead_letter_topic, "dead_letter_topic")
             if self.dead_letter_topic == self.topic:
                 raise ValueError(f"dead_letter_topic={self.topic!r} is the worker's own topic: dead letters would come back to it")
+        self.retries = options.check_count("retries", self.retries, 0)
+        self.backoff = options.check_backoff(self.backoff) or _BACKOFF_SECONDS
+        self.names_to_retry_on = options.check_retry_on(self.retry_on)
         self.signer = None if self.secret is None else Signer(self.secret)
         self.secret = None  # from here on only the signer knows
         self.max_age = options.check_timeout(self.max_age, "max_age")

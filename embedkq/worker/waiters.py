@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from embedkq.worker.messages import Revoked, Run, Targets
-from embedkq.worker.offsets import Progress
+from embedkq.worker.progress import Progress
 
 
 class Waiters:

@@ -49,6 +49,9 @@ class Worker(Handle):
         stop_timeout: seconds that `stop()` and leaving the `with` block give to running jobs before these are killed; None for ever.
         revoke_timeout: seconds that running jobs get when their partition goes to another worker.
         dead_letter_topic: where every record goes that cannot be run, and every job that failed, timed out or crashed; None for nowhere.
+        retries: how often a job that failed, timed out or crashed runs again, unless it says so itself; its callback is called at the end.
+        backoff: seconds before the first of these runs, twice as many before each further one, a part of them by chance.
+        retry_on: exceptions after which there is another run, as classes or dotted names; None for all.
         secret: take only records that a Queue with this secret (or one of these) has signed; see `Queue`.
         max_age: seconds after which a job that was enqueued is not run any more; None for never.
         allow: patterns of functions that may run, such as ["my_app.jobs.*"]; None for all.
@@ -65,13 +68,14 @@ class Worker(Handle):
         keyfile: str | None = None, crlfile: str | None = None, proc_ttl: int | None = 5000, offset_policy: str = "earliest",
         *, group: str | None = None, processes: int = 1, handoff: Callable[[Callable[[], None]], Any] | None = None,
         initializer: Callable[..., Any] | None = None, initargs: Iterable[Any] = (), stop_timeout: float | None = 30.0,
-        revoke_timeout: float = 10.0, dead_letter_topic: str | None = None, secret: Secret | Sequence[Secret] | None = None,
+        revoke_timeout: float = 10.0, dead_letter_topic: str | None = None, retries: int = 0, backoff: float = 1.0,
+        retry_on: Iterable[type[BaseException] | str] | None = None, secret: Secret | Sequence[Secret] | None = None,
         max_age: float | None = None, allow: Sequence[str] | None = None, kafka: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(Settings(
             hosts, topic, timeout, callback, job_size, cafile, certfile, keyfile, crlfile, proc_ttl, offset_policy, group,
             processes, handoff, initializer, initargs, stop_timeout, revoke_timeout,
-            dead_letter_topic, secret, max_age, allow, kafka,
+            dead_letter_topic, retries, backoff, retry_on, secret, max_age, allow, kafka,
         ))
 
     # Starting. The calling thread becomes the owner.

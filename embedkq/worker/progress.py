@@ -1,0 +1,33 @@
+"""Progress: how far one partition is done. Immutable; any thread."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from embedkq.worker import donemap
+from embedkq.worker.donemap import Runs
+from embedkq.worker.notes import NOTHING, Notes
+
+
+class Progress(NamedTuple):
+    """How far one partition is done.
+
+    Attributes:
+        offset: the first that is not done: what may be committed.
+        done: the runs that are done above it.
+        epoch: of the assignment.
+        notes: what is known of those that are not done.
+    """
+
+    offset: int
+    done: Runs
+    epoch: int
+    notes: Notes = NOTHING
+
+    def with_done(self, offset: int) -> Progress:
+        """The same with one more offset done."""
+        start, done = donemap.merge(self.offset, self.done, 0, ((offset, offset + 1),))
+        return Progress(start, done, self.epoch, self.notes.without(offset))
+
+    def given_up(self) -> Progress:
+        """The same as of an assignment that ends in order."""
+        return self._replace(notes=self.notes.given_up())
