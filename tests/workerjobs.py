@@ -245,7 +245,7 @@ def _runner() -> Any:
 
 def speak_to_host(content: bytes, seconds: float) -> None:
     """Send bytes as if they were the child's reply."""
-    _runner()._replies.send(content)
+    _runner()._end.send(content)
     time.sleep(seconds)
 
 
@@ -256,7 +256,7 @@ def scribble_on_page() -> None:
         words[1] = 2**64 - 1
         words[0] = number << 3 | state
         time.sleep(0.03)
-    words[0], words[1] = number << 3 | 3, time.monotonic_ns()
+    words[0], words[1] = number << 3 | 2, time.monotonic_ns()
 
 
 def register_nonsense() -> None:

@@ -58,7 +58,7 @@ def changed_headers(
     """Headers with some taken away, doubled, moved, renamed or changed."""
     made = list(headers)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 4))):
-        kind, place = chance.randrange(7), chance.randrange(len(made) + 1)
+        kind, place = chance.randrange(8), chance.randrange(len(made) + 1)
         name, value = made[place] if place < len(made) else (chance.choice(("embedkq-id", "embedkq-more", "traceparent", "")), b"x")
         if kind == 0:
             del made[place : place + 1]
@@ -70,6 +70,8 @@ def changed_headers(
             made[place : place + 1] = [(changed(chance, name.encode()).decode("utf-8", "replace"), value)]
         elif kind == 4:
             chance.shuffle(made)
+        elif kind == 5:
+            made[place : place + 1] = [(name, chance.choice(_TELLING))]
         else:
             made[place : place + 1] = [(name, changed(chance, value or b"", values))]
     return made
