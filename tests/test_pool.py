@@ -54,7 +54,7 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def deep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs count as short however slow the machine is: many wait in one channel."""
-    monkeypatch.setattr(pool_module, "SHORT_SECONDS", 10.0)
+    monkeypatch.setattr(pool_module, "AHEAD_SECONDS", 10.0 * pool_module.DEEPEST)
 
 
 # Limits.
@@ -239,17 +239,33 @@ def test_one_child_runs_jobs_in_their_order_also_where_some_are_slow_or_crash(de
 
 
 def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "SHORT_SECONDS", 0.05)
+    ahead = pool_module.AHEAD_SECONDS
     with Harness() as pool:
         assert pool.pool.room() == 0
         pool.fill()
         assert pool.pool.room() == 2
+        monkeypatch.setattr(pool_module, "AHEAD_SECONDS", 0.05 * pool_module.DEEPEST)  # short is what this machine calls short
         for number in range(200):
             pool.submit(jobs.echo, number)
         pool.finish()
         assert pool.pool.room() == 2 * pool_module.DEEPEST
+        monkeypatch.setattr(pool_module, "AHEAD_SECONDS", ahead)
         pool.run(jobs.pause, 1.5)
         assert pool.pool.room() == 2
+
+
+def test_a_child_is_not_given_more_bytes_than_it_may_have(deep: None) -> None:
+    with Harness(1) as pool:
+        pool.fill()
+        pool.run(jobs.pause, 0.001)
+        payload = b"x" * (pool_module.DEEPEST_BYTES // 4)
+        (child,) = pool.pool._children.values()
+        most = 0
+        for _ in range(40):
+            pool.submit(jobs.echo, payload)
+            most = max(most, child.size)
+        pool.finish()
+        assert 2 * len(payload) < most <= pool_module.DEEPEST_BYTES + len(payload) + 200 and not child.size
 
 
 # Taking back and giving up.

@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import os
 import signal
+import socket
 import struct
 import time
 import traceback
@@ -62,7 +63,7 @@ class Runner:
         descriptor = channel.anonymous_file("embedkq-progress")
         ProgressPage.size(descriptor)
         self._page = ProgressPage(descriptor)
-        self._channel_identity = self._identify_channel()
+        self._end_identity, self._claims_identity = _identify(self._end), _identify(self._claims)
         self._directory = os.getcwd()
         self._signals = {number: getsignal(number) for number in process.SIGNALS_FOR_HOST}
         self._has_alarm = any(signal.getitimer(signal.ITIMER_REAL))
@@ -115,6 +116,8 @@ class Runner:
             except OSError:
                 process.leave(LOST_CHANNEL_STATUS)
         if self._claimed != number:
+            if _identify(self._claims) != self._claims_identity:
+                process.leave(LOST_CHANNEL_STATUS)
             return False
         self._claimed = 0
         return True
@@ -139,7 +142,7 @@ class Runner:
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked and returned twice: only the process that was given it may answer
         try:
-            if self._identify_channel() != self._channel_identity:
+            if _identify(self._end) != self._end_identity:
                 process.leave(LOST_CHANNEL_STATUS)
             channel.send(self._end, REPLY_HEADER.pack(kind, number) + content)
         except OSError:
@@ -147,15 +150,10 @@ class Runner:
 
     def _send_log(self, content: bytes) -> None:
         try:
-            if self._identify_channel() == self._channel_identity:
+            if _identify(self._end) == self._end_identity:
                 channel.send(self._end, REPLY_HEADER.pack(LOGGED, self._number) + content)
         except OSError:  # a job has closed it; its end will say so
             pass
-
-    def _identify_channel(self) -> tuple[int, ...]:
-        # A job may close all descriptors and open others: then the numbers are the same and the outcome would go astray.
-        end, claims = os.fstat(self._end.fileno()), os.fstat(self._claims.fileno())
-        return end.st_ino, end.st_dev, claims.st_ino, claims.st_dev
 
     def _restore(self) -> None:
         for number, handler in self._signals.items():
@@ -172,6 +170,12 @@ class Runner:
                 os.chdir(self._directory)
 
 
+def _identify(end: socket.socket) -> tuple[int, int]:
+    # A job may close descriptors and open others: then the number is the same, and what is meant for the host would go astray.
+    status = os.fstat(end.fileno())
+    return status.st_ino, status.st_dev
+
+
 def _decode_kq(payload: memoryview) -> tuple[bytes, tuple[Any, Any, Any]]:
     from embedkq import kqformat  # here, since most children never need it
 
@@ -185,13 +189,14 @@ def surround(context: Callable[[], AbstractContextManager[Any]]) -> None:
     _surrounding = context
 
 
-_surrounding: Callable[[], AbstractContextManager[Any]] = nullcontext
+_surrounding: Callable[[], AbstractContextManager[Any]] | None = None
+_NOTHING = nullcontext()
 
 
 def run_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], describe: bool) -> Outcome:
     """Call the function and turn whatever comes of it into an outcome; raises nothing."""
     try:
-        with _surrounding():
+        with _surrounding() if _surrounding else _NOTHING:
             result = function(*args, **kwargs)
             if inspect.iscoroutine(result):
                 import asyncio

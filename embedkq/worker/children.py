@@ -66,6 +66,8 @@ class Child(Generic[T]):
         self.pidfd = pidfd
         self.output = output
         self.tasks: deque[T] = deque()
+        self.size = 0
+        """Bytes of their payloads."""
         self.given = 0
         """How many tasks it was given."""
         self.head_since = 0.0
@@ -103,6 +105,7 @@ class Child(Generic[T]):
         if not self.tasks:
             self.head_since = time.monotonic()
         self.tasks.extend(tasks)
+        self.size += sum([len(task.payload) for task in tasks])
         self.given += len(tasks)
         self._unsent = b"".join([part for task in tasks for part in task.parts()])
         self.push()
@@ -135,12 +138,19 @@ class Child(Generic[T]):
         kind, number = REPLY_HEADER.unpack_from(message)
         return kind, number, message
 
+    def answered(self) -> T:
+        """Its first task, which has ended."""
+        task = self.tasks.popleft()
+        self.size -= len(task.payload)
+        return task
+
     def take_back(self) -> list[T]:
         """The tasks that it has not begun, oldest first; it will pass over them."""
         numbers = channel.take_claims(self._claims)
         taken = [task for task in self.tasks if task.number in numbers]
         if taken:
             self.tasks = deque(task for task in self.tasks if task.number not in numbers)
+            self.size -= sum(len(task.payload) for task in taken)
         return taken
 
     def progress(self) -> tuple[Phase | None, float]:

@@ -28,9 +28,13 @@ T = TypeVar("T", bound=Task)
 
 DECODING_SECONDS = 30.0
 """Limit of unpickling a payload, which may import modules; a child that takes longer is stopped, the record is undecodable."""
-DEEPEST = 32
-"""How many tasks a child may have while jobs are short; it gets more when half of them are done, so that they travel together."""
-SHORT_SECONDS = 0.001
+AHEAD_SECONDS = 0.01
+"""A child is given tasks for so long, as tasks take now: twice what this process's other threads may keep the GIL for at a stretch. It
+gets more when half of them are done, so that they travel together."""
+DEEPEST = 128
+"""The most tasks that a child has, and ..."""
+DEEPEST_BYTES = 2 * 1024 * 1024
+"""... the bytes of payload from which it gets no more."""
 STALL_SECONDS = 0.005
 """A task that takes longer than this has what waits behind it taken back."""
 _SOON = 0.01
@@ -186,10 +190,10 @@ class JobPool(Generic[T]):
     # How tasks end.
 
     def _depth(self) -> int:
-        return DEEPEST if self._average < SHORT_SECONDS else 1
+        return min(DEEPEST, int(AHEAD_SECONDS / self._average) or 1)
 
     def _takes(self, child: Child[T], depth: int) -> bool:
-        if child.killed or child.retiring or child.clogged:
+        if child.killed or child.retiring or child.clogged or child.size >= DEEPEST_BYTES:
             return False
         return not child.tasks if child.stalled or child.at_limit else 2 * len(child.tasks) < depth
 
@@ -217,7 +221,7 @@ class JobPool(Generic[T]):
                 logger.warning("The child of Job %s sent what is %s. It is replaced.", child.job_id, error)
                 self._supervisor.stop_hard(child)  # a job speaks with its own tongue on the channel: nothing that follows can be trusted
                 return
-            self.ended.append((child.tasks.popleft(), outcome))
+            self.ended.append((child.answered(), outcome))
             ended += 1
         if ended:
             now = time.monotonic()
