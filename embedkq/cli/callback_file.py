@@ -36,8 +36,8 @@ def load(where: str) -> Callable[..., Any]:
     """
     try:
         path = Path(where).expanduser()
-    except RuntimeError as error:
-        raise CallbackRefused(f"no such file: {where!r} (there is no such user)") from error
+    except (RuntimeError, ValueError) as error:  # no such user, or no name of one
+        raise CallbackRefused(f"no such file: {where!r} ({_text_of(error)})") from error
     if path.is_file():
         module = _import(where, lambda: _module_of_file(path))
     elif path.is_dir():

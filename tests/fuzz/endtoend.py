@@ -24,6 +24,8 @@ _GOOD_EACH = 20
 _PATIENCE_SECONDS = 900.0
 _MOST_MEMORY_BYTES = 2 * 1024**3
 _LIMIT_SECONDS = 5.0
+_LARGE, _LARGEST_BYTES = 0.01, 900_000
+"""Which part of the records has so many bytes more behind its payload."""
 
 
 def limit_memory() -> None:
@@ -88,6 +90,8 @@ def send(hosts: str, topic: str, chance: Random, records: int, secret: str | Non
             for _ in range(min(_GOOD_EACH, records - first)):
                 record, _ = changed_record(chance, topic, signer, payloads, attacks)
                 value = b"" if record.value is None and record.key is None else record.value
+                if chance.random() < _LARGE:
+                    value = (value or b"") + chance.randbytes(chance.randrange(_LARGEST_BYTES))
                 sender.send_record(value, [(name, told or b"") for name, told in record.headers], key=record.key)
             jobs = [(workerjobs.echo, (first, number), {}) for number in range(2)]
             good |= {job.id: (job.args, {}) for job in queue.using(key=chance.choice((None, "k"))).enqueue_many(jobs)}

@@ -4,6 +4,7 @@ A reader that raises anything but its own refusals has failed, and so has one th
 """
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -14,6 +15,7 @@ import pickle
 import signal
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,10 +36,11 @@ from embedkq.errors import DecodeError
 from embedkq.job import Job
 from embedkq.outcome import Outcome
 from embedkq.signing import Signer
-from embedkq.worker import donemap, joboutput
+from embedkq.worker import donemap, joboutput, notes
 from embedkq.worker.children import Child, Task
 from embedkq.worker.gate import Gate
 from embedkq.worker.kqrun import KQRun
+from embedkq.worker.notes import Notes
 from embedkq.worker.pool import JobPool
 
 from .mutate import changed, changed_headers, changed_text
@@ -99,7 +102,7 @@ def targets(folder: Path, mark: Path) -> Iterator[list[Target]]:
     """All of them; the folder is for their files, the mark is what no attack may make."""
     with ExitStack() as stack:
         calls = [codec.encode_call(workerjobs.echo, (1, "two"), {"x": b"3"}), codec.encode_object((Attack(mark), (), {}))]
-        texts = ["", *(donemap.encode(100, runs).text for runs in _RUNS)]
+        texts = _texts()
         yield [
             *_of_records(calls, mark),
             Target("commit metadata", lambda chance: _metadata(chance, texts), _read_metadata, 8),
@@ -201,24 +204,37 @@ _RUNS: list[list[tuple[int, int]]] = [
 ]
 
 
+def _texts() -> list[str]:
+    noted = [notes.NOTHING, Notes(3, 101, {101: 2}, {}), Notes(0, None, {}, {120 + 7 * n: n for n in range(1, 200)})]
+    return [notes.encode(100, runs, each) for runs in ([], *_RUNS) for each in noted]
+
+
 def _metadata(chance: Random, texts: list[str]) -> tuple[int, str]:
-    if chance.random() < 0.5:
-        return chance.choice((100, 100, 0, 2**62)), changed_text(chance, chance.choice(texts), texts)
+    start = chance.choice((100, 100, 0, 2**62, 2**63 - 2))
+    kind = chance.randrange(3)
+    if kind == 0:
+        return start, changed_text(chance, chance.choice(texts), texts)
     # With a checksum that fits: what is behind it must be sound, too.
     method, content = chance.choice("vVbB"), changed(chance, chance.randbytes(chance.randrange(40)))
-    if method.isupper():
-        content = donemap.zlib.compress(content, wbits=-15)
-    start = chance.choice((0, 100, 2**62, 2**63 - 2))
-    return start, donemap.VERSION + method + donemap.base64.b85encode(donemap._checksum(start, method, content) + content).decode()
+    if kind == 1:
+        if method.isupper():
+            content = zlib.compress(content, wbits=-15)
+        return start, donemap.VERSION + method + base64.b85encode(donemap._checksum(start, method, content) + content).decode()
+    if chance.random() < 0.7:
+        content = donemap.write_varints([chance.choice((0, 0, 1, 2, 3, 100, 2**31, 2**62)) for _ in range(chance.randrange(3, 12))])
+    return start, chance.choice(texts).partition(" ")[0] + " " + base64.b85encode(notes._checksum(start, content) + content).decode()
 
 
 def _read_metadata(made: tuple[int, str]) -> bool:
     start, text = made
     try:
-        runs = donemap.decode(start, text)
+        runs, noted = notes.decode(start, text)
     except ValueError:
         return False
     donemap.check(start, runs)
+    # What a worker that goes on from here would commit.
+    assert len(notes.encode(start, runs, noted.begun_again())) <= donemap.LIMIT
+    assert len(notes.encode(start, runs, noted.given_up().without(start))) <= donemap.LIMIT
     return True
 
 
@@ -454,18 +470,21 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
     """Every verb up to where it would connect."""
     (folder / "good.py").write_text(_SOURCES[0])
     runner = CliRunner()
+    names = ("", "embedkq", "embedkq.job", "kafka")
+    states = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in map(logging.getLogger, names)]
 
     def read(made: tuple[list[str], bytes]) -> bool:
         arguments, options = made
         (folder / "kafka.json").write_bytes(options)
         done = runner.invoke(kq, [argument.replace("{folder}", str(folder)) for argument in arguments])
+        for logger, handlers, level, propagate in states:  # each verb sets them up, once in a process's life
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         assert done.exit_code in (0, 1, 2), done.exit_code
         return done.exit_code == 0
 
-    names = ("", "embedkq", "embedkq.job", "kafka")
-    states = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in map(logging.getLogger, names)]
     old = list(sys.path)
     with ExitStack() as stack:
         for name in ("embedkq.Worker.start", "embedkq.cli.worker.set_up_logging"):
@@ -476,7 +495,4 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
         terminate = signal.getsignal(signal.SIGTERM)
         yield read
         signal.signal(signal.SIGTERM, terminate)
-    for logger, handlers, level, propagate in states:
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
     sys.path[:] = old
