@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import pty
 import random
 import signal
 import subprocess
@@ -15,13 +17,13 @@ from typing import Any
 
 import pytest
 import workerjobs as jobs
-from commandline import Ended, environment, run
+from commandline import MODULE, Ended, environment, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from support import HANG_SECONDS, Recorder, committed, end_offsets, lines, with_admin
 
-from embedkq import Worker, codec, headers
+from embedkq import Queue, Worker, codec, headers
 from embedkq.deadletters import DeadLetter, Record, bury
 from embedkq.dlq import DeadLetters, Selection
 from embedkq.dlq.client import Ends
@@ -347,6 +349,19 @@ def test_many_are_not_dealt_with_unasked(graveyard: Graveyard) -> None:
     assert graveyard.listed() == ["0:0"] and not graveyard.put_back()
 
 
+@pytest.mark.parametrize(("answer", "left"), [("n", ["0:0"]), ("y", [])])
+def test_on_a_terminal_it_is_asked(answer: str, left: list[str], graveyard: Graveyard) -> None:
+    graveyard.put(job(1), reason="timeout")
+    master, slave = pty.openpty()
+    os.write(master, f"{answer}\n".encode())
+    command = [*MODULE, "dlq", "drop", f"--hosts={graveyard.hosts}", f"--dead-letter-topic={graveyard.topic}", "--reason=timeout"]
+    done = subprocess.run(command, env=environment(), stdin=slave, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    os.close(slave)
+    os.close(master)
+    assert f"1 letters of {graveyard.topic} will be dropped. Go on?" in done.stderr and done.returncode == (1 if left else 0), done
+    assert graveyard.listed() == left
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["list"], "Error: which topic? Give --dead-letter-topic, or the variable EMBEDKQ_DEAD_LETTER_TOPIC: the one of the workers"),
     (["retry", "--dead-letter-topic=t"], "Error: which letters? Name them"),
@@ -438,6 +453,31 @@ def test_signed_letters_run_again_and_forged_ones_are_kept(graveyard: Graveyard,
     assert recorder.ids == {id_of(good): 1} and lines(tmp_path / "noted") == ["1"]
     doubled = graveyard.kq("retry", "0:1", files[0], env={"EMBEDKQ_SECRET": SECRET})
     assert only_line(doubled, 2) == "Error: --secret-file and EMBEDKQ_SECRET are both given: leave one of them out"
+
+
+def test_a_job_that_fails_goes_round_until_it_succeeds(graveyard: Graveyard, group: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    awaited = tmp_path / "awaited"
+    recorder = Recorder()
+    worker = Worker(
+        graveyard.hosts, graveyard.origin, group=group, callback=recorder, dead_letter_topic=graveyard.topic, secret=SECRET, max_age=60,
+    )
+    with Queue(graveyard.hosts, graveyard.origin, secret=SECRET) as queue:
+        sent = queue.using(key="k").enqueue(os.path.getsize, str(awaited))
+    for rounds in range(3):
+        worker.start(burst=True)
+        if rounds < 2:
+            letter, = [json.loads(line) for line in ok(graveyard.kq("list", "--json")).out.splitlines()]
+            assert (letter["job"], letter["rounds"], letter["reason"], letter["signed"]) == (sent.id, rounds, "failure", True)
+            assert letter["exception"].startswith("FileNotFoundError") and letter["function"] == "genericpath.getsize"
+            assert "Traceback" in ok(graveyard.kq("show", sent.id)).out
+            if rounds == 1:
+                awaited.write_text("12345")
+            ok(graveyard.kq("retry", sent.id, f"--secret-file={tmp_path / 'secret'}"))
+    assert [(call.status, call.result, call.job.id, call.job.key) for call in recorder.calls] == [
+        ("failure", None, sent.id, b"k"), ("failure", None, sent.id, b"k"), ("success", 5, sent.id, b"k"),
+    ]
+    assert graveyard.listed() == []
 
 
 # Payloads that are only at their origin.
