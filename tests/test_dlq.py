@@ -238,6 +238,10 @@ def test_of_several_letters_of_a_job_the_open_one_is_meant(graveyard: Graveyard)
     graveyard.put(record)
     ok(graveyard.kq("drop", "0:0"))
     assert json.loads(ok(graveyard.kq("show", id_of(record), "--json")).out)["letter"] == "0:1"
+    with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
+        box.dealt.add([(0, 1)])
+        with pytest.raises(EmbedkqError, match="stands for 2 letters"):
+            box.find([id_of(record)])
 
 
 class Attack:
@@ -288,6 +292,17 @@ def test_a_letter_is_put_back_as_it_was_with_a_round_more_and_stays_dealt_with(g
     assert len(graveyard.put_back()) == 2
     ok(graveyard.kq("retry", "0:1", "--again"))
     assert len(graveyard.put_back()) == 3
+
+
+def test_what_has_no_key_goes_where_it_was_if_that_is_still_there(graveyard: Graveyard) -> None:
+    for number in range(9):
+        graveyard.put(job(number), partition=1 if number else 7)
+    with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box, Retry(graveyard.hosts, graveyard.topic, None, {}, {}) as action:
+        assert all(became.kept is None for became in deal(box, box.oldest(Selection()), action))
+        assert not list(box.newest(Selection()))
+    places = {id_of(back): back.partition for back in graveyard.put_back()}
+    assert places.keys() == {id_of(record) for record in graveyard.records}
+    assert [places[id_of(record)] for record in graveyard.records[1:]] == [1] * 8
 
 
 def test_rounds_are_counted(graveyard: Graveyard) -> None:
