@@ -99,7 +99,7 @@ def put_back(headers: Iterable[tuple[str, bytes | None]], timestamp: int | None 
     it becomes an empty one.
     """
     told = [(name, value or b"") for name, value in headers]
-    if not any(name.startswith(_PREFIX) for name, _ in told):
+    if not has_ours(told):
         return told
     rounds = b"%d" % (rounds_of(told) + 1)
     replaced: dict[str, bytes] = {}
