@@ -360,7 +360,7 @@ def test_many_are_not_dealt_with_unasked(graveyard: Graveyard) -> None:
     graveyard.put(job(1))
     for verb, done in (("retry", "retried"), ("drop", "dropped")):
         told = only_line(graveyard.kq(verb, "--all"), 2)
-        assert told == f"Error: 1 letters of {graveyard.topic} would be {done}, and nobody is there to ask: give --yes"
+        assert told == f"Error: letters of {graveyard.topic} to be {done}: 1, and nobody is there to ask. Give --yes"
     assert graveyard.listed() == ["0:0"] and not graveyard.put_back()
 
 
@@ -373,7 +373,7 @@ def test_on_a_terminal_it_is_asked(answer: str, left: list[str], graveyard: Grav
     done = subprocess.run(command, env=environment(), stdin=slave, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     os.close(slave)
     os.close(master)
-    assert f"1 letters of {graveyard.topic} will be dropped. Go on?" in done.stderr and done.returncode == (1 if left else 0), done
+    assert f"Letters of {graveyard.topic} to be dropped: 1. Go on?" in done.stderr and done.returncode == (1 if left else 0), done
     assert graveyard.listed() == left
 
 
@@ -572,11 +572,12 @@ def test_a_group_with_members_is_refused(graveyard: Graveyard) -> None:
     try:
         while not member.assignment():
             member.poll(200)
-        told = only_line(graveyard.kq("drop", "0:0"))
+        for verb in ("drop", "retry"):
+            told = only_line(graveyard.kq(verb, "0:0"))
+            assert told.startswith(f"Error: group {graveyard.group!r} has members") and "`kq info --group=" in told
     finally:
         member.close()
-    assert told.startswith(f"Error: group {graveyard.group!r} has members") and "`kq info --group=" in told
-    assert graveyard.listed() == ["0:0"]
+    assert graveyard.listed() == ["0:0"] and not graveyard.put_back()
 
 
 def test_letters_that_retention_has_deleted_are_not_missed(graveyard: Graveyard) -> None:

@@ -58,7 +58,8 @@ RIGHTS = {
     "seer": [("DESCRIBE", "TOPIC"), ("ALL", "GROUP")],
     "groupless": [("ALL", "TOPIC")],
     "topicless": [("ALL", "GROUP")],
-    "reader": [("READ", "TOPIC"), ("DESCRIBE", "GROUP")],
+    "reader": [("READ", "TOPIC"), ("ALL", "GROUP")],
+    "looker": [("READ", "TOPIC"), ("DESCRIBE", "GROUP")],
 }
 """Users, and what each may do: an operation on all topics or groups."""
 
@@ -406,7 +407,7 @@ def test_the_command_line_names_the_right_that_is_missing(
 
 @pytest.mark.parametrize(("user", "verb", "word"), [
     ("nobody", "list", "DESCRIBE on that topic"), ("seer", "list", "READ on topic"), ("groupless", "list", "DESCRIBE on group"),
-    ("reader", "drop", "READ on group"), ("reader", "retry", "WRITE on topic"),
+    ("looker", "drop", "READ on group"), ("looker", "retry", "READ on group"), ("reader", "retry", "WRITE on topic"),
 ])
 def test_dead_letters_name_the_right_that_is_missing(secured: Secured, topic: str, user: str, verb: str, word: str, tmp_path: Path) -> None:
     with Sender(secured.hosts, topic) as sender:

@@ -38,8 +38,9 @@ def deal(box: DeadLetters, letters: Iterable[Letter], action: Action) -> Iterato
 
     Raises:
         BrokerUnavailable: a broker is away; what was told until then is noted.
-        EmbedkqError: nothing more can be noted, or what was noted is not kept.
+        EmbedkqError: nothing can be noted (any more), or what was noted is not kept.
     """
+    box.dealt.check()
     for batch in _batches(letters):
         fitting = _fitting(box, batch)
         outcomes = action(fitting) if fitting else ()

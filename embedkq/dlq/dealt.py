@@ -70,6 +70,14 @@ class Dealt:
             count = (fits + misses) // 2
         return fits
 
+    def check(self) -> None:
+        """Before anything is done: see that it can be noted, by committing what is known once more.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.commit`.
+        """
+        self._commit(self._ends)
+
     def add(self, places: Iterable[tuple[int, int]]) -> None:
         """These partitions and offsets are dealt with now: commit that, merged with what others have committed.
 

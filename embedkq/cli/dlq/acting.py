@@ -154,6 +154,6 @@ def _matching(box: DeadLetters, chosen: _Chosen, done: str) -> tuple[int, Iterat
             total = sum(1 for _ in box.oldest(selection, lambda read: progress.advance(bar, read)))
     if total and not chosen.yes:
         if not sys.stdin.isatty():
-            raise Refused(f"{total} letters of {box.topic} would be {done}, and nobody is there to ask: give --yes")
-        click.confirm(f"{total} letters of {box.topic} will be {done}. Go on?", abort=True, err=True)
+            raise Refused(f"letters of {box.topic} to be {done}: {total}, and nobody is there to ask. Give --yes")
+        click.confirm(f"Letters of {box.topic} to be {done}: {total}. Go on?", abort=True, err=True)
     return total, box.oldest(selection)
