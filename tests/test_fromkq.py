@@ -20,10 +20,11 @@ import pytest
 import workerjobs
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka import KafkaConsumer
 from poolharness import Harness
 from support import Call, Recorder, Sender, committed, lines
 
-from embedkq import Job, Queue, Worker, codec, headers, kqformat
+from embedkq import Job, Queue, Worker, codec, deadletters, headers, kqformat
 from embedkq.child import runner
 from embedkq.errors import DecodeError, FunctionRefused, SignatureRefused
 from embedkq.signing import Signer
@@ -114,6 +115,29 @@ def test_with_a_secret_it_is_refused_and_with_allow_its_function_counts(
     assert f"Running Job {listed.id[:8]}: workerjobs.note(" in caplog.text and f"Job {listed.id[:8]} returned: 'z'" in caplog.text
     assert not run_until_done(group="secret-" + topic, secret="a secret of the tests, long enough")
     assert lines(notes) == ["z"] and caplog.text.count("refused. Skipping ... (it is not signed)") == 3
+
+
+def test_it_is_run_again_and_becomes_a_dead_letter_like_any_other(
+    run_until_done: Any, hosts: str, topic: str, make_topic: Any, tmp_path: Path
+) -> None:
+    notes, dead = str(tmp_path / "notes"), make_topic(1)
+    failing = as_kq(**{**FIELDS, "func": workerjobs.note_and_fail, "args": [notes, "x"], "kwargs": {}})
+    unsound = as_kq(**{**FIELDS, "func": None})
+    with Sender(hosts, topic) as sender:
+        for payload in (failing, unsound):
+            sender.send_record(payload, [("traceparent", b"1")], key=b"k", partition=0)
+        sender.flush()
+    calls = run_until_done(retries=1, backoff=0.1, dead_letter_topic=dead)
+    assert [(call.status, call.job.id) for call in calls.values()] == [("failure", "an id")] and lines(notes) == ["x", "x"]
+    consumer = KafkaConsumer(dead, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
+    letters = [next(consumer), next(consumer)]
+    consumer.close()
+    told = {deadletters.read(letter.headers).reason: letter for letter in letters}
+    assert set(told) == {"failure", "undecodable"} and deadletters.read(told["failure"].headers).attempts == 2
+    for reason, payload in (("failure", failing), ("undecodable", unsound)):
+        assert (told[reason].value, told[reason].key) == (payload, b"k")
+        back = headers.put_back(deadletters.strip(told[reason].headers), 5)
+        assert back == [("traceparent", b"1")], "put back as it was, it is a job of KQ again"
 
 
 # Records that are made here, in the three forms that KQ has had.

@@ -25,7 +25,7 @@ from embedkq.worker import donemap
 
 SECRET, RETIRED = "a secret of the red team's victim", "a secret that is known no more"
 SIGNER = Signer(SECRET)
-ID, TIME, LIMIT = "embedkq-id", "embedkq-timestamp", "embedkq-timeout"
+ID, TIME, LIMIT, RETRIES, BACKOFF = "embedkq-id", "embedkq-timestamp", "embedkq-timeout", "embedkq-retries", "embedkq-backoff"
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -59,7 +59,7 @@ class Arsenal:
         return pickle.dumps((Attack(self.marks, name), (), {}), protocol)
 
     def plain(self, limit: float | None = 9.0) -> Headers:
-        return [*headers.headers_of(str(uuid.uuid4()), int(time.time() * 1000), limit)]
+        return [*headers.headers_of(str(uuid.uuid4()), int(time.time() * 1000), limit, 1, 0.5)]
 
     def signed(self, value: bytes | None, key: bytes | None = None, signer: Signer = SIGNER, topic: str | None = None) -> Headers:
         """Headers of a job that the owner of the secret has sent, with another value perhaps."""
@@ -93,7 +93,10 @@ class Arsenal:
         yield Forged("signature doubled", real, [*self.signed(real), *self.signed(real)[-1:]])
         yield Forged("secret retired", attack("secret retired"), self.signed(attack("secret retired"), signer=Signer(RETIRED)))
         yield Forged("signed for another topic", real, self.signed(real, topic=self._topic + "x"))
-        for name in (ID, TIME, LIMIT, "embedkq-format", "embedkq-more"):
+        yield Forged("retries swapped", real, swapped(self.signed(real), RETRIES, b"999"))
+        yield Forged("backoff taken away", real, without(self.signed(real), BACKOFF))
+        yield Forged("a round added", real, [*self.signed(real), ("embedkq-rounds", b"1")])
+        for name in (ID, TIME, LIMIT, RETRIES, BACKOFF, "embedkq-rounds", "embedkq-format", "embedkq-more"):
             yield Forged(f"{name} an attack", real, swapped(self.signed(real), name, attack(name)))
             yield Forged(f"{name} doubled", real, [*self.signed(real), (name, dict(self.signed(real)).get(name, b""))])
 

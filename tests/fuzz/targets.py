@@ -124,7 +124,8 @@ def changed_record(chance: Random, topic: str, signer: Signer | None, good: list
     """A record on which somebody without the secret has laid hands, and key, value and headers as they were before."""
     value: bytes | None = chance.choice(good)
     key = chance.choice((None, None, b"", b"k", good[0]))
-    plain = headers.headers_of(str(uuid.UUID(int=chance.getrandbits(128))), 1_700_000_000_000, chance.choice((None, 4.5)))
+    job_id, own = str(uuid.UUID(int=chance.getrandbits(128))), chance.choice(((None, None, None), (4.5, None, None), (4.5, 2, 0.5)))
+    plain = headers.headers_of(job_id, 1_700_000_000_000, *own)
     made = list(plain)
     if signer is not None and chance.random() < 0.8:
         made.append(signer.sign(topic, key, plain, value or b""))
@@ -159,7 +160,9 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
             run = gate.admit(0, 0, record)
             if run.refusal is not None:
                 return False
-            assert run.limit is None or (run.limit > 0 and math.isfinite(run.limit)), run.limit
+            for seconds in (run.limit, run.backoff):
+                assert seconds is None or (seconds > 0 and math.isfinite(seconds)), seconds
+            assert run.retries is None or run.retries >= 0, run.retries
             assert run.job_id and len(run.parts()) == 2
             if has_secret:
                 assert (record.key, record.value, _ours(record.headers)) == (key, value, _ours(sent)), "altered, and let in"
