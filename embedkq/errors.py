@@ -21,6 +21,7 @@
     │   └── Closed                            a mailbox or a queue that was closed is used
     └── JobError                              what a callback gets as its exception, beside the job's own
         ├── JobCrashed                        the child process died while the job ran
+        ├── HostCrashed                       the worker's own process went down over the job, again and again
         ├── JobExited                         the job raised SystemExit, KeyboardInterrupt or GeneratorExit
         ├── JobFailed                         the job's exception could not be pickled or rebuilt
         ├── ResultNotPicklable                the job's result could not be pickled or rebuilt
@@ -190,6 +191,21 @@ class JobCrashed(JobError):
             name = f"signal {self.signal}"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"the job's process was killed by {name}{hint}"
+
+
+class HostCrashed(JobError):
+    """The worker's own process went down while the job ran alone in it, so often that it is not run any more.
+
+    Attributes:
+        count: how often.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+    def __str__(self) -> str:
+        return f"the worker's own process went down {self.count} times while this job ran alone in it, so it is not run any more"
 
 
 class JobExited(JobError):

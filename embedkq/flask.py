@@ -38,7 +38,7 @@ _EXTENSION = "embedkq"
 _QUEUE_OPTIONS = ("hosts", "topic", "timeout", "job_size", "cafile", "certfile", "keyfile", "crlfile")
 _WORKER_OPTIONS = (
     "hosts", "topic", "job_size", "cafile", "certfile", "keyfile", "crlfile", "group", "processes", "proc_ttl", "offset_policy",
-    "stop_timeout", "revoke_timeout", "dead_letter_topic", "retries", "backoff", "retry_on",
+    "stop_timeout", "revoke_timeout", "dead_letter_topic", "retries", "backoff", "retry_on", "max_crashes",
 )
 
 

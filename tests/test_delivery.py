@@ -22,7 +22,7 @@ from embedkq import Queue, Worker
 from embedkq.errors import BrokerUnavailable, WorkerFailed
 from embedkq.info import describe
 from embedkq.worker import consumer as consumer_module
-from embedkq.worker import donemap
+from embedkq.worker.notes import decode
 
 pytestmark = pytest.mark.needs("kafka")
 
@@ -122,7 +122,7 @@ def test_done_above_a_slow_job_never_runs_again_after_the_host_was_killed(
 
     def all_in_metadata() -> bool:
         offset, metadata = committed(hosts, group, topic).get(0, (0, ""))
-        return offset == 0 and donemap.decode(0, metadata) == ((1, 201),)
+        return offset == 0 and decode(0, metadata)[0] == ((1, 201),)
 
     wait_until(all_in_metadata, "what is done above the slow job is committed")
     first.kill()

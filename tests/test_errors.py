@@ -36,6 +36,7 @@ EXAMPLES: dict[str, Callable[[], errors.EmbedkqError]] = {
     "Closed": lambda: errors.Closed("closed"),
     "JobError": lambda: errors.JobError("any"),
     "JobCrashed": lambda: errors.JobCrashed(-11),
+    "HostCrashed": lambda: errors.HostCrashed(3),
     "JobExited": lambda: errors.JobExited("SystemExit", (2, "text")),
     "JobFailed": lambda: errors.JobFailed("shop.SoldOut", "no tea"),
     "ResultNotPicklable": lambda: errors.ResultNotPicklable("generator", "cannot pickle"),

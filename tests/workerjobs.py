@@ -49,6 +49,13 @@ def fail_times(path: str, text: object, times: int, how: str = "raise") -> objec
     return begun
 
 
+def kill_host(path: str, pid_file: str) -> None:
+    """Kills the worker's own process, which has written its number to a file."""
+    note(path, "poison")
+    os.kill(int(Path(pid_file).read_text()), signal.SIGKILL)
+    time.sleep(60)
+
+
 def fail_with_causes(count: int) -> None:
     """Fails with a long traceback."""
     error = None

@@ -15,6 +15,7 @@ from embedkq.worker.joblog import JobLog
 from embedkq.worker.lifecycle import Lifecycle
 from embedkq.worker.loop import Loop
 from embedkq.worker.owner import HandoffOwner, LoopOwner, Owner, is_coroutine_function
+from embedkq.worker.poison import PoisonGuard
 from embedkq.worker.pool import JobPool
 from embedkq.worker.retries import Retries
 from embedkq.worker.settings import Settings
@@ -39,6 +40,7 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
             topic=settings.topic,
             endings=Endings(log, retries, callbacks, _make_letters(settings, exchange)),
             retries=retries,
+            make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, settings.processes, settings.max_crashes),
             log=log,
             make_pool=lambda selector: JobPool(
                 settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer

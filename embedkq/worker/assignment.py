@@ -53,7 +53,7 @@ class Assignment:
 
     def committable(self) -> dict[int, Progress]:
         """What may be committed of the partitions that are ours. Any thread."""
-        return self._committable(dict(self._epochs))
+        return self._committable(dict(self._epochs), given_up=self.leaving)
 
     def lose_all(self) -> None:
         """The consumer is thrown away: nothing is ours any more, nothing of it may be committed. Consumer's thread."""
@@ -82,7 +82,7 @@ class Assignment:
         if lost:
             return
         await self._until_settled(kafka, message)
-        wanted = self._committable(begun, message.snapshot if message.settled else None)
+        wanted = self._committable(begun, message.snapshot if message.settled else None, given_up=True)
         try:
             if wanted:
                 await kafka.commit_async(self._commits.offsets(wanted))
@@ -102,9 +102,12 @@ class Assignment:
         self._commits.forget(partitions)
         return begun
 
-    def _committable(self, epochs: Mapping[int, int], snapshot: Mapping[int, Progress] | None = None) -> dict[int, Progress]:
+    def _committable(
+        self, epochs: Mapping[int, int], snapshot: Mapping[int, Progress] | None = None, given_up: bool = False
+    ) -> dict[int, Progress]:
         snapshot = self._exchange.snapshot if snapshot is None else snapshot
-        return {p: progress for p, progress in snapshot.items() if epochs.get(p) == progress.epoch}
+        ours = {p: progress for p, progress in snapshot.items() if epochs.get(p) == progress.epoch}
+        return {p: progress.given_up() for p, progress in ours.items()} if given_up else ours
 
     async def _until_settled(self, kafka: Any, message: Revoked) -> None:
         deadline = time.monotonic() + self._revoke_seconds

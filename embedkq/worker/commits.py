@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kafka import TopicPartition
@@ -12,6 +12,7 @@ from kafka.structs import OffsetAndMetadata
 
 from embedkq.worker import notes
 from embedkq.worker.client import TIMEOUT_MILLISECONDS
+from embedkq.worker.exchange import Exchange
 from embedkq.worker.progress import Progress
 
 logger = logging.getLogger("embedkq.worker")
@@ -28,8 +29,11 @@ FATAL = (
 """Errors of the broker that trying again does not cure."""
 REFUSALS = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
 """Errors that say: not now, a rebalance is under way, or: you are no member any more."""
+_TOO_LARGE = (kafka_errors.OffsetMetadataTooLargeError, kafka_errors.InvalidCommitOffsetSizeError)
 _INTERVAL_SECONDS = 0.25
 _UNCHANGED_SECONDS = 5.0
+_AS_ASKED_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
 
 
 class Commits:
@@ -48,6 +52,7 @@ class Commits:
         self._committed: Mapping[int, Progress] = {}
         self._tried = 0.0
         self._plain = False
+        self._marked: set[int] = set()
 
     def due(self, wanted: Mapping[int, Progress]) -> bool:
         """Whether it is time to commit this."""
@@ -71,10 +76,51 @@ class Commits:
             self.refused_since = self.refused_since or time.monotonic()
             logger.debug("A commit was refused and will be tried again: %r", error)
             return False
-        except (kafka_errors.OffsetMetadataTooLargeError, kafka_errors.InvalidCommitOffsetSizeError):
+        except _TOO_LARGE:
             return self._commit_plainly(kafka, wanted)
         self._committed, self.refused_since, self.last = dict(wanted), None, time.monotonic()
         return True
+
+    def commit_as_asked(self, kafka: Any, exchange: Exchange, committable: Callable[[], Mapping[int, Progress]]) -> None:
+        """Where jobs run one at a time, each after a commit, serve these for about a second: before each a poll would take half of one.
+
+        Raises:
+            KafkaError: as `commit`.
+        """
+        until = time.monotonic() + _AS_ASKED_SECONDS
+        while exchange.careful and time.monotonic() < until:
+            if exchange.asked.wait(_LOOK_SECONDS):
+                exchange.asked.clear()
+                if (wanted := committable()) and not self.commit(kafka, wanted):
+                    return
+                exchange.confirm(wanted)
+
+    def mark(self, kafka: Any, partition: int, start: int, metadata: str) -> str | None:
+        """Commit that a partition begins once more in another host, before anything of it runs; the metadata as of then.
+
+        Nothing changes for a partition that this consumer had before: it is alive. None if the commit was refused for now.
+
+        Raises:
+            KafkaError: as `commit`.
+        """
+        if self._plain or partition in self._marked:
+            return metadata
+        try:
+            done, noted = notes.decode(start, metadata)
+        except ValueError:  # whoever is to use it says so
+            return metadata
+        marked = notes.encode(start, done, noted.begun_again())
+        try:
+            kafka.commit({TopicPartition(self._topic, partition): OffsetAndMetadata(start, marked, -1)}, timeout_ms=TIMEOUT_MILLISECONDS)
+        except REFUSALS as error:
+            self.refused_since = self.refused_since or time.monotonic()
+            logger.debug("The beginning of partition %d could not be committed and will be tried again: %r", partition, error)
+            return None
+        except _TOO_LARGE:  # which the next commit makes known
+            return metadata
+        self._marked.add(partition)
+        self.refused_since = None
+        return marked
 
     def offsets(self, wanted: Mapping[int, Progress]) -> dict[TopicPartition, OffsetAndMetadata]:
         """In the client's form: the watermark, and as metadata what is done above it and what is noted of the rest."""

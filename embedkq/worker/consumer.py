@@ -145,6 +145,7 @@ class Consumer:
         client.steer(self._exchange.hot if self._exchange.backlog.wait_for_room(_ROOM_SECONDS) else None)
         if not client.topic_is_known():
             return
+        self.commits.commit_as_asked(client.kafka, self._exchange, self.assignment.committable)
         self._let_records_gather()
         polled = {tp.partition: records for tp, records in client.kafka.poll(_POLL_MILLISECONDS).items()}
         self.last_poll = time.monotonic()
@@ -157,7 +158,7 @@ class Consumer:
         self._tell_positions(client)
         wanted = self.assignment.committable()
         if self.commits.due(wanted) and self.commits.commit(client.kafka, wanted):
-            self._exchange.confirmed = time.monotonic()
+            self._exchange.confirm(wanted)
             self._broker_is_back()
         if self._membership.is_lost(client, self.commits):
             self._replace(client)
@@ -209,16 +210,17 @@ class Consumer:
         epoch = self.assignment.epoch(partition)
         try:
             start, metadata = client.start_of(partition, records)
+            marked = None if start is None else self.commits.mark(client.kafka, partition, start, metadata)
         except kafka_errors.IllegalStateError:
             return  # no longer ours: the listener has taken it out of the fresh ones, or is about to
         except kafka_errors.KafkaError:
             client.seek_back(partition, records)
             raise
-        if epoch is None or start is None or self.assignment.epoch(partition) != epoch:
+        if epoch is None or start is None or marked is None or self.assignment.epoch(partition) != epoch:
             client.seek_back(partition, records)
             return
         self.assignment.fresh.discard(partition)
-        self._tell(Assigned(partition, epoch, start, metadata))
+        self._tell(Assigned(partition, epoch, start, marked))
 
     def _pass_on(self, client: Client, partition: int, records: list[Any]) -> None:
         epoch = self.assignment.epoch(partition)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embedkq.errors import RecordRefused
+from embedkq.child.runner import failure
+from embedkq.errors import HostCrashed, RecordRefused
 from embedkq.outcome import Outcome
 from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
@@ -85,6 +86,19 @@ class Endings:
                 self._log.is_given_up(run)
         self._end(run, outcome)
         return None
+
+    def condemn(self, run: Run, crashes: int, silently: bool) -> None:
+        """It took so many hosts down that it is not run; `silently`: without callback, which may be what does it. Then `hand_over`."""
+        self._log.is_condemned(run, crashes)
+        outcome = failure(HostCrashed(crashes))
+        run.attempts, run.unread = crashes, True
+        run.death = Death("crashes", f"{outcome.type_name}: {outcome.message}", "", crashes)
+        self.counts["failure"] += 1
+        if self._handover is None or silently:
+            self.told += 1
+            self._bury(run)
+        else:
+            self._due.append(Finished(run, outcome))
 
     def hand_over(self) -> None:
         """Give the owner what was settled since."""

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Mapping
 
 from embedkq.worker.backlog import Backlog
@@ -18,6 +20,8 @@ class Exchange:
         backlog: the records between the two.
         snapshot: what may be committed, by partition. The worker's thread replaces it as a whole, any thread reads it.
         confirmed: `time.monotonic()` at which a commit last proved that the partitions are still ours. Consumer's thread.
+        committed: what was committed last, by partition. Replaced by the consumer's thread, any thread reads it.
+        careful: jobs run one at a time, each after a commit, which is asked for by `asked`. Worker's thread; the consumer's reads it.
         session_seconds: for how long they are ours without a word. Consumer's thread, before it starts.
         hot: partitions that should not be polled for a while. Replaced and read likewise.
     """
@@ -27,5 +31,21 @@ class Exchange:
         self.backlog = Backlog()
         self.snapshot: Mapping[int, Progress] = {}
         self.confirmed = 0.0
+        self.committed: Mapping[int, Progress] = {}
+        self.careful = False
+        self.asked = threading.Event()
         self.session_seconds = math.inf
         self.hot: frozenset[int] = frozenset()
+
+    def confirm(self, committed: Mapping[int, Progress]) -> None:
+        """This was committed just now. Consumer's thread."""
+        self.confirmed, self.committed = time.monotonic(), committed
+        if self.careful:
+            self.inbox.wake()
+
+    def publish(self, snapshot: Mapping[int, Progress]) -> None:
+        """This may be committed. Worker's thread."""
+        if self.careful and snapshot is not self.snapshot:
+            self.snapshot = snapshot
+            self.asked.set()
+        self.snapshot = snapshot

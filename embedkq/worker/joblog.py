@@ -51,6 +51,10 @@ class JobLog:
         """This was the last attempt of several."""
         logger.warning("Job %s is not run again (attempts: %d).", _short(run), run.attempts)
 
+    def is_condemned(self, run: Run, crashes: int) -> None:
+        """It took so many hosts down that it does not run any more."""
+        logger.error("Job %s is not run: %s went down %d times over it.", _short(run), self._record(run), crashes)
+
     def kept_out(self, run: Run, reason: Exception) -> None:
         """The record is no job of embedkq, or one that may not run here."""
         text = "%s refused. Skipping ... (%s)" if isinstance(reason, RecordRefused) else "%s malformed. Skipping ... (%s)"

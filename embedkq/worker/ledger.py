@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from embedkq.worker import donemap, notes
 from embedkq.worker.messages import Assigned, Released, Run
@@ -27,8 +28,10 @@ class Ledger:
         self._topic = topic
         self._left: dict[int, Progress] = {}
         self._notes: dict[int, Notes] = {}
-        self._noted: Mapping[int, Progress] | None = None
-        self._base: Mapping[int, Progress] = {}
+        self._begun_at: dict[int, int] = {}
+        self._noted: dict[int, tuple[Progress, Progress]] = {}
+        self._plain: Mapping[int, Progress] = {}
+        self._snapshot: Mapping[int, Progress] | None = None
 
     def assign(self, message: Assigned) -> None:
         """A partition is ours: begin where it was committed, knowing what was done above that."""
@@ -46,52 +49,71 @@ class Ledger:
             start, done = donemap.merge(start, done, left.offset, left.done)
             noted = noted._replace(attempts={**noted.attempts, **left.notes.attempts})
         self.tracker.assign(partition, message.epoch, start, done)
-        self._note(partition, noted)
+        self._begun_at[partition] = start
+        self.note(partition, noted.of_open(start, done))
 
     def release(self, message: Released) -> None:
         """These partitions are no longer ours."""
         snapshot = self.snapshot()
         for partition in message.partitions & snapshot.keys():
             self._left[partition] = snapshot[partition]
-            self._note(partition, NOTHING)
+            self.note(partition, NOTHING)
         self.tracker.unassign(message.partitions)
 
     def finish(self, run: Run) -> None:
         """The run's offset is done, whether its partition is still ours or not."""
         if self.tracker.finish(run.partition, run.epoch, run.offset):
             if run.partition in self._notes:
-                self._note(run.partition, self._notes[run.partition].without(run.offset))
+                self.note(run.partition, self._notes[run.partition].without(run.offset))
         else:
             left = self._left.get(run.partition)
             if left is not None:
                 self._left[run.partition] = left.with_done(run.offset)
 
-    def attempts(self, run: Run) -> int:
-        """How often the run's job has failed before, in other hosts too."""
-        return self._notes[run.partition].attempts.get(run.offset, 0) if run.partition in self._notes else 0
+    def notes_of(self, partition: int) -> Notes:
+        """What is known of a partition's records that are not done."""
+        return self._notes.get(partition, NOTHING)
 
-    def failed(self, run: Run) -> None:
-        """Note the attempts of a run that is not done, whether its partition is about to go or not."""
-        if run.partition in self.tracker.snapshot():
-            noted = self._notes.get(run.partition, NOTHING)
-            self._note(run.partition, noted._replace(attempts={**noted.attempts, run.offset: run.attempts}))
-
-    def snapshot(self) -> Mapping[int, Progress]:
-        """What may be committed, by partition. Immutable; the same object as long as nothing changes."""
-        base = self.tracker.snapshot()
-        if not self._notes:
-            return base
-        if self._noted is None or self._base is not base:
-            self._base = base
-            self._noted = {p: progress._replace(notes=self._notes.get(p, NOTHING)) for p, progress in base.items()}
-        return self._noted
-
-    def _note(self, partition: int, noted: Notes) -> None:
-        self._noted = None
+    def note(self, partition: int, noted: Notes) -> None:
+        """Have this known of a partition, and committed."""
+        self._snapshot = None
+        self._noted.pop(partition, None)
         if noted == NOTHING:
             self._notes.pop(partition, None)
         else:
             self._notes[partition] = noted
+
+    def failed(self, run: Run) -> None:
+        """Note the attempts of a run that is not done, unless its partition is gone."""
+        if run.partition in self.tracker.snapshot():
+            noted = self.notes_of(run.partition)
+            self.note(run.partition, noted._replace(attempts={**noted.attempts, run.offset: run.attempts}))
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether there is anything to be careful about."""
+        return any(noted.careful or noted.crashes for noted in self._notes.values())
+
+    def snapshot(self) -> Mapping[int, Progress]:
+        """What may be committed, by partition. Immutable; the same object as long as nothing changes."""
+        plain = self.tracker.snapshot()
+        if not self._notes:
+            return plain
+        if self._snapshot is None or self._plain is not plain:
+            self._plain = plain
+            noted = {p: self._with_notes(p, plain[p]) for p in list(self._notes) if p in plain}
+            self._snapshot = MappingProxyType({**plain, **noted})
+        return self._snapshot
+
+    def _with_notes(self, partition: int, plain: Progress) -> Progress:
+        known = self._noted.get(partition)
+        if known is None or known[0] is not plain:
+            noted = self._notes[partition]
+            if noted.starts and not noted.careful and plain.offset > self._begun_at[partition]:
+                noted = noted._replace(starts=0)  # that is progress; of those to be careful about somebody else decides
+                self.note(partition, noted)
+            known = self._noted[partition] = plain, plain._replace(notes=noted)
+        return known[1]
 
     def crowded(self) -> set[int]:
         """Partitions whose commit metadata is nearly full: nothing more of them should begin."""

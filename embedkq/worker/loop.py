@@ -17,6 +17,7 @@ from embedkq.worker.fence import Fence
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.messages import Abandoned, Assigned, Batch, Buried, ConsumerFailed, Fired, Released, Revoked, Run, Targets
+from embedkq.worker.poison import PoisonGuard
 from embedkq.worker.pool import JobPool
 from embedkq.worker.retries import Retries
 from embedkq.worker.waiters import Waiters
@@ -36,6 +37,7 @@ class Loop:
         retries: Retries,
         log: JobLog,
         make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
+        make_guard: Callable[[Exchange, Ledger], PoisonGuard],
         max_jobs: int | None = None,
     ) -> None:
         self.endings = endings
@@ -49,6 +51,7 @@ class Loop:
         self.pool = make_pool(self._selector)
         self._ledger = Ledger(topic)
         self._tracker = self._ledger.tracker
+        self._guard = make_guard(exchange, self._ledger)
         self._runs: dict[tuple[int, int], Run] = {}
         self._admissible = math.inf if max_jobs is None else max_jobs
         self._to_fire = self._admissible
@@ -122,6 +125,7 @@ class Loop:
 
     def _assigned(self, message: Assigned) -> None:
         self._ledger.assign(message)
+        self._guard.assigned(message.partition)
         self._backlog.open(message.partition, message.epoch)
 
     def _revoked(self, message: Revoked) -> None:
@@ -174,8 +178,12 @@ class Loop:
             runs += self._backlog.take_ready(room - len(runs))
             while (most := int(min(room - len(runs), self._admissible))) > 0 and (queued := self._backlog.next_queued(most)):
                 runs += self._admit_some(queued)
-            for run in runs:
+            for run in self._guard.sift(runs):
                 self.pool.submit(run)
+            for condemned in self._guard.condemned:
+                self.endings.condemn(*condemned)
+            self._guard.condemned.clear()
+            self.endings.hand_over()
         self.pool.feed()
 
     def _admit_some(self, queued: Queued) -> list[Run]:
@@ -200,7 +208,7 @@ class Loop:
             under_way.epoch = run.epoch  # one run, one callback; its end finishes this admission
             return False
         self._runs[place] = run
-        run.attempts = self._ledger.attempts(run)
+        run.attempts = self._ledger.notes_of(run.partition).attempts.get(run.offset, 0)
         if run.refusal is not None:
             self.endings.kept_out(run, run.refusal)
             return False
@@ -212,11 +220,12 @@ class Loop:
         for run in self._backlog.drop(partition):
             self._forgo(run)
         waiting = {run for run in self._runs.values() if run.partition == partition}
-        for run in [*self.retries.drop(partition), *self.pool.take_back(waiting)]:
+        for run in [*self.retries.drop(partition), *self._guard.drop(partition), *self.pool.take_back(waiting)]:
             self._forgo(run)
             self._backlog.leave_lane(run)
 
     def _forgo(self, run: Run) -> None:
+        self._guard.left(run)
         del self._runs[run.partition, run.offset]
         self._admissible += 1  # another may run in its place, where only so many may
 
@@ -250,6 +259,7 @@ class Loop:
             self._backlog.leave_lane(run)
         else:
             self._log.runs_again(run, pause, self.retries.most(run))
+            self._guard.left(run)
             self.retries.hold(run, pause)
 
     def _finish(self) -> None:
@@ -258,6 +268,7 @@ class Loop:
             if self._runs.pop((run.partition, run.offset), None) is not None:
                 if run.key is not None:
                     self._backlog.leave_lane(run)
+                self._guard.left(run)
                 self._ledger.finish(run)
         self.endings.done.clear()
         self._to_fire -= self.endings.told
@@ -269,8 +280,9 @@ class Loop:
 
     def _publish(self) -> None:
         now = time.monotonic()
-        self._exchange.snapshot = snapshot = self._ledger.snapshot()
-        self._backlog.hold(self._ledger.crowded() | self.retries.full | self.endings.held_up(now))
+        snapshot = self._ledger.snapshot()
+        self._exchange.publish(snapshot)
+        self._backlog.hold(self._ledger.crowded() | self.retries.full | self._guard.held_up | self.endings.held_up(now))
         self._exchange.hot = self._backlog.find_hot()
         self._waiters.tell(snapshot, self._runs.values())
         self.endings.warn_if_deaf(now)

@@ -32,12 +32,13 @@ class Run(Task):
         death: why it goes to the dead-letter topic, once its callback has returned; None if it does not.
         record: as it was polled.
         refusal: why the record may not run; None if it may.
+        unread: it took hosts down: nothing of it may be unpickled here.
         timeout: the job's own limit; `limit` is the one that counts.
     """
 
     __slots__ = (
         "attempts", "backoff", "death", "epoch", "key", "offset", "partition", "record", "refusal", "retries", "size", "timeout",
-        "timestamp",
+        "timestamp", "unread",
     )
 
     def __init__(self, partition: int, epoch: int, record: Record) -> None:
@@ -54,6 +55,7 @@ class Run(Task):
         self.retries: int | None = None
         self.backoff: float | None = None
         self.refusal: Exception | None = None
+        self.unread = False
         self.death: Death | None = None
 
 

@@ -17,6 +17,7 @@ from embedkq.worker.donemap import LIMIT, Runs
 
 _SEPARATOR = " "
 _CHECKSUM = 4
+_STARTS_IN_VAIN = 2
 _MOST_CRASHES = 16
 """Records whose crashes are noted: those with the lowest offsets, for they hold up the rest."""
 _MOST_NUMBERS = 16_384
@@ -41,16 +42,32 @@ class Notes(NamedTuple):
     def __hash__(self) -> int:
         return hash((self.starts, self.suspect, frozenset(self.crashes.items()), frozenset(self.attempts.items())))
 
+    @property
+    def careful(self) -> bool:
+        """Whether the partition was begun so often without progress that its jobs should run one at a time."""
+        return self.starts > _STARTS_IN_VAIN
+
     def begun_again(self) -> Notes:
-        """As of a new assignment: the suspect, if there is one, has not ended in the host before."""
-        crashes = dict(self.crashes)
-        if self.suspect is not None:
-            crashes[self.suspect] = crashes.get(self.suspect, 0) + 1
-        return self._replace(starts=self.starts + 1, suspect=None, crashes=crashes)
+        """As of a new assignment, to a host that has not had the partition before."""
+        return self.blamed()._replace(starts=self.starts + 1)
+
+    def blamed(self) -> Notes:
+        """As of a host that went down over its suspect, if it had one."""
+        if self.suspect is None:
+            return self
+        return self._replace(suspect=None, crashes={**self.crashes, self.suspect: self.crashes.get(self.suspect, 0) + 1})
 
     def given_up(self) -> Notes:
         """As of an assignment that ends in order."""
         return self._replace(starts=0, suspect=None)
+
+    def of_open(self, start: int, done: Runs) -> Notes:
+        """The same without what is known of records that are done."""
+        noted = self
+        for offset in {*self.crashes, *self.attempts}:
+            if offset < start or any(first <= offset < last for first, last in done):
+                noted = noted.without(offset)
+        return noted
 
     def without(self, offset: int) -> Notes:
         """As of the moment in which this offset is done."""

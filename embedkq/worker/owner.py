@@ -220,6 +220,9 @@ def is_coroutine_function(callback: Callable[..., Any]) -> bool:
 
 def arguments_of(topic: str, run: Run, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
     """What the callback gets; a child has unpickled all of it before, so here it is safe to."""
+    if run.unread:
+        unread = Job(run.job_id, run.timestamp, topic, None, None, None, run.timeout, run.key)
+        return "failure", unread, None, _exception_of(outcome), outcome.traceback
     func, args, kwargs, unsound, kq_job = None, None, None, None, None
     try:
         if run.form == FROM_KQ:

@@ -30,4 +30,4 @@ class Progress(NamedTuple):
 
     def given_up(self) -> Progress:
         """The same as of an assignment that ends in order."""
-        return self._replace(notes=self.notes.given_up())
+        return self._replace(notes=self.notes.given_up()) if self.notes != NOTHING else self

@@ -48,6 +48,7 @@ class Settings:
     retries: int
     backoff: float
     retry_on: Iterable[type[BaseException] | str] | None
+    max_crashes: int | None
     secret: Secret | Sequence[Secret] | None = field(repr=False)
     max_age: float | None
     allow: Sequence[str] | None
@@ -82,6 +83,8 @@ class Settings:
         self.retries = options.check_count("retries", self.retries, 0)
         self.backoff = options.check_backoff(self.backoff) or _BACKOFF_SECONDS
         self.names_to_retry_on = options.check_retry_on(self.retry_on)
+        if self.max_crashes is not None:
+            options.check_count("max_crashes", self.max_crashes, 1)
         self.signer = None if self.secret is None else Signer(self.secret)
         self.secret = None  # from here on only the signer knows
         self.max_age = options.check_timeout(self.max_age, "max_age")

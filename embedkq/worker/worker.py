@@ -52,6 +52,7 @@ class Worker(Handle):
         retries: how often a job that failed, timed out or crashed runs again, unless it says so itself; its callback is called at the end.
         backoff: seconds before the first of these runs, twice as many before each further one, a part of them by chance.
         retry_on: exceptions after which there is another run, as classes or dotted names; None for all.
+        max_crashes: how often the worker's own process may go down over one job before that is not run any more; None for no limit.
         secret: take only records that a Queue with this secret (or one of these) has signed; see `Queue`.
         max_age: seconds after which a job that was enqueued is not run any more; None for never.
         allow: patterns of functions that may run, such as ["my_app.jobs.*"]; None for all.
@@ -69,13 +70,14 @@ class Worker(Handle):
         *, group: str | None = None, processes: int = 1, handoff: Callable[[Callable[[], None]], Any] | None = None,
         initializer: Callable[..., Any] | None = None, initargs: Iterable[Any] = (), stop_timeout: float | None = 30.0,
         revoke_timeout: float = 10.0, dead_letter_topic: str | None = None, retries: int = 0, backoff: float = 1.0,
-        retry_on: Iterable[type[BaseException] | str] | None = None, secret: Secret | Sequence[Secret] | None = None,
-        max_age: float | None = None, allow: Sequence[str] | None = None, kafka: Mapping[str, Any] | None = None,
+        retry_on: Iterable[type[BaseException] | str] | None = None, max_crashes: int | None = 3,
+        secret: Secret | Sequence[Secret] | None = None, max_age: float | None = None, allow: Sequence[str] | None = None,
+        kafka: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(Settings(
             hosts, topic, timeout, callback, job_size, cafile, certfile, keyfile, crlfile, proc_ttl, offset_policy, group,
-            processes, handoff, initializer, initargs, stop_timeout, revoke_timeout,
-            dead_letter_topic, retries, backoff, retry_on, secret, max_age, allow, kafka,
+            processes, handoff, initializer, initargs, stop_timeout, revoke_timeout, dead_letter_topic, retries,
+            backoff, retry_on, max_crashes, secret, max_age, allow, kafka,
         ))
 
     # Starting. The calling thread becomes the owner.

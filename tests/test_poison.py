@@ -1,0 +1,317 @@
+"""The poison guard: a job that takes its worker's own process down does so a few times, and not for ever."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import workerjobs
+from kafka.errors import KafkaError, RebalanceInProgressError
+from support import ROOT, Recorder, committed, lag, lines, wait_until, with_admin
+
+from embedkq import Queue, Worker, deadletters
+from embedkq.errors import HostCrashed
+from embedkq.outcome import Outcome
+from embedkq.worker import notes, poison
+from embedkq.worker.commits import Commits
+from embedkq.worker.exchange import Exchange
+from embedkq.worker.ledger import Ledger
+from embedkq.worker.messages import Assigned, Run
+from embedkq.worker.notes import Notes
+from embedkq.worker.owner import arguments_of
+from embedkq.worker.poison import PoisonGuard
+
+MOST = 3
+
+
+class Polled:
+    """A record, as far as a run needs one."""
+
+    key, value, headers, timestamp = None, b"no pickle at all", (), 0
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+# The guard by itself.
+
+
+class Host:
+    """One host's guard, ledger and exchange, for one partition that was committed with these notes."""
+
+    def __init__(self, noted: Notes, offset: int = 0) -> None:
+        self.exchange = Exchange()
+        self.ledger = Ledger("topic")
+        self.guard = PoisonGuard(self.exchange, self.ledger, 1, MOST)
+        self.ledger.assign(Assigned(0, 1, offset, notes.encode(offset, (), noted.begun_again())))
+        self.guard.assigned(0)
+
+    def admit(self, *numbers: int) -> list[Run]:
+        for number in numbers:
+            self.ledger.tracker.admit(0, number)
+        return [Run(0, 1, Polled(number)) for number in numbers]
+
+    def commit(self) -> Notes:
+        """As the consumer's thread does; what the next host finds."""
+        self.exchange.confirm(self.ledger.snapshot())
+        return self.exchange.committed[0].notes
+
+
+def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -> None:
+    assert not Host(Notes(starts=1)).ledger.suspicious
+    host = Host(Notes(starts=2))
+    first, second = runs = host.admit(0, 1)
+    assert host.guard.sift(runs) == [] and host.guard.held_up == {0}
+    assert host.guard.sift([]) == [] and host.exchange.careful
+    assert host.commit().suspect == 0
+    assert host.guard.sift([]) == [first] and host.guard.sift([]) == []
+    host.commit()
+    assert host.guard.sift([]) == []
+    host.guard.left(first)
+    assert host.guard.sift([]) == [] and host.commit().suspect == 1
+    assert host.guard.sift([]) == [second]
+
+
+def test_care_ends_after_some_jobs_and_some_time_and_only_once_that_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poison, "CAREFUL_SECONDS", 0.0)
+    host = Host(Notes(starts=2))
+    first, second, *others = runs = host.admit(0, 1, 2, 3)
+    for run in (first, second):  # two for each process
+        assert host.guard.sift(runs) == []
+        assert host.commit().starts == 3
+        assert host.guard.sift([]) == [run]
+        host.guard.left(run)
+        host.ledger.finish(run)
+        runs = []
+    assert host.guard.sift([]) == []
+    assert host.commit() == Notes()
+    assert host.guard.sift([]) == others and not host.guard.held_up
+
+
+def test_progress_is_no_start_in_vain() -> None:
+    host = Host(Notes(starts=1))
+    [run] = host.admit(0)
+    assert host.guard.sift([run]) == [run] and host.commit().starts == 2
+    host.ledger.finish(run)
+    assert host.commit() == Notes()
+
+
+def test_what_hosts_went_down_over_is_condemned_and_a_host_lost_to_that_has_it_pass_in_silence() -> None:
+    noted, verdicts = Notes(starts=2), []
+    for _ in range(MOST + 2):
+        host = Host(noted)
+        [run] = host.admit(0)
+        host.guard.sift([run])
+        noted = host.commit()
+        verdicts.append("runs" if host.guard.sift([]) else host.guard.condemned[0][1:])
+    assert verdicts == ["runs"] * MOST + [(MOST, False), (MOST + 1, True)]
+
+
+def test_what_was_dropped_is_no_longer_suspected() -> None:
+    host = Host(Notes(starts=2))
+    runs = host.admit(0, 1)
+    host.guard.sift(runs)
+    assert sorted(run.offset for run in host.guard.drop(0)) == [0, 1]
+    for run in runs:
+        host.guard.left(run)
+    assert host.commit().suspect is None and host.guard.suspect is None
+
+
+def test_a_host_that_comes_back_to_its_own_suspect_blames_nobody() -> None:
+    host = Host(Notes(starts=2))
+    runs = host.admit(0)
+    host.guard.sift(runs)
+    noted = host.commit()
+    host.guard.sift([])
+    host.ledger.assign(Assigned(0, 2, 0, notes.encode(0, (), noted)))
+    host.guard.assigned(0)
+    assert not host.ledger.notes_of(0).crashes
+
+
+def test_nothing_of_a_condemned_job_is_unpickled_for_its_callback() -> None:
+    from embedkq.child.runner import failure
+
+    run = Run(0, 1, Polled(0))
+    run.job_id, run.unread = "an id", True
+    outcome: Outcome = failure(HostCrashed(3))
+    status, job, result, exception, traceback = arguments_of("topic", run, outcome)
+    assert (status, job.id, job.func, result) == ("failure", "an id", None, None)
+    assert isinstance(exception, HostCrashed) and exception.count == 3 and "3 times" in traceback
+
+
+class Broker:
+    """Takes commits, or refuses them as in the middle of a rebalance."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses = refuses
+        self.taken: list[tuple[int, str]] = []
+
+    def commit(self, offsets: Any, timeout_ms: int) -> None:
+        if self.refuses:
+            raise RebalanceInProgressError
+        self.taken += [(known.offset, known.metadata) for known in offsets.values()]
+
+
+def test_a_beginning_is_committed_once_and_a_refusal_counts_as_one_of_a_commit() -> None:
+    commits = Commits("topic", 10.0)
+    assert commits.mark(Broker(refuses=True), 0, 5, "") is None and commits.refused_since is not None
+    broker = Broker(refuses=False)
+    marked = commits.mark(broker, 0, 5, notes.encode(5, ((7, 8),), Notes(starts=1, attempts={6: 2})))
+    assert broker.taken == [(5, marked)] and commits.refused_since is None
+    assert notes.decode(5, marked or "") == (((7, 8),), Notes(starts=2, attempts={6: 2}))
+    assert commits.mark(broker, 0, 5, "as it was") == "as it was" and len(broker.taken) == 1  # this host has it again, and is alive
+    assert commits.mark(broker, 1, 5, "not ours") == "not ours" and len(broker.taken) == 1
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "3"])
+def test_a_number_of_crashes_that_cannot_be_is_refused(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="max_crashes"):
+        Worker(max_crashes=wrong)
+
+
+# Real hosts.
+
+HOST = """
+import os, signal, sys
+from pathlib import Path
+from embedkq import Worker
+hosts, topic, group, folder, how, most = sys.argv[1:]
+import workerjobs
+Path(folder, "pid").write_text(str(os.getpid()))
+def callback(status, job, result, exception, traceback):
+    workerjobs.note(folder + "/told", f"{job.id} {status} {type(exception).__name__} {job.func is not None}")
+    if how == "callback" and status == "failure":
+        os.kill(os.getpid(), signal.SIGKILL)
+Worker(hosts=hosts, topic=topic, group=group, callback=callback, processes=2, dead_letter_topic=topic + "-dead" if how else None,
+       max_crashes=int(most), kafka={"session_timeout_ms": 1000, "heartbeat_interval_ms": 250}).start()
+"""
+
+
+@pytest.fixture
+def quick(make_broker: Callable[..., Any]) -> str:
+    """A broker that gives up a dead member soon."""
+    return str(make_broker({"group.min.session.timeout.ms": "100"}).hosts)
+
+
+@pytest.fixture
+def start_host(quick: str, group: str, tmp_path: Path) -> Iterator[Callable[[str, int], subprocess.Popen[bytes]]]:
+    script = tmp_path / "host.py"
+    script.write_text(HOST)
+    started: list[subprocess.Popen[bytes]] = []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+
+    def start(how: str, most: int = MOST) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, str(script), quick, "poison", group, str(tmp_path), how, str(most)]
+        started.append(subprocess.Popen(arguments, env=environment))
+        return started[-1]
+
+    yield start
+    for host in started:
+        host.kill()
+        host.wait(30)
+
+
+def make_topics(hosts: str) -> None:
+    from kafka.admin import NewTopic
+
+    with_admin(hosts, lambda admin: admin.create_topics([NewTopic("poison", 2, 1), NewTopic("poison-dead", 1, 1)]))
+
+
+def all_done(hosts: str, group: str) -> bool:
+    try:
+        return lag(hosts, group, "poison") == 0
+    except KafkaError:  # a fresh broker, for its first seconds
+        return False
+
+
+def run_until_done(start_host: Any, how: str, most: int, quick: str, group: str) -> int:
+    """Start a host, and another one whenever it went down, until all is done; how often it went down."""
+    deaths, host = 0, start_host(how, most)
+    while True:
+        wait_until(lambda: host.poll() is not None or all_done(quick, group), "it went down, or all is done")
+        if host.poll() is None:
+            return deaths
+        assert host.returncode == -signal.SIGKILL
+        deaths += 1
+        host = start_host(how, most)
+
+
+@pytest.mark.needs("kafka", "properties")
+@pytest.mark.parametrize(("how", "most"), [("job", MOST), ("callback", 1), ("", 1)])
+def test_a_job_that_kills_its_host_stops_doing_so_and_all_others_are_done(
+    start_host: Any, quick: str, group: str, tmp_path: Path, how: str, most: int
+) -> None:
+    make_topics(quick)
+    path, pid = str(tmp_path / "notes"), str(tmp_path / "pid")
+    with Queue(hosts=quick, topic="poison") as queue:
+        good = [job.id for job in queue.using(partition=0).enqueue_many([(workerjobs.note_slowly, (path, n)) for n in range(20)])]
+        kill = workerjobs.kill_host if how != "callback" else workerjobs.note_and_fail
+        bad = queue.using(partition=0).enqueue(kill, path, "poison" if how == "callback" else pid)
+        good += [job.id for job in queue.using(partition=0).enqueue_many([(workerjobs.note_slowly, (path, n)) for n in range(20, 40)])]
+        good += [job.id for job in queue.using(partition=1).enqueue_many([(workerjobs.note_slowly, (path, n)) for n in range(40, 60)])]
+    deaths = run_until_done(start_host, how, most, quick, group)
+    assert deaths == 2 + most + (how == "callback") and lines(path).count("poison") == 2 + most
+    told = [line.split() for line in lines(tmp_path / "told")]
+    assert {job_id for job_id, *_ in told} >= {*good, bad.id}
+    assert {tuple(rest) for job_id, *rest in told if job_id in good} == {("success", "NoneType", "True")}
+    last = [rest for job_id, *rest in told if job_id == bad.id][-1]
+    assert last == ["failure", "HostCrashed", "False"]
+    if how:
+        [(letter, record)] = letters_in(quick, "poison-dead")
+        assert (letter.reason, letter.offset, letter.attempts) == ("crashes", 20, most + (how == "callback"))
+        assert ("embedkq-id", bad.id.encode()) in deadletters.strip(record.headers) and record.value
+    repeats = Counter(job_id for job_id, *_ in told if job_id in good)
+    print(f"{deaths} hosts went down, {sum(repeats.values()) - len(good)} of {len(good)} callbacks of other jobs were repeats")
+
+
+def letters_in(hosts: str, topic: str) -> Any:
+    from test_deadletters import letters_in
+
+    return letters_in(hosts, topic)
+
+
+@pytest.mark.needs("kafka", "properties")
+def test_a_slow_job_whose_hosts_were_killed_from_outside_is_suspected_and_cleared(
+    start_host: Any, quick: str, group: str, tmp_path: Path
+) -> None:
+    make_topics(quick)
+    path, gate = str(tmp_path / "notes"), str(tmp_path / "gate")
+    with Queue(hosts=quick, topic="poison") as queue:
+        queue.using(partition=0).enqueue(workerjobs.note_and_wait, path, "slow", gate)
+        queue.using(partition=0).enqueue(workerjobs.note, path, "behind")
+    for begun in (1, 2):
+        host = start_host("job")
+        wait_until(lambda begun=begun: lines(path).count("slow") == begun, "the slow one has begun")
+        host.kill()
+        host.wait()
+    start_host("job")
+    wait_until(lambda: known(quick, group).suspect == 0, "it is told to be the suspect")
+    wait_until(lambda: lines(path).count("slow") == 3, "and only then has begun")
+    Path(gate).touch()
+    wait_until(lambda: all_done(quick, group), "both are done")
+    assert committed(quick, group, "poison")[0][0] == 2
+    assert [line.split()[1] for line in lines(tmp_path / "told")].count("failure") == 0
+
+
+def known(hosts: str, group: str) -> Notes:
+    offset, metadata = committed(hosts, group, "poison").get(0, (0, ""))
+    return notes.decode(offset, metadata)[1]
+
+
+def test_a_stop_in_order_is_no_start_in_vain(
+    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], broker: Any
+) -> None:
+    if broker.kind == "tansu":
+        pytest.skip("it keeps no metadata")
+    for _ in range(3):
+        worker = Worker(hosts=hosts, topic=topic, group=group, callback=Recorder(), kafka=kafka_options).start_background()
+        wait_until(lambda worker=worker: worker.health().seconds_since_commit is not None, "it has begun")
+        assert {notes.decode(*place)[1].starts for place in committed(hosts, group, topic).values()} == {1}
+        worker.stop()
+        assert set(committed(hosts, group, topic).values()) == {(0, "")}
