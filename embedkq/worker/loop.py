@@ -1,6 +1,6 @@
 """The worker's loop: takes records in, gives them to the pool, settles what ends, says what may be committed.
 
-One turn is one call. No thread and no sleep of its own: it waits only in its selector.
+One turn is one call. It has no thread of its own; it waits in its selector, and a moment before where children have enough to do.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from embedkq.worker.retries import Retries
 from embedkq.worker.waiters import Waiters
 
 _TURN_SECONDS = 1.0
+_SHORTEST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS = 0.0003, 0.003
 
 
 class Loop:
@@ -69,6 +70,7 @@ class Loop:
         """
         if self._stopping and not self._runs:
             return False
+        self._let_ends_gather()
         rest = min(min(self.pool.check_at, self.retries.next_at) - time.monotonic(), _TURN_SECONDS)
         ready = self._selector.select(max(0.0, rest))
         self._fence.pass_by(time.monotonic())
@@ -85,6 +87,12 @@ class Loop:
             self._finish()
         self._publish()
         return True
+
+    def _let_ends_gather(self) -> None:
+        """To be woken for each short job costs the host more than the job: as long as no child runs out of work, let some of them end."""
+        seconds = self.pool.leisure()
+        if seconds > _SHORTEST_SLEEP_SECONDS:
+            time.sleep(min(seconds, _LONGEST_SLEEP_SECONDS))
 
     def stop(self) -> None:
         """Admit no more; what has not begun will not run. `turn` says when the rest is done."""

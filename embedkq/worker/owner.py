@@ -21,7 +21,7 @@ logger = logging.getLogger("embedkq.worker")
 
 Callback = Callable[[str, Job, Any, Any, Any], Any]
 
-_REPORT_SECONDS = 0.02
+_REPORT_SECONDS = 0.003
 _MOST_AT_ONCE = 100
 
 

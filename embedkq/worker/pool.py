@@ -11,7 +11,7 @@ import selectors
 import time
 from collections import deque
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from embedkq.channel import INLINE_BYTES
 from embedkq.child.page import Phase
@@ -83,6 +83,11 @@ class JobPool(Generic[T]):
         free = sum(depth - len(child.tasks) for child in self._children.values() if self._takes(child, depth))
         return max(0, free - len(self._waiting))
 
+    def leisure(self) -> float:
+        """Seconds for which nobody need look, so that several ends can be dealt with at once; 0 where a child may soon be idle."""
+        ahead = min([len(child.tasks) for child in self._children.values() if not child.stalled], default=0)
+        return min(2.0, (ahead - 1) / 3) * self._average
+
     def submit(self, task: T) -> None:
         """Run the task as soon as a child is free."""
         self._numbers += 1
@@ -97,7 +102,7 @@ class JobPool(Generic[T]):
             free = [child for child in self._children.values() if self._takes(child, depth)]
             if not free:
                 return
-            child = min(free, key=_load)
+            child = min(free, key=lambda child: len(child.tasks))
             share = min(depth - len(child.tasks), -(-len(self._waiting) // len(free)))
             if not self._give(child, share):
                 return
@@ -292,7 +297,3 @@ class JobPool(Generic[T]):
             self._waiting.appendleft(task)
             return
         self.ended.append((task, outcome))
-
-
-def _load(child: Child[Any]) -> int:
-    return len(child.tasks)
