@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import workerjobs as jobs
-from commandline import MODULE, Ended, environment, run
+from commandline import MODULE, Ended, Program, environment, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -25,7 +25,7 @@ from support import HANG_SECONDS, Recorder, committed, end_offsets, lines, with_
 
 from embedkq import Queue, Worker, codec, headers
 from embedkq.deadletters import DeadLetter, Record, bury
-from embedkq.dlq import DeadLetters, Selection
+from embedkq.dlq import DeadLetters, Selection, dealt
 from embedkq.dlq.client import Ends
 from embedkq.dlq.dealing import deal, drop
 from embedkq.dlq.dealt import Dealt
@@ -566,6 +566,24 @@ def test_what_another_has_overwritten_is_committed_again(graveyard: Graveyard, c
     assert graveyard.listed() == ["0:3", "0:2", "0:0"] and "count as open" in caplog.text
 
 
+def test_two_processes_at_once_lose_nothing(graveyard: Graveyard, tmp_path: Path) -> None:
+    for part, count in (("timeout", 700), ("failure", 700)):
+        for number in range(count):
+            told = DeadLetter(graveyard.origin, 0, number, part)
+            graveyard._producer.send(graveyard.topic, **bury(job(number), told)._asdict())
+    graveyard._producer.flush()
+    where = (f"--hosts={graveyard.hosts}", f"--dead-letter-topic={graveyard.topic}", "--yes")
+    with (
+        Program(tmp_path, "dlq", "retry", "--reason=timeout", *where) as one,
+        Program(tmp_path, "dlq", "retry", "--reason=failure", *where) as other,
+    ):
+        assert (one.end().status, other.end().status) == (0, 0)
+    with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
+        everything = {letter.job_id for letter in box.newest(Selection(), dealt=True)}
+    back = [id_of(record) for record in graveyard.put_back()]
+    assert len(everything) == 1400 == len(back) and set(back) == everything
+
+
 def test_a_group_with_members_is_refused(graveyard: Graveyard) -> None:
     graveyard.put(job(1))
     member = KafkaConsumer(graveyard.topic, bootstrap_servers=graveyard.hosts, group_id=graveyard.group, enable_auto_commit=False)
@@ -650,7 +668,9 @@ def test_what_is_added_in_any_order_is_dealt_with_and_nothing_else(first: int, t
         two[who].add((0, offset) for offset in meant)
         expected |= meant
     for each in (*two, dealt_of(client, first, 60)):
-        each.confirm()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(dealt, "AGAIN_SECONDS", 0)
+            each.confirm()
         assert {offset for offset in range(first, 60) if (0, offset) in each} == expected
         assert each.open_count() == 60 - first - len(expected)
         assert all((0, offset) in each for offset in range(first, each.start_of(0)))
@@ -658,28 +678,28 @@ def test_what_is_added_in_any_order_is_dealt_with_and_nothing_else(first: int, t
 
 def test_what_cannot_be_noted_is_not_done() -> None:
     client = FakeClient()
-    dealt = dealt_of(client)
+    box = dealt_of(client)
     source = random.Random(7)
     offsets = sorted(source.sample(range(100_000), 30_000))
-    fits = dealt.room(0, offsets)
+    fits = box.room(0, offsets)
     assert 0 < fits < len(offsets)
-    dealt.add((0, offset) for offset in offsets[:fits])
-    dealt.confirm()
-    assert dealt.room(0, offsets[fits: fits + 50]) < 50
-    assert dealt.room(0, range(offsets[fits - 1] + 1)) == offsets[fits - 1] + 1  # the oldest ones make room
-    dealt.add((0, offset) for offset in range(offsets[fits - 1] + 1))
+    box.add((0, offset) for offset in offsets[:fits])
+    box.confirm()
+    assert box.room(0, offsets[fits: fits + 50]) < 50
+    assert box.room(0, range(offsets[fits - 1] + 1)) == offsets[fits - 1] + 1  # the oldest ones make room
+    box.add((0, offset) for offset in range(offsets[fits - 1] + 1))
     assert client.offsets[0] == (offsets[fits - 1] + 1, "")
 
 
 def test_a_broker_that_drops_metadata_is_told() -> None:
     client = FakeClient()
     client.commit = lambda topic, offsets: client.offsets.update({number: (at, "") for number, (at, _) in offsets.items()})  # type: ignore
-    dealt = dealt_of(client)
-    dealt.add([(0, 0)])
-    dealt.confirm()
-    dealt.add([(0, 7)])
+    box = dealt_of(client)
+    box.add([(0, 0)])
+    box.confirm()
+    box.add([(0, 7)])
     with pytest.raises(EmbedkqError, match=r"cannot be kept in group 'group'.*development broker"):
-        dealt.confirm()
+        box.confirm()
 
 
 @given(st.binary(max_size=60))

@@ -1,12 +1,13 @@
 """Dealt: which letters of a topic were retried or dropped, kept in a consumer group as committed offsets and maps of what is done above.
 
 Kafka has no commit that succeeds only if nobody else has committed meanwhile. So what is committed is first read and merged, and at the
-end it is read once more. Two that commit at the same moment can only forget: a letter that was dealt with is open again, and never one
-that was not dealt with is taken for done.
+end it is looked at twice more. Two that commit at the same moment can only forget: a letter that was dealt with is open again, and
+never one that was not dealt with is taken for done.
 """
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -17,7 +18,9 @@ from embedkq.worker.donemap import Runs
 
 logger = logging.getLogger("embedkq.dlq")
 
-_TRIES = 5
+AGAIN_SECONDS = 0.1
+"""Between two looks at what is kept."""
+_TRIES = 6
 
 
 class Dealt:
@@ -97,12 +100,16 @@ class Dealt:
         Raises:
             EmbedkqError: it is not kept; the message says why that may be.
         """
+        seen = False
         for _ in range(_TRIES):
             self._known = self._read()
             missing = [partition for partition, runs in self._added.items() if not self._has(partition, runs)]
-            if not missing:
+            if missing:
+                self._commit(missing)
+            elif seen:
                 return
-            self._commit(missing)
+            seen = not missing
+            time.sleep(AGAIN_SECONDS)  # whoever has read before the last commit has committed by then
         raise EmbedkqError(
             f"what was dealt with in topic {self._topic!r} cannot be kept in group {self._client.group!r}: some of these letters will show "
             "as open again. The broker drops commit metadata (the development broker does), or another `kq dlq` works on the same topic"
