@@ -1,7 +1,9 @@
 """Dead letters: what they look like, and that every record that cannot be run becomes one before it counts as done."""
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from support import (
+    ROOT,
     Recorder,
     Sender,
     committed,
@@ -344,3 +347,55 @@ def test_without_a_dead_record_there_is_no_writer(make_worker: Any, hosts: str, 
         worker.stop()
         assert time.monotonic() - began < 2.0
     wait_until(lambda: not embedkq_threads(), "no thread is left")
+
+
+def test_a_letter_that_no_client_takes_does_not_hold_up_its_partition(
+    make_worker: Any, hosts: str, topic: str, group: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = Producer.send_all
+
+    def send_all(producer: Producer, messages: Any) -> Any:
+        odd = [index for index, message in enumerate(messages) if message.topic == dead_topic and message.value]
+        return {**dict.fromkeys(odd, TypeError("no client can write this")), **really(producer, [m for m in messages if not m.value])}
+
+    with Sender(hosts, topic) as sender:
+        sender.send_record(b"no job", [], key=b"a", partition=0)
+        sender.flush()
+    monkeypatch.setattr(Producer, "send_all", send_all)
+    make_worker().start(burst=True)
+    [(letter, record)] = letters_in(hosts, dead_topic)
+    assert letter.pointer and (record.key, record.value) == (b"a", b"")
+    assert committed(hosts, group, topic)[0][0] == 1
+
+
+@pytest.mark.needs("kafka", "properties")
+def test_a_topic_that_is_created_too_late_gets_what_waited_for_it(make_broker: Any, caplog: Any) -> None:
+    hosts = make_broker({"auto.create.topics.enable": "false"}).hosts
+    with_admin(hosts, lambda admin: admin.create_topics([NewTopic("jobs", 1, 1)]))
+    send_many(hosts, "jobs", workerjobs.fail_with, [(1,), (2,)])
+    with Worker(hosts=hosts, topic="jobs", dead_letter_topic="jobs-dead") as worker:
+        wait_until(lambda: "cannot be written" in caplog.text, "it is told that the topic is not there")
+        assert "does it exist?" in caplog.text
+        with_admin(hosts, lambda admin: admin.create_topics([NewTopic("jobs-dead", 1, 1)]))
+        assert worker.drain(60)
+    assert sorted(letter.offset for letter, _ in letters_in(hosts, "jobs-dead")) == [0, 1]
+
+
+def test_the_command_line_and_flask_take_the_topic_too(hosts: str, topic: str, dead_topic: str, tmp_path: Path) -> None:
+    from flask import Flask
+    from programs import KQ
+
+    from embedkq.flask import EmbedKQ
+
+    send_many(hosts, topic, workerjobs.fail_times, [(str(tmp_path / "notes"), "x", 9)])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "EMBEDKQ_DEAD_LETTER_TOPIC": dead_topic}
+    command = [KQ, "worker", f"--hosts={hosts}", f"--topic={topic}", "--retries=1", "--backoff=0.05", "--burst"]
+    subprocess.run(command, env=environment, check=True, timeout=60, stderr=subprocess.DEVNULL)
+    assert [(letter.reason, letter.attempts) for letter, _ in letters_in(hosts, dead_topic)] == [("failure", 2)]
+
+    app = Flask("shop")
+    app.config.update(EMBEDKQ_DEAD_LETTER_TOPIC="died", EMBEDKQ_RETRIES=2, EMBEDKQ_BACKOFF=5, EMBEDKQ_MAX_CRASHES=1)
+    kq = EmbedKQ(app)
+    with app.app_context():
+        given = kq.worker._settings
+        assert (given.dead_letter_topic, given.retries, given.backoff, given.max_crashes) == ("died", 2, 5, 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from embedkq import deadletters
 from embedkq.deadletters import DeadLetter, Record
-from embedkq.errors import Closed, JobTooLarge
+from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
 from embedkq.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Message, Producer
 from embedkq.worker.load import Load
 from embedkq.worker.mailbox import Mailbox
@@ -168,8 +168,8 @@ class DeadLetters:
             self._inbox.put(Buried(arrived))
         trouble = None
         for index, error in failures.items():
-            if not (isinstance(error, JobTooLarge) and letters[index].shrink(error.limit)):
-                trouble = error
+            if isinstance(error, (BrokerUnavailable, BrokerRefused)) or not letters[index].shrink(getattr(error, "limit", None)):
+                trouble = error  # else the topic, or the client, does not take this form
         self._tell_of(trouble, began)
         return [letters[index] for index in sorted(failures)]
 
