@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import workerjobs
-from kafka.errors import KafkaError, RebalanceInProgressError
+from kafka.errors import KafkaError, KafkaTimeoutError, RebalanceInProgressError
 from support import ROOT, Recorder, committed, lag, lines, wait_until, with_admin
 
 from embedkq import Queue, Worker, deadletters
@@ -20,7 +20,9 @@ from embedkq.errors import HostCrashed
 from embedkq.outcome import Outcome
 from embedkq.worker import notes, poison
 from embedkq.worker.commits import Commits
+from embedkq.worker.consumer import Consumer
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.gate import Gate
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.messages import Assigned, Run
 from embedkq.worker.notes import Notes
@@ -160,13 +162,45 @@ class Broker:
 
 def test_a_beginning_is_committed_once_and_a_refusal_counts_as_one_of_a_commit() -> None:
     commits = Commits("topic", 10.0)
-    assert commits.mark(Broker(refuses=True), 0, 5, "") is None and commits.refused_since is not None
+    known = notes.encode(5, ((7, 8),), Notes(starts=1, attempts={6: 2}))
+    assert commits.mark(Broker(refuses=True), {0: (5, known), 1: (5, "not ours")}) == {1: "not ours"}
+    assert commits.refused_since is not None
     broker = Broker(refuses=False)
-    marked = commits.mark(broker, 0, 5, notes.encode(5, ((7, 8),), Notes(starts=1, attempts={6: 2})))
-    assert broker.taken == [(5, marked)] and commits.refused_since is None
-    assert notes.decode(5, marked or "") == (((7, 8),), Notes(starts=2, attempts={6: 2}))
-    assert commits.mark(broker, 0, 5, "as it was") == "as it was" and len(broker.taken) == 1  # this host has it again, and is alive
-    assert commits.mark(broker, 1, 5, "not ours") == "not ours" and len(broker.taken) == 1
+    marked = commits.mark(broker, {0: (5, known), 1: (5, "not ours")})
+    assert broker.taken == [(5, marked[0])] and marked[1] == "not ours" and commits.refused_since is None
+    assert notes.decode(5, marked[0]) == (((7, 8),), Notes(starts=2, attempts={6: 2}))
+    assert commits.mark(broker, {0: (5, "as it was")}) == {0: "as it was"}  # this host has it again, and is alive
+    assert commits.mark(broker, {}) == {} and len(broker.taken) == 1
+
+
+class Client:
+    """A client whose broker goes away while one asks it where a partition begins."""
+
+    kafka = None
+
+    def __init__(self) -> None:
+        self.sought: list[tuple[int, list[Any]]] = []
+
+    def start_of(self, partition: int, records: Any) -> Any:
+        raise KafkaTimeoutError
+
+    def seek_back(self, partition: int, records: Any) -> None:
+        self.sought.append((partition, records))
+
+
+def test_records_polled_beside_a_beginning_that_fails_are_polled_again() -> None:
+    exchange = Exchange()
+    made = Consumer(
+        exchange, hosts="localhost:1", topic="topic", group="group", offset_policy="earliest", job_size=1, gate=Gate("topic"),
+        revoke_timeout=1.0, options={},
+    )
+    made.assignment.add(frozenset((0, 1)))
+    made.assignment.fresh.discard(0)  # it has begun, and goes on
+    client = Client()
+    with pytest.raises(KafkaTimeoutError):
+        made._begin(client, {0: [Polled(7)], 1: [Polled(3)]})
+    assert [(partition, records[0].offset) for partition, records in client.sought] == [(0, 7), (1, 3)]
+    assert not exchange.inbox.take() and made.assignment.fresh == {1}
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "3"])

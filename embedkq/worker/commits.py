@@ -95,32 +95,40 @@ class Commits:
                     return
                 exchange.confirm(wanted)
 
-    def mark(self, kafka: Any, partition: int, start: int, metadata: str) -> str | None:
-        """Commit that a partition begins once more in another host, before anything of it runs; the metadata as of then.
+    def mark(self, kafka: Any, starts: Mapping[int, tuple[int, str]]) -> Mapping[int, str]:
+        """Commit that partitions begin once more in another host, before anything of them runs; their metadata as of then.
 
-        Nothing changes for a partition that this consumer had before: it is alive. None if the commit was refused for now.
+        Nothing changes for a partition that this consumer had before: it is alive. Those that are missing were refused for now.
+
+        Args:
+            starts: offset and metadata by partition.
 
         Raises:
             KafkaError: as `commit`.
         """
-        if self._plain or partition in self._marked:
-            return metadata
+        as_told = {partition: metadata for partition, (_, metadata) in starts.items()}
+        marked: dict[int, str] = {}
+        for partition, (start, metadata) in starts.items():
+            if not self._plain and partition not in self._marked:
+                try:
+                    done, noted = notes.decode(start, metadata)
+                except ValueError:  # whoever is to use it says so
+                    continue
+                marked[partition] = notes.encode(start, done, noted.begun_again())
+        if not marked:
+            return as_told
+        wanted = {TopicPartition(self._topic, p): OffsetAndMetadata(starts[p][0], text, -1) for p, text in marked.items()}
         try:
-            done, noted = notes.decode(start, metadata)
-        except ValueError:  # whoever is to use it says so
-            return metadata
-        marked = notes.encode(start, done, noted.begun_again())
-        try:
-            kafka.commit({TopicPartition(self._topic, partition): OffsetAndMetadata(start, marked, -1)}, timeout_ms=TIMEOUT_MILLISECONDS)
+            kafka.commit(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
         except REFUSALS as error:
             self.refused_since = self.refused_since or time.monotonic()
-            logger.debug("The beginning of partition %d could not be committed and will be tried again: %r", partition, error)
-            return None
+            logger.debug("The beginning of partitions %s could not be committed and will be tried again: %r", sorted(marked), error)
+            return {partition: metadata for partition, metadata in as_told.items() if partition not in marked}
         except _TOO_LARGE:  # which the next commit makes known
-            return metadata
-        self._marked.add(partition)
+            return as_told
+        self._marked |= marked.keys()
         self.refused_since = None
-        return marked
+        return {**as_told, **marked}
 
     def offsets(self, wanted: Mapping[int, Progress]) -> dict[TopicPartition, OffsetAndMetadata]:
         """In the client's form: the watermark, and as metadata what is done above it and what is noted of the rest."""

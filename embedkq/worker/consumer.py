@@ -150,8 +150,7 @@ class Consumer:
         polled = {tp.partition: records for tp, records in client.kafka.poll(_POLL_MILLISECONDS).items()}
         self.last_poll = time.monotonic()
         self._few_came_at = self.last_poll if 0 < sum(map(len, polled.values())) < _FEW_RECORDS else 0.0
-        for partition in list(self.assignment.fresh):
-            self._begin(client, partition, polled.get(partition))
+        self._begin(client, polled)
         for partition, records in polled.items():
             self._pass_on(client, partition, records)
         self._answer_requests(client)
@@ -205,22 +204,31 @@ class Consumer:
 
     # Records.
 
-    def _begin(self, client: Client, partition: int, records: list[Any] | None) -> None:
-        """Tell the worker's thread where a partition that was assigned begins, before any record of it."""
-        epoch = self.assignment.epoch(partition)
+    def _begin(self, client: Client, polled: Mapping[int, list[Any]]) -> None:
+        """Tell the worker's thread where the partitions that were assigned begin, before any record of them."""
+        fresh = list(self.assignment.fresh)
+        epochs = {partition: self.assignment.epoch(partition) for partition in fresh}
+        try:
+            starts = {p: found for p in fresh if (found := self._start_of(client, p, polled.get(p))) is not None}
+            marked = self.commits.mark(client.kafka, starts)
+        except kafka_errors.KafkaError:
+            for partition, records in polled.items():  # the position has passed all of them, and nobody else has them
+                client.seek_back(partition, records)
+            raise
+        for partition in fresh:
+            epoch = epochs[partition]
+            if epoch is None or partition not in marked or self.assignment.epoch(partition) != epoch:
+                client.seek_back(partition, polled.get(partition))
+            else:
+                self.assignment.fresh.discard(partition)
+                self._tell(Assigned(partition, epoch, starts[partition][0], marked[partition]))
+
+    def _start_of(self, client: Client, partition: int, records: list[Any] | None) -> tuple[int, str] | None:
         try:
             start, metadata = client.start_of(partition, records)
-            marked = None if start is None else self.commits.mark(client.kafka, partition, start, metadata)
         except kafka_errors.IllegalStateError:
-            return  # no longer ours: the listener has taken it out of the fresh ones, or is about to
-        except kafka_errors.KafkaError:
-            client.seek_back(partition, records)
-            raise
-        if epoch is None or start is None or marked is None or self.assignment.epoch(partition) != epoch:
-            client.seek_back(partition, records)
-            return
-        self.assignment.fresh.discard(partition)
-        self._tell(Assigned(partition, epoch, start, marked))
+            return None  # no longer ours: the listener has taken it out of the fresh ones, or is about to
+        return None if start is None else (start, metadata)
 
     def _pass_on(self, client: Client, partition: int, records: list[Any]) -> None:
         epoch = self.assignment.epoch(partition)
