@@ -21,13 +21,17 @@ from embedkq.outcome import Outcome
 from embedkq.worker import notes, poison
 from embedkq.worker.commits import Commits
 from embedkq.worker.consumer import Consumer
+from embedkq.worker.endings import Endings
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
+from embedkq.worker.joblog import JobLog
 from embedkq.worker.ledger import Ledger
-from embedkq.worker.messages import Assigned, Run
+from embedkq.worker.mailbox import Mailbox
+from embedkq.worker.messages import Assigned, Finished, Run
 from embedkq.worker.notes import Notes
 from embedkq.worker.owner import arguments_of
 from embedkq.worker.poison import PoisonGuard
+from embedkq.worker.retries import Retries
 
 MOST = 3
 
@@ -147,6 +151,20 @@ def test_nothing_of_a_condemned_job_is_unpickled_for_its_callback() -> None:
     assert isinstance(exception, HostCrashed) and exception.count == 3 and "3 times" in traceback
 
 
+@pytest.mark.parametrize("silently", [False, True])
+def test_without_a_dead_letter_topic_a_condemned_job_has_its_callback_and_is_done(silently: bool, caplog: Any) -> None:
+    told: Mailbox[Finished] = Mailbox()
+    endings = Endings(JobLog("topic"), Retries(), told, None)
+    run = Run(0, 1, Polled(7))
+    endings.condemn(run, MOST, silently)
+    endings.hand_over()
+    if not silently:
+        assert [(finished.run, finished.outcome.status) for finished in told.take()] == [(run, "failure")] and not endings.done
+        endings.fired([run])
+    assert endings.done == [run] and not told.take() and endings.told == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"] and "offset=7" in caplog.text
+
+
 class Broker:
     """Takes commits, or refuses them as in the middle of a rebalance."""
 
@@ -222,7 +240,7 @@ def callback(status, job, result, exception, traceback):
     workerjobs.note(folder + "/told", f"{job.id} {status} {type(exception).__name__} {job.func is not None}")
     if how == "callback" and status == "failure":
         os.kill(os.getpid(), signal.SIGKILL)
-Worker(hosts=hosts, topic=topic, group=group, callback=callback, processes=2, dead_letter_topic=topic + "-dead" if how else None,
+Worker(hosts=hosts, topic=topic, group=group, callback=callback, processes=2, dead_letter_topic=topic + "-dead",
        max_crashes=int(most), kafka={"session_timeout_ms": 1000, "heartbeat_interval_ms": 250}).start()
 """
 
@@ -277,7 +295,7 @@ def run_until_done(start_host: Any, how: str, most: int, quick: str, group: str)
 
 
 @pytest.mark.needs("kafka", "properties")
-@pytest.mark.parametrize(("how", "most"), [("job", MOST), ("callback", 1), ("", 1)])
+@pytest.mark.parametrize(("how", "most"), [("job", MOST), ("callback", 1)])
 def test_a_job_that_kills_its_host_stops_doing_so_and_all_others_are_done(
     start_host: Any, quick: str, group: str, tmp_path: Path, how: str, most: int
 ) -> None:
@@ -296,10 +314,9 @@ def test_a_job_that_kills_its_host_stops_doing_so_and_all_others_are_done(
     assert {tuple(rest) for job_id, *rest in told if job_id in good} == {("success", "NoneType", "True")}
     last = [rest for job_id, *rest in told if job_id == bad.id][-1]
     assert last == ["failure", "HostCrashed", "False"]
-    if how:
-        [(letter, record)] = letters_in(quick, "poison-dead")
-        assert (letter.reason, letter.offset, letter.attempts) == ("crashes", 20, most + (how == "callback"))
-        assert ("embedkq-id", bad.id.encode()) in deadletters.strip(record.headers) and record.value
+    [(letter, record)] = letters_in(quick, "poison-dead")
+    assert (letter.reason, letter.offset, letter.attempts) == ("crashes", 20, most + (how == "callback"))
+    assert ("embedkq-id", bad.id.encode()) in deadletters.strip(record.headers) and record.value
     repeats = Counter(job_id for job_id, *_ in told if job_id in good)
     print(f"{deaths} hosts went down, {sum(repeats.values()) - len(good)} of {len(good)} callbacks of other jobs were repeats")
 
