@@ -26,6 +26,7 @@ from support import Call, Recorder, Sender, committed, lines
 
 from embedkq import Job, Queue, Worker, codec, deadletters, headers, kqformat
 from embedkq.child import runner
+from embedkq.dlq import letters as dlq_letters
 from embedkq.errors import DecodeError, FunctionRefused, SignatureRefused
 from embedkq.signing import Signer
 from embedkq.worker.gate import Gate
@@ -138,6 +139,7 @@ def test_it_is_run_again_and_becomes_a_dead_letter_like_any_other(
         assert (told[reason].value, told[reason].key) == (payload, b"k")
         back = headers.put_back(deadletters.strip(told[reason].headers), 5)
         assert back == [("traceparent", b"1")], "put back as it was, it is a job of KQ again"
+    assert dlq_letters.letter_of(told["failure"], dealt=False).function == "workerjobs.note_and_fail"
 
 
 # Records that are made here, in the three forms that KQ has had.

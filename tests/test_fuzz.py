@@ -22,8 +22,8 @@ from embedkq.cli import callback_file
 
 NAMES = (
     "record, no secret", "record, secret", "record, allow and max_age", "payload of KQ", "what a job of KQ tells", "commit metadata",
-    "outcome", "reply of a child", "claims taken back", "log record of a child", "page", "registration", "dead letter", "callback file",
-    "command line",
+    "outcome", "reply of a child", "claims taken back", "log record of a child", "page", "registration", "dead letter",
+    "dead letter, shown", "callback file", "command line",
 )
 SLOW = {"callback file": 40, "command line": 25}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from embedkq import allowed, deadletters, headers, signing
+from embedkq import allowed, deadletters, headers, kqformat, signing
 from embedkq.deadletters import DeadLetter, Record
 from embedkq.errors import DecodeError
 
@@ -132,7 +132,8 @@ def letter_of(record: Any, dealt: bool) -> Letter:
     except DecodeError as error:
         problem = str(error)
     size = len(record.key or b"") + len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
-    function = allowed.function_of((record.value or b"")[:_NAME_BYTES])
+    head = (record.value or b"")[:_NAME_BYTES]
+    function = kqformat.function_of(head) if kqformat.is_job(head) else allowed.function_of(head)
     return Letter(record.partition, record.offset, record.timestamp, own, size, function, dead, problem, dealt)
 
 

@@ -87,6 +87,15 @@ class Client:
                 self.kafka.resume(*((paused - wanted) & assigned))
             except (kafka_errors.IllegalStateError, KeyError):
                 pass  # the assignment changed meanwhile; the next call sees it
+        self._unpark()
+
+    def _unpark(self) -> None:
+        # kafka-python 3.0.12 lays the rest of what it had fetched of a paused partition aside, and takes it up again only while it has
+        # no records of another in hand. It does not see that those which it has are used up: then the partition, though resumed, is
+        # never polled again (seen). There is no public way to tell it.
+        fetcher: Any = getattr(self.kafka, "_fetcher", None)
+        if not getattr(fetcher, "_next_partition_records", True):
+            fetcher._next_partition_records = None
 
     def start_of(self, partition: int, records: list[Any] | None) -> tuple[int | None, str]:
         """Where a partition begins, before any of its records: committed offset and metadata, else the position.

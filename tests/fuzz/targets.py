@@ -26,12 +26,15 @@ from unittest import mock
 
 import workerjobs
 from click.testing import CliRunner
+from rich.console import Console
 
 from embedkq import channel, codec, deadletters, headers, kqformat
 from embedkq.child import process
 from embedkq.child.page import Phase, ProgressPage
 from embedkq.child.runner import BEGUN, ENDED, ENDED_PRINTING, LOGGED, REPLY_HEADER
 from embedkq.cli import callback_file, kq
+from embedkq.cli.dlq import view
+from embedkq.dlq import letters
 from embedkq.errors import DecodeError
 from embedkq.job import Job
 from embedkq.outcome import Outcome
@@ -112,6 +115,7 @@ def targets(folder: Path, mark: Path) -> Iterator[list[Target]]:
             Target("page", lambda chance: chance.randbytes(16), stack.enter_context(_page()), 6),
             Target("registration", lambda chance: changed(chance, chance.choice(_REGISTRATIONS)), _read_registration, 6),
             Target("dead letter", lambda chance: _letter(chance, calls), _read_letter, 8),
+            Target("dead letter, shown", lambda chance: _letter(chance, calls), _show_letter, 0.3, lasts=False),
             Target("callback file", lambda chance: _callback(chance), stack.enter_context(_callback_loader(folder)), 1, lasts=False),
             Target("command line", _arguments, stack.enter_context(_command_line(folder)), 0.3, lasts=False),
         ]
@@ -399,6 +403,18 @@ def _read_letter(record: deadletters.Record) -> bool:
     return True
 
 
+def _show_letter(record: deadletters.Record) -> bool:
+    given = SimpleNamespace(key=record.key, value=record.value, headers=record.headers, partition=0, offset=1, timestamp=2)
+    letter = letters.letter_of(given, dealt=False)
+    assert json.dumps(letter.as_full_dict())
+    stream = io.StringIO()
+    console = Console(file=stream, width=100)
+    console.print(view.table_of([letter], with_state=True))
+    console.print(view.view_of(letter))
+    assert not set(stream.getvalue()) & set("\x1b\x07\x08\r"), "what steers a terminal"
+    return letter.dead is not None
+
+
 # The command line.
 
 _SOURCES = [
@@ -451,6 +467,8 @@ _ARGUMENTS = [
     ["--version"], ["--help"],
     ["worker", "--secret-file={folder}/kafka.json", "--kafka-file={folder}/kafka.json", "--callback={folder}/good.py"],
     ["worker", "--cafile={folder}/kafka.json", "--dead-letter-topic=dead"],
+    ["dlq", "list", "--dead-letter-topic=dead", "--reason=timeout", "--limit=5"], ["dlq", "show", "0:17", "--dead-letter-topic=dead"],
+    ["dlq", "retry", "0:17", "--dead-letter-topic=dead", "--yes"], ["dlq", "drop", "--all", "--yes", "--dead-letter-topic=dead"],
 ]  # fmt: skip
 
 
@@ -492,7 +510,7 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
     with ExitStack() as stack:
         for name in ("embedkq.Worker.start", "embedkq.cli.worker.set_up_logging"):
             stack.enter_context(mock.patch(name))
-        for name in ("embedkq.info.Inspector", "embedkq.info.describe", "embedkq.broker.EmbeddedBroker"):
+        for name in ("embedkq.info.Inspector", "embedkq.info.describe", "embedkq.broker.EmbeddedBroker", "embedkq.dlq.DeadLetters"):
             stack.enter_context(mock.patch(name, side_effect=SystemExit(0)))
         stack.enter_context(mock.patch("embedkq.broker._metadata_of", return_value=b""))
         terminate = signal.getsignal(signal.SIGTERM)
