@@ -11,6 +11,7 @@ from kafka.admin import NewTopic
 
 from benchmarks.figures import Options
 from embedkq import Queue, codec, headers
+from embedkq.signing import Signer
 
 LIMIT_SECONDS = 10.0
 """The limit of every job, unless it is there to break it."""
@@ -38,13 +39,17 @@ class Bed:
         self._topics.append(name)
         return name
 
-    def filled(self, function: Callable[..., Any], *arguments: Any, count: int, partitions: int = PARTITIONS) -> str:
+    def filled(
+        self, function: Callable[..., Any], *arguments: Any, count: int, partitions: int = PARTITIONS, signer: Signer | None = None
+    ) -> str:
         """A new topic with so many jobs of the same call, spread evenly."""
         topic = self.topic(partitions)
-        self.fill(topic, partitions, count, function, *arguments)
+        self.fill(topic, partitions, count, function, *arguments, signer=signer)
         return topic
 
-    def fill(self, topic: str, partitions: int, count: int, function: Callable[..., Any], *arguments: Any) -> None:
+    def fill(
+        self, topic: str, partitions: int, count: int, function: Callable[..., Any], *arguments: Any, signer: Signer | None = None
+    ) -> None:
         """Put so many jobs of the same call on a topic, each with an id of its own; returns when all are there."""
         payload = codec.encode_call(function, arguments, {})
         producer = KafkaProducer(
@@ -52,7 +57,10 @@ class Bed:
         )
         try:
             for number in range(count):
-                producer.send(topic, payload, headers=record_headers(), partition=number % partitions)
+                told = record_headers()
+                if signer is not None:
+                    told.append(signer.sign(topic, None, told, payload))
+                producer.send(topic, payload, headers=told, partition=number % partitions)
             producer.flush()
         finally:
             producer.close()

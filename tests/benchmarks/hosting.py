@@ -63,9 +63,9 @@ class Owner:
             self.worker.request_stop()
 
 
-def work_off(hosts: str, topic: str, count: int, processes: int = PROCESSES) -> dict[str, float]:
+def work_off(hosts: str, topic: str, count: int, processes: int = PROCESSES, secret: str | None = None) -> dict[str, float]:
     """Do so many jobs: how many a second, from the first callback to the last."""
-    owner = Owner(hosts, topic, count, processes=processes)
+    owner = Owner(hosts, topic, count, processes=processes, secret=secret)
     owner.work_off()
     return {"rate": owner.rate(after=processes)}
 

@@ -13,8 +13,10 @@ from benchmarks.alone import Alone, alone, await_word, say_ready
 from benchmarks.bed import LIMIT_SECONDS, Bed
 from benchmarks.figures import Benchmark, Figure, Goal, Options, Trial, percentile
 from embedkq import Queue, codec
+from embedkq.signing import Signer
 
 PROCESSES = hosting.PROCESSES
+SECRET = "a secret that is worth nothing"
 LONG_SECONDS, SHORT_SECONDS = 1.0, 0.001
 SIZES = {"1 KiB": (1024, 30_000), "100 KiB": (100 * 1024, 3_000), "1 MiB": (1024 * 1024, 400)}
 """By name the bytes, and how many jobs have them."""
@@ -28,7 +30,8 @@ def benchmarks(options: Options) -> list[Benchmark]:
             Figure("no-op jobs, limit and callback, 2 processes", "jobs/s", "embedkq", "rate", ("raw poll", "rate"),
                    Goal(least=30_000, least_ratio=0.33)),
             Figure("the same, beside the pool alone without Kafka", "jobs/s", "embedkq", "rate", ("pool", "rate")),
-        ), trials=3),
+            Figure("signed no-op jobs, beside unsigned ones", "jobs/s", "signed", "rate", ("embedkq", "rate"), Goal(least_ratio=0.95)),
+        ), trials=4),
         real_work("wait", 0.001, 6_000, 0.95),
         real_work("burn", 0.001, 6_000, 0.95),
         real_work("burn", 0.010, 1_000, 0.97),
@@ -46,9 +49,11 @@ def benchmarks(options: Options) -> list[Benchmark]:
 def no_ops(bed: Bed) -> Mapping[str, Trial]:
     count = bed.options.scaled(100_000)
     topic = bed.filled(work.noop, 1, count=count)
+    signed = bed.filled(work.noop, 1, count=count, signer=Signer(SECRET))
     return {
         "raw poll": partial(alone, raw.poll, bed.hosts, topic, count),
         "embedkq": partial(alone, hosting.work_off, bed.hosts, topic, count),
+        "signed": partial(alone, hosting.work_off, bed.hosts, signed, count, hosting.PROCESSES, SECRET),
         "pool": partial(alone, pool_alone, count),
     }
 
