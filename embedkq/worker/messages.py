@@ -23,7 +23,6 @@ class Record(Protocol):
 class Run(Task):
     """A record that was polled, until it is done.
 
-
     Made on the consumer's thread, where the record is still at hand; from the batch on that carries it, the worker's thread's.
 
     Attributes:
