@@ -1,9 +1,11 @@
 """The process pool by itself, without Kafka: limits, crashes, fairness, taking back, replacement, starts that fail, sizes, order."""
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from poolharness import Harness, descriptors, is_alive, kept_fork_server, value_
 from support import lines, wait_until
 from workerjobs import life_of
 
-from embedkq import codec
+from embedkq import channel, codec
 from embedkq.child.runner import LARGEST_RESULT
 from embedkq.errors import ChildStartFailed, JobCrashed, JobFailed, ResultTooLarge
 from embedkq.worker import pool as pool_module
@@ -266,6 +268,20 @@ def test_a_child_is_not_given_more_bytes_than_it_may_have(deep: None) -> None:
             most = max(most, child.size)
         pool.finish()
         assert 2 * len(payload) < most <= pool_module.DEEPEST_BYTES + len(payload) + 200 and not child.size
+
+
+def test_what_cannot_be_sent_for_want_of_descriptors_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    send, refusals = channel.send, [OSError(errno.EMFILE, "too many open files"), BlockingIOError(errno.EAGAIN, "full")]
+
+    def reluctant(end: socket.socket, message: bytes) -> None:
+        if refusals:
+            raise refusals.pop()
+        send(end, message)
+
+    with Harness(1) as pool:
+        pool.fill()
+        monkeypatch.setattr(channel, "send", reluctant)
+        assert value_of(pool.run(jobs.echo, b"x" * 100_000)) == b"x" * 100_000 and not refusals
 
 
 # Taking back and giving up.

@@ -116,10 +116,10 @@ class Child(Generic[T]):
         if self._unsent:
             try:
                 channel.send(self.end, self._unsent)
-            except BlockingIOError:  # what was taken back still lies there: the child passes over it once it is done with its first task
+            except OSError:
+                # What was taken back still fills the channel, until the child is done with its first task; or this process has no
+                # descriptor left for a large message; or the child is gone, which its pidfd tells. The claims are out: it is tried again.
                 return
-            except OSError:  # it is gone, which its pidfd tells
-                pass
             self._unsent = b""
 
     @property
