@@ -1,32 +1,39 @@
-"""What a record's headers say of its job, so that a worker need not read the payload. Pure."""
+"""What a record's header says of its job, so that a worker need not read the payload. Pure.
+
+All of it is one header, which reads `1;id=...;timestamp=...;timeout=...`: the format, then what the job has of `FIELDS`, in that order.
+One, since in kafka-python each header takes a worker as long to unpack as half a record.
+"""
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from embedkq.errors import DecodeError
 
+HEADER = "embedkq"
+FIELDS = (b"id", b"timestamp", b"timeout", b"retries", b"backoff", b"rounds", b"signature")
+SIGNATURE = b";signature="
 _FORMAT = b"1"
-_FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER = (
-    "embedkq-format", "embedkq-id", "embedkq-timestamp", "embedkq-timeout",
-)
-_SIGNATURE_HEADER, _ROUNDS_HEADER, _RETRIES_HEADER, _BACKOFF_HEADER = (
-    "embedkq-signature", "embedkq-rounds", "embedkq-retries", "embedkq-backoff",
-)
-_PREFIX = "embedkq-"
-_KNOWN_HEADERS = frozenset((
-    _FORMAT_HEADER, _ID_HEADER, _TIMESTAMP_HEADER, _TIMEOUT_HEADER, _SIGNATURE_HEADER, _ROUNDS_HEADER, _RETRIES_HEADER, _BACKOFF_HEADER,
-))
-_UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
-_DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
-_DECIMAL = re.compile(rb"[-+.0-9a-zA-Z]{1,32}").fullmatch
+_FURTHER = HEADER + "-"
+_UUID = rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_DIGITS = rb"[0-9]{1,19}"
+_DECIMAL = rb"[-+.0-9a-zA-Z]{1,32}"
+_FORMS = {
+    b"id": (_UUID, "UUID"), b"timestamp": (_DIGITS, "number"), b"timeout": (_DECIMAL, "number"), b"retries": (_DIGITS, "number"),
+    b"backoff": (_DECIMAL, "number"), b"rounds": (_DIGITS, "number"), b"signature": (rb"[^;]*", "signature"),
+}
+_NEEDED = (b"id", b"timestamp")
+_SOUND = re.compile(_FORMAT + b"".join(
+    (b";%s=(%s)" if name in _NEEDED else b"(?:;%s=(%s))?") % (name, form) for name, (form, _) in _FORMS.items()
+)).fullmatch
+_MOST_FIELDS = 20
 
 
 class Envelope(NamedTuple):
-    """What a record's headers say of its job.
+    """What a record's header says of its job.
 
     Attributes:
         id: UUID as a string.
@@ -47,100 +54,120 @@ def headers_of(
     job_id: str, timestamp: int, timeout: float | None, retries: int | None = None, backoff: float | None = None
 ) -> list[tuple[str, bytes]]:
     """The record headers of a job: id, timestamp in milliseconds, and as far as it has its own: limit in seconds, retries, backoff."""
-    headers = [
-        (_FORMAT_HEADER, _FORMAT), (_ID_HEADER, job_id.encode("ascii")), (_TIMESTAMP_HEADER, b"%d" % timestamp),
-    ]
+    told = f"1;id={job_id};timestamp={timestamp}"
     if timeout is not None:
-        headers.append((_TIMEOUT_HEADER, repr(float(timeout)).encode("ascii")))
+        told += f";timeout={float(timeout)!r}"
     if retries is not None:
-        headers.append((_RETRIES_HEADER, b"%d" % retries))
+        told += f";retries={retries}"
     if backoff is not None:
-        headers.append((_BACKOFF_HEADER, repr(float(backoff)).encode("ascii")))
-    return headers
+        told += f";backoff={float(backoff)!r}"
+    return [(HEADER, told.encode("ascii"))]
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
-    """What the headers say; headers of others are passed over.
+    """What the header says; headers of others are passed over.
 
     Raises:
-        DecodeError: a header is missing, doubled or wrong; the message names it.
+        DecodeError: it is missing, doubled or wrong; the message names what is.
     """
-    pairs = list(headers)
-    found: dict[str, Any] = dict(pairs)
-    if len(found) != len(pairs) or not found.keys() <= _KNOWN_HEADERS:
-        found = _own(pairs)
-    try:
-        if found[_FORMAT_HEADER] != _FORMAT:
-            told = (found[_FORMAT_HEADER] or b"")[:64]
-            raise DecodeError(f"header {_FORMAT_HEADER!r} is {told!r}: this version of embedkq reads {_FORMAT!r}")
-        job_id, timestamp = found[_ID_HEADER] or b"", found[_TIMESTAMP_HEADER] or b""  # Kafka has headers without a value, too
-    except KeyError as error:
-        raise DecodeError(f"header {error.args[0]!r} is missing") from None
-    if not _UUID(job_id):
-        raise DecodeError(f"header {_ID_HEADER!r} is no UUID: {job_id[:64]!r}")
-    if not _DIGITS(timestamp):
-        raise DecodeError(f"header {_TIMESTAMP_HEADER!r} is no number: {timestamp[:64]!r}")
-    timeout = _seconds(_TIMEOUT_HEADER, found[_TIMEOUT_HEADER]) if _TIMEOUT_HEADER in found else None
-    retries = _count(_RETRIES_HEADER, found[_RETRIES_HEADER]) if _RETRIES_HEADER in found else None
-    backoff = _seconds(_BACKOFF_HEADER, found[_BACKOFF_HEADER]) if _BACKOFF_HEADER in found else None
-    return Envelope(job_id.decode("ascii"), int(timestamp), timeout, retries, backoff)
+    value = value_of(headers)
+    sound = _SOUND(value)
+    if sound is None:
+        raise DecodeError(f"header {HEADER!r} {_fault_of(value)}")
+    job_id, timestamp, timeout, retries, backoff, _, _ = sound.groups()
+    return Envelope(
+        job_id.decode("ascii"), int(timestamp), None if timeout is None else _seconds("timeout", timeout),
+        None if retries is None else int(retries), None if backoff is None else _seconds("backoff", backoff),
+    )
+
+
+def value_of(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
+    """What the one header of embedkq's holds, be it sound or not.
+
+    Raises:
+        DecodeError: there is none, several, or one that a later version must have written.
+    """
+    found: bytes | None = None
+    for name, value in headers:
+        if name == HEADER and found is None:
+            found = value or b""  # Kafka has headers without a value, too
+        elif name == HEADER or name.startswith(_FURTHER):
+            raise DecodeError(f"header {name!r} is {'doubled' if name == HEADER else 'unknown to this version of embedkq'}")
+    if found is None:
+        raise DecodeError(f"header {HEADER!r} is missing")
+    return found
+
+
+def with_value(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> list[tuple[str, bytes]]:
+    """The headers with another value of embedkq's. kafka-python sends no header without a value: it becomes an empty one."""
+    return [(name, value if name == HEADER else told or b"") for name, told in headers]
 
 
 def rounds_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
     """How often a job was put back after it had died; 0 where the header does not tell."""
-    told = next((value for name, value in headers if name == _ROUNDS_HEADER), None)
-    return int(told) if told and _DIGITS(told) else 0
+    sound = _SOUND(_value_or_nothing(headers))
+    return int(sound[6] or 0) if sound else 0
+
+
+def is_signed(headers: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Whether there is a signature, be it good or not."""
+    return any(name == HEADER and SIGNATURE in (value or b"") for name, value in headers)
 
 
 def put_back(headers: Iterable[tuple[str, bytes | None]], timestamp: int | None = None) -> list[tuple[str, bytes]]:
-    """The headers of a job that is put back: a round more, and with a timestamp (in milliseconds) without signature, to be signed anew.
-
-    Headers without any of embedkq's stay as they are: a round would not make a job of them. kafka-python sends no header without a value:
-    it becomes an empty one.
+    """The headers of a job that is put back: a round more, perhaps another timestamp (in milliseconds), and without a signature, which
+    would not fit any more. What is no job's goes back as it is: a round would not make a job of it.
     """
-    told = [(name, value or b"") for name, value in headers]
-    if not has_ours(told):
-        return told
-    rounds = b"%d" % (rounds_of(told) + 1)
-    replaced: dict[str, bytes] = {}
+    told = list(headers)
+    value = _value_or_nothing(told)
+    sound = _SOUND(value)
+    if sound is None:
+        return [(name, each or b"") for name, each in told]
+    fields = dict(zip(FIELDS, sound.groups(), strict=True))
+    fields[b"rounds"] = b"%d" % (int(fields[b"rounds"] or 0) + 1)
+    fields[b"signature"] = None
     if timestamp is not None:
-        told = [(name, value) for name, value in told if name != _SIGNATURE_HEADER]
-        replaced[_TIMESTAMP_HEADER] = b"%d" % timestamp
-    kept = [(name, replaced.get(name, value)) for name, value in told if name != _ROUNDS_HEADER]
-    return [*kept, (_ROUNDS_HEADER, rounds)]
-
-
-def _own(pairs: Sequence[tuple[str, bytes | None]]) -> dict[str, bytes | None]:
-    """Those of embedkq by name, where there are others too, or something is wrong with them."""
-    found: dict[str, bytes | None] = {}
-    for name, value in pairs:
-        if name in found or (name not in _KNOWN_HEADERS and name.startswith(_PREFIX)):
-            raise DecodeError(f"header {name!r} is {'doubled' if name in found else 'unknown to this version of embedkq'}")
-        if name in _KNOWN_HEADERS:
-            found[name] = value
-    return found
+        fields[b"timestamp"] = b"%d" % timestamp
+    return with_value(told, b";".join([_FORMAT, *(b"%s=%s" % field for field in fields.items() if field[1] is not None)]))
 
 
 def has_ours(headers: Iterable[tuple[str, bytes | None]]) -> bool:
     """Whether any of the headers is one of embedkq's, whatever it says."""
-    return any(name.startswith(_PREFIX) for name, _ in headers)
+    return any(name == HEADER or name.startswith(_FURTHER) for name, _ in headers)
+
+
+def _value_or_nothing(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
+    try:
+        return value_of(headers)
+    except DecodeError:
+        return b""
+
+
+def _fault_of(value: bytes) -> str:
+    """What is wrong with a value that is not sound."""
+    told, *fields = value.split(b";", _MOST_FIELDS)
+    if told != _FORMAT:
+        return f"begins with {told[:64]!r}: this version of embedkq reads {_FORMAT!r}"
+    found: dict[bytes, bytes] = {}
+    for field in fields:
+        name, _, text = field.partition(b"=")
+        if name in found or name not in _FORMS:
+            return f"has {name[:64]!r}{' twice' if name in found else ', which is unknown to this version of embedkq'}"
+        found[name] = text
+    for name, (form, kind) in _FORMS.items():
+        if name in _NEEDED and name not in found:
+            return f"has no {name.decode()}"
+        if name in found and not re.fullmatch(form, found[name]):
+            return f"has a wrong {name.decode()}, which is no {kind}: {found[name][:64]!r}"
+    return f"has its fields in another order than {b', '.join(FIELDS).decode()}"
 
 
 @lru_cache(maxsize=256)
-def _seconds(name: str, told: bytes | None) -> float:
-    text = told or b""  # Kafka has headers without a value, too
+def _seconds(name: str, text: bytes) -> float:
     try:
-        seconds = float(text) if _DECIMAL(text) else None
+        seconds = float(text)
     except ValueError:
-        seconds = None
-    if seconds is None:
-        raise DecodeError(f"header {name!r} is no number: {text[:64]!r}")
+        raise DecodeError(f"header {HEADER!r} has a wrong {name}, which is no number: {text!r}") from None
     if not (seconds > 0 and math.isfinite(seconds)):
-        raise DecodeError(f"header {name!r} is {text!r}: it must be a number of seconds above 0")
+        raise DecodeError(f"header {HEADER!r} has {name}={text.decode()}: it must be a number of seconds above 0")
     return seconds
-
-
-def _count(name: str, told: bytes | None) -> int:
-    if not told or not _DIGITS(told):
-        raise DecodeError(f"header {name!r} is no number: {(told or b'')[:64]!r}")
-    return int(told)

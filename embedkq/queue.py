@@ -131,7 +131,7 @@ class _Enqueues:
         job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
         record_headers = headers.headers_of(job_id, timestamp, timeout, self._own.retries, self._own.backoff)
         if (signer := self._queue._signer) is not None:
-            record_headers.append(signer.sign(self._queue.topic, key, record_headers, payload))
+            record_headers = signer.sign(self._queue.topic, key, record_headers, payload)
         message = Message(self._queue.topic, payload, key, record_headers, self._own.partition)
         if message.size > self._queue.job_size:
             raise JobTooLarge(message.size, self._queue.job_size)

@@ -1,7 +1,7 @@
 """Signed records: whoever has no secret cannot have a worker run code. Pure; any thread.
 
-HMAC-SHA256 (RFC 2104) over topic, key, every embedkq header and the payload, each with its length, so that no two records share a
-signed text. The signature's header names the secret by a digest of it, so that secrets can be changed without a gap.
+HMAC-SHA256 (RFC 2104) over topic, key, embedkq's header and the payload, each with its length, so that no two records share a signed
+text. The signature ends the header, and names the secret by a digest of it, so that secrets can be changed without a gap.
 """
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import hmac
 import struct
 import time
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from embedkq.errors import SignatureRefused
+from embedkq.errors import DecodeError, SignatureRefused
+from embedkq.headers import SIGNATURE, value_of, with_value
 
-SIGNATURE_HEADER = "embedkq-signature"
-_PREFIX = "embedkq-"
 _ABSENT = -1
-_BY_NAME = itemgetter(0)
+_LENGTHS = struct.Struct(">4q").pack
 _SHORTEST_SECRET = 16
 
 Secret = str | bytes | Path
@@ -52,28 +50,36 @@ class Signer:
         raise TypeError("secrets cannot be pickled: they would travel in a job's payload")
 
     def sign(
-        self, topic: str, key: bytes | None, headers: Sequence[tuple[str, bytes]], payload: bytes | None
-    ) -> tuple[str, bytes]:
-        """The header to add to a record."""
-        digest = _digest(self._keys[self._first], topic, key, headers, payload)
-        return SIGNATURE_HEADER, self._first + b":" + digest
+        self, topic: str, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], payload: bytes | None
+    ) -> list[tuple[str, bytes]]:
+        """The headers of an unsigned job with the signature in them.
+
+        Raises:
+            DecodeError: they are no job's.
+        """
+        told = value_of(headers)
+        digest = _digest(self._keys[self._first], topic, key, told, payload)
+        return with_value(headers, b"".join((told, SIGNATURE, self._first, b":", digest)))
 
     def check(
-        self, topic: str, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], payload: bytes | None
+        self, topic: str, key: bytes | None, headers: Iterable[tuple[str, bytes | None]], payload: bytes | None
     ) -> None:
         """Accept a record, before anything of it is unpickled.
 
         Raises:
             SignatureRefused: it is not signed, altered, moved here from another topic, or signed with a secret that is not known.
         """
-        signatures = [value for name, value in headers if name == SIGNATURE_HEADER]
-        if len(signatures) != 1:
-            raise SignatureRefused("it is not signed" if not signatures else "it has several signatures")
-        name, _, told = (signatures[0] or b"").partition(b":")
+        try:
+            told, is_signed, signature = value_of(headers).rpartition(SIGNATURE)
+        except DecodeError as error:
+            raise SignatureRefused(f"it is not signed: {error}") from None
+        if not is_signed:
+            raise SignatureRefused("it is not signed")
+        name, _, digest = signature.partition(b":")
         secret = self._keys.get(name)
         if secret is None:
             raise SignatureRefused("it is signed with a secret that this worker does not know")
-        if not hmac.compare_digest(told, _digest(secret, topic, key, headers, payload)):
+        if not hmac.compare_digest(digest, _digest(secret, topic, key, told, payload)):
             raise SignatureRefused("its signature does not fit: it was altered, or signed for another topic")
 
 
@@ -88,16 +94,13 @@ def check_age(timestamp: int, max_age: float) -> None:
         raise SignatureRefused(f"it was enqueued {age:.0f} s ago, and max_age is {max_age:g} s")
 
 
-def _digest(
-    secret: hmac.HMAC, topic: str, key: bytes | None, headers: Iterable[tuple[str, bytes | None]], payload: bytes | None
-) -> bytes:
-    parts = [topic.encode(), key, payload]
-    for name, value in sorted(headers, key=_BY_NAME):
-        if name.startswith(_PREFIX) and name != SIGNATURE_HEADER:
-            parts += (name.encode(), value)
-    lengths = [_ABSENT if part is None else len(part) for part in parts]
+def _digest(secret: hmac.HMAC, topic: str, key: bytes | None, told: bytes, payload: bytes | None) -> bytes:
+    name = topic.encode()
+    lengths = _LENGTHS(
+        len(name), _ABSENT if key is None else len(key), len(told), _ABSENT if payload is None else len(payload)
+    )
     signed = secret.copy()
-    signed.update(struct.pack(f">{1 + len(parts)}q", len(parts), *lengths) + b"".join([part for part in parts if part]))
+    signed.update(b"".join((lengths, name, key or b"", told, payload or b"")))
     return signed.hexdigest().encode()
 
 

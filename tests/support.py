@@ -92,6 +92,21 @@ class Sender:
         self.producer.flush()
 
 
+def with_field(record_headers: Iterable[tuple[str, bytes | None]], name: str, value: bytes | None) -> list[tuple[str, bytes | None]]:
+    """The headers with another value of a field of embedkq's, behind its other fields where it is a new one; None: without it."""
+    changed = []
+    for header, told in record_headers:
+        if header == headers.HEADER:
+            fields = [field for field in (told or b"").split(b";") if not field.startswith(name.encode() + b"=")]
+            place = next((place for place, field in enumerate(fields) if field.startswith(b"signature=")), len(fields))
+            if value is not None:
+                former = [field.partition(b"=")[0].decode() for field in (told or b"").split(b";")]
+                fields.insert(former.index(name) if name in former else place, name.encode() + b"=" + value)
+            told = b";".join(fields)
+        changed.append((header, told))
+    return changed
+
+
 def send_many(hosts: str, topic: str, func: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], **how: Any) -> list[str]:
     """Send one job for each tuple of arguments; their ids, once all are there."""
     with Sender(hosts, topic) as sender:

@@ -25,7 +25,8 @@ LAYERS = (
     ("queue", "worker"),
     ("producer", "child"),
     ("info", "broker"),
-    ("codec", "kqformat", "headers", "deadletters", "signing", "allowed", "options", "channel", "outcome", "probe"),
+    ("signing",),
+    ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe"),
     ("job", "errors", "version", "forks", "clientsockets", "tether", "tls"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from commandline import MODULE, Ended, Program, environment, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from support import HANG_SECONDS, Recorder, committed, end_offsets, lines, with_admin
+from support import HANG_SECONDS, Recorder, committed, end_offsets, lines, with_admin, with_field
 
 from embedkq import Queue, Worker, codec, headers
 from embedkq.deadletters import DeadLetter, Record, bury
@@ -95,14 +95,19 @@ def graveyard(hosts: str, make_topic: Callable[[int], str]) -> Iterator[Graveyar
     made.close()
 
 
-def job(*args: Any, func: Callable[..., Any] = jobs.echo, key: bytes | None = None, more: Sequence[tuple[str, bytes]] = ()) -> Record:
-    """A job as a Queue sends it, with further headers."""
+def job(*args: Any, func: Callable[..., Any] = jobs.echo, key: bytes | None = None, rounds: int = 0) -> Record:
+    """A job as a Queue sends it, put back so often, with a header of its sender's."""
     told = headers.headers_of(str(uuid.uuid4()), 1_600_000_000_000, None)
-    return Record(key, codec.encode_call(func, args, {}), [("mine", b"1"), *told, *more])
+    record = Record(key, codec.encode_call(func, args, {}), [("mine", b"1"), *told])
+    return with_rounds(record, rounds) if rounds else record
+
+
+def with_rounds(record: Record, rounds: int) -> Record:
+    return record._replace(headers=with_field(record.headers, "rounds", b"%d" % rounds))
 
 
 def signed(record: Record, topic: str, secret: str = SECRET) -> Record:
-    return record._replace(headers=[*record.headers, Signer(secret).sign(topic, record.key, record.headers, record.value)])
+    return record._replace(headers=Signer(secret).sign(topic, record.key, record.headers, record.value))
 
 
 def id_of(record: Record) -> str:
@@ -141,7 +146,7 @@ def only_line(done: Ended, status: int = 1) -> str:
 def test_letters_are_listed_newest_first_with_what_they_tell(graveyard: Graveyard) -> None:
     first = job(1)
     graveyard.put(first, reason="timeout", exception="", attempts=3, traceback="")
-    second = job(2, func=jobs.note, key=b"k", more=[("embedkq-rounds", b"2")])
+    second = job(2, func=jobs.note, key=b"k", rounds=2)
     graveyard.put(second)
     graveyard.put(Record(None, b"rubbish", ()), reason="malformed", exception="DecodeError: no header", attempts=0)
     graveyard.send(Record(None, b"x", [("embedkq-dead-topic", b"t")]))
@@ -210,7 +215,7 @@ def test_one_letter_is_shown_with_everything(graveyard: Graveyard) -> None:
     assert told["headers"] == [[key, (value or b"").decode()] for key, value in record.headers]
     assert told["traceback"].startswith("Traceback (most recent") and told["payload_size"] == len(record.value or b"")
     by_job = ok(graveyard.kq("show", id_of(record)[:8].upper())).out
-    for part in ("0:0", "open", f"{graveyard.origin} 0:0", id_of(record), "workerjobs.echo", "ValueError: no", "here", "embedkq-signature"):
+    for part in ("0:0", "open", f"{graveyard.origin} 0:0", id_of(record), "workerjobs.echo", "ValueError: no", "here", ";signature="):
         assert part in by_job, part
     assert by_job.rstrip().endswith("Traceback (most recent call last):\nValueError: no")
 
@@ -256,7 +261,7 @@ def test_nothing_of_a_letter_is_unpickled_or_steers_the_terminal(graveyard: Grav
     marker = tmp_path / "marker"
     attack = pickle.dumps(Attack(marker))
     evil = "\x1b]0;owned\x07\x9b2J\u202e[red]"
-    told = [("embedkq-id", attack), (f"h{evil}", attack), ("embedkq-rounds", attack)]
+    told = [("embedkq", b"1;id=" + attack), (f"h{evil}", attack), ("embedkq-dead-time", attack)]
     graveyard.put(Record(attack, attack, told), exception=f"E{evil}: {evil}", traceback=evil, host=evil)
     for done in (ok(graveyard.kq("list")), ok(graveyard.kq("show", "0:0"))):
         assert not set("\x1b\x07\x9b\u202e") & set(done.out) and "[red]" in done.out
@@ -277,11 +282,11 @@ def test_a_letter_is_put_back_as_it_was_with_a_round_more_and_stays_dealt_with(g
         {"letter": f"0:{number}", "job": id_of(records[number]), "outcome": "retried", "why": None} for number in (1, 2)
     ]
     assert done.err == f"Retried: 2. Open in {graveyard.topic}: 1.\n"
-    found = {dict(record.headers)["embedkq-id"].decode(): record for record in graveyard.put_back()}
+    found = {id_of(record): record for record in graveyard.put_back()}
     assert found.keys() == {id_of(records[1]), id_of(records[2])}
     for record in records[1:]:
         back = found[id_of(record)]
-        assert (back.key, back.value, back.headers) == (record.key, record.value, [*record.headers, ("embedkq-rounds", b"1")])
+        assert (back.key, back.value, back.headers) == (record.key, record.value, with_rounds(record, 1).headers)
     assert found[id_of(records[2])].partition == 1  # without a key it goes where it was
     assert committed(graveyard.hosts, graveyard.group, graveyard.topic) == {0: (0, donemap.encode(0, [(1, 3)]).text)}
 
@@ -306,11 +311,10 @@ def test_what_has_no_key_goes_where_it_was_if_that_is_still_there(graveyard: Gra
 
 
 def test_rounds_are_counted(graveyard: Graveyard) -> None:
-    graveyard.put(job(1, more=[("embedkq-rounds", b"9"), ("last", b"")]))
+    graveyard.put(job(1, rounds=9))
     ok(graveyard.kq("retry", "--all", "--yes"))
     back, = graveyard.put_back()
-    assert back.headers[-2:] == [("last", b""), ("embedkq-rounds", b"10")] and len(dict(back.headers)) == len(back.headers)
-    assert headers.read_headers(back.headers).id == id_of(graveyard.records[0])
+    assert back.headers == with_rounds(graveyard.records[0], 10).headers and id_of(back) == id_of(graveyard.records[0])
 
 
 def test_what_is_no_job_goes_back_unchanged_and_what_is_no_letter_not_at_all(graveyard: Graveyard) -> None:
@@ -407,7 +411,7 @@ def test_options_come_from_the_environment(graveyard: Graveyard) -> None:
 @pytest.mark.parametrize("reason", ["failure", "refused"])
 def test_what_is_signed_is_signed_anew_only_with_a_secret_that_fits(reason: str) -> None:
     dead = DeadLetter("origin", 0, 0, reason)
-    record = signed(job(1, key=b"k", more=[("embedkq-rounds", b"1")]), "origin", OLD_SECRET)
+    record = signed(job(1, key=b"k", rounds=1), "origin", OLD_SECRET)
     with pytest.raises(LetterRefused, match="give the secret in --secret-file or EMBEDKQ_SECRET"):
         restored(record, dead, None)
     with pytest.raises(SignatureRefused, match=r"not know.* It is not signed anew"):
@@ -425,11 +429,11 @@ def test_what_is_signed_is_signed_anew_only_with_a_secret_that_fits(reason: str)
     lambda record: record._replace(key=b"other"),
     lambda record: record._replace(value=record.value + b"x"),
     lambda record: record._replace(value=None),
-    lambda record: record._replace(headers=[*record.headers, ("embedkq-rounds", b"0")]),
-    lambda record: record._replace(headers=[*record.headers, ("embedkq-timeout", b"1.0")]),
+    lambda record: with_rounds(record, 0),
+    lambda record: record._replace(headers=with_field(record.headers, "timeout", b"1.0")),
     lambda record: record._replace(headers=[*record.headers, record.headers[-1]]),
-    lambda record: record._replace(headers=[*record.headers[:-1], ("embedkq-signature", b"")]),
-    lambda record: record._replace(headers=[*record.headers[:-1], ("embedkq-signature", None)]),
+    lambda record: record._replace(headers=with_field(record.headers, "signature", b"")),
+    lambda record: record._replace(headers=[(name, (told or b"") + b";rounds=1") for name, told in record.headers]),
 ])
 def test_what_is_forged_is_never_signed(forged: Callable[[Record], Record]) -> None:
     record = signed(job(1, key=b"k"), "origin")
@@ -441,7 +445,7 @@ def test_what_is_forged_is_never_signed(forged: Callable[[Record], Record]) -> N
 
 def test_what_is_unsigned_stays_so_and_is_kept_where_it_was_refused() -> None:
     record = job(1)
-    expected = [*record.headers, ("embedkq-rounds", b"1")]
+    expected = with_rounds(record, 1).headers
     for signer in (None, Signer(SECRET)):
         assert restored(record, DeadLetter("origin", 0, 0, "failure"), signer) == expected
     assert restored(record, DeadLetter("origin", 0, 0, "refused"), None) == expected
@@ -511,7 +515,7 @@ def test_a_letter_without_payload_is_put_back_from_its_origin(graveyard: Graveya
     done = graveyard.kq("retry", "--all", "--yes", f"--secret-file={tmp_path / 'secret'}")
     assert "Retried: 2, kept: 2." in done.err and "is another record now: drop it" in done.err, done
     assert f"not kept any more at {graveyard.origin} {where['partition']}:77: drop it" in done.err
-    _, first, second = sorted(graveyard.put_back(), key=lambda record: len(record.headers))
+    _, first, second = sorted(graveyard.put_back(), key=lambda record: headers.rounds_of(record.headers))
     for back in (first, second):
         assert back.value == large.value and headers.rounds_of(back.headers) == 1
         Signer(SECRET).check(graveyard.origin, back.key, back.headers, back.value)
@@ -631,7 +635,7 @@ def test_what_was_sent_before_a_kill_and_not_remembered_is_sent_again(graveyard:
     assert len(graveyard.put_back()) == 1000 and len(graveyard.listed("--limit=0")) == 700
     assert "Retried: 700." in ok(graveyard.kq("retry", "--all", "--yes")).err
     back = graveyard.put_back()
-    assert len(back) == 1700 and len({dict(record.headers)["embedkq-id"] for record in back}) == 1200
+    assert len(back) == 1700 and len({id_of(record) for record in back}) == 1200
 
 
 # Without Kafka.
@@ -707,7 +711,7 @@ def test_a_broker_that_drops_metadata_is_told() -> None:
 def test_any_record_is_a_letter_or_told_to_be_none(noise: bytes) -> None:
     class Found:
         partition, offset, timestamp, key, value = 0, 0, 0, noise, noise
-        headers = [(noise.decode("latin-1"), noise), ("embedkq-id", noise), ("embedkq-rounds", noise)]
+        headers = [(noise.decode("latin-1"), noise), ("embedkq", noise), ("embedkq-dead-time", noise)]
 
     letter = letter_of(Found, False)
     assert letter.dead is None and letter.problem

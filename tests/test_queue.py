@@ -94,14 +94,12 @@ def test_enqueue_returns_the_job_that_is_on_the_topic(hosts: str, topic: str, qu
 def test_the_record_on_the_wire(hosts: str, topic: str, queue: Queue) -> None:
     plain = queue.enqueue(workerjobs.echo, 1)
     limited = queue.using(timeout=2, key="ö").enqueue(workerjobs.echo, 1)
-    by_id = {dict(record.headers)["embedkq-id"].decode(): record for record in records(hosts, topic)}
+    by_id = {headers.read_headers(record.headers).id: record for record in records(hosts, topic)}
     record = by_id[plain.id]
-    assert record.headers == [
-        ("embedkq-format", b"1"), ("embedkq-id", plain.id.encode()), ("embedkq-timestamp", str(plain.timestamp).encode()),
-    ]
+    assert record.headers == [("embedkq", f"1;id={plain.id};timestamp={plain.timestamp}".encode())]
     assert record.key is None and record.value == pickle.dumps((workerjobs.echo, (1,), {}), 5)
     record = by_id[limited.id]
-    assert dict(record.headers)["embedkq-timeout"] == b"2.0" and record.key == "ö".encode() and len(record.headers) == 4
+    assert dict(record.headers)["embedkq"].endswith(b";timeout=2.0") and record.key == "ö".encode() and len(record.headers) == 1
     assert limited.timeout == 2 and limited.key == "ö".encode()
 
 

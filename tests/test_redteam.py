@@ -15,17 +15,17 @@ import pytest
 import workerjobs
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from poolharness import Harness
-from support import Recorder, Sender, committed, fire_until, lines
+from support import Recorder, Sender, committed, fire_until, lines, with_field
 
 from embedkq import Queue, Worker, codec, deadletters, headers
 from embedkq.child.runner import ENDED, LOGGED, REPLY_HEADER
 from embedkq.outcome import Outcome
-from embedkq.signing import SIGNATURE_HEADER, Signer
+from embedkq.signing import Signer
 from embedkq.worker import donemap
 
 SECRET, RETIRED = "a secret of the red team's victim", "a secret that is known no more"
 SIGNER = Signer(SECRET)
-ID, TIME, LIMIT, RETRIES, BACKOFF = "embedkq-id", "embedkq-timestamp", "embedkq-timeout", "embedkq-retries", "embedkq-backoff"
+ID, TIME, LIMIT, RETRIES, BACKOFF = "id", "timestamp", "timeout", "retries", "backoff"
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -64,7 +64,7 @@ class Arsenal:
     def signed(self, value: bytes | None, key: bytes | None = None, signer: Signer = SIGNER, topic: str | None = None) -> Headers:
         """Headers of a job that the owner of the secret has sent, with another value perhaps."""
         made = self.plain()
-        return [*made, signer.sign(topic or self._topic, key, made, value)]  # type: ignore[arg-type]
+        return [*signer.sign(topic or self._topic, key, made, value)]
 
     def forged(self) -> Iterator[Forged]:
         """Records that somebody without the secret may write, some made of records that he has read."""
@@ -74,43 +74,44 @@ class Arsenal:
         yield Forged("unsigned", attack("unsigned"), self.plain())
         yield Forged("as KQ writes", self._as_kq("as KQ writes"), [])
         yield Forged("replayed from another topic", read.value, read.headers, read.key)
-        yield Forged("replayed without its signature", read.value, without(read.headers, SIGNATURE_HEADER), read.key)
-        yield Forged("stripped", real, without(self.signed(real), SIGNATURE_HEADER))
+        yield Forged("replayed without its signature", read.value, without(read.headers, "signature"), read.key)
+        yield Forged("stripped", real, without(self.signed(real), "signature"))
         yield Forged("payload swapped", attack("payload swapped"), self.signed(real))
         yield Forged("payload taken away", b"", self.signed(real))
         yield Forged("no payload", None, self.signed(real, b"k"), b"k")
-        yield Forged("limit swapped", real, swapped(self.signed(real), LIMIT, b"0.001"))
+        yield Forged("limit swapped", real, with_field(self.signed(real), LIMIT, b"0.001"))
         yield Forged("limit taken away", real, without(self.signed(real), LIMIT))
-        yield Forged("time swapped", real, swapped(self.signed(real), TIME, b"99999999999999"))
-        yield Forged("id swapped", real, swapped(self.signed(real), ID, str(uuid.uuid4()).encode()))
+        yield Forged("time swapped", real, with_field(self.signed(real), TIME, b"99999999999999"))
+        yield Forged("id swapped", real, with_field(self.signed(real), ID, str(uuid.uuid4()).encode()))
         yield Forged("key added", real, self.signed(real), b"k")
         yield Forged("key emptied", real, self.signed(real, b"k"), b"")
         yield Forged("key empty for none", real, self.signed(real, None), b"")
         yield Forged("key none for empty", real, self.signed(real, b""), None)
         yield Forged("key an attack", real, self.signed(real), attack("key an attack"))
-        yield Forged("signature an attack", attack("signature 1"), [*self.plain(), (SIGNATURE_HEADER, attack("signature 2"))])
-        yield Forged("signature empty", real, [*self.plain(), (SIGNATURE_HEADER, b"")])
-        yield Forged("signature doubled", real, [*self.signed(real), *self.signed(real)[-1:]])
+        yield Forged("signature an attack", attack("signature 1"), with_field(self.plain(), "signature", attack("signature 2")))
+        yield Forged("signature empty", real, with_field(self.plain(), "signature", b""))
+        yield Forged("header doubled", real, [*self.signed(real), *self.signed(real)])
+        yield Forged("header an attack", real, [("embedkq", attack("header an attack"))])
+        yield Forged("header before its own an attack", real, [("embedkq", attack("header before")), *self.signed(real)])
+        yield Forged("more behind the signature", real, [(name, told + b";rounds=0") for name, told in self.signed(real) if told])
         yield Forged("secret retired", attack("secret retired"), self.signed(attack("secret retired"), signer=Signer(RETIRED)))
         yield Forged("signed for another topic", real, self.signed(real, topic=self._topic + "x"))
-        yield Forged("retries swapped", real, swapped(self.signed(real), RETRIES, b"999"))
+        yield Forged("retries swapped", real, with_field(self.signed(real), RETRIES, b"999"))
         yield Forged("backoff taken away", real, without(self.signed(real), BACKOFF))
-        yield Forged("a round added", real, [*self.signed(real), ("embedkq-rounds", b"1")])
-        for name in (ID, TIME, LIMIT, RETRIES, BACKOFF, "embedkq-rounds", "embedkq-format", "embedkq-more"):
-            yield Forged(f"{name} an attack", real, swapped(self.signed(real), name, attack(name)))
-            yield Forged(f"{name} doubled", real, [*self.signed(real), (name, dict(self.signed(real)).get(name, b""))])
+        yield Forged("a round added", real, with_field(self.signed(real), "rounds", b"1"))
+        for name in (ID, TIME, LIMIT, RETRIES, BACKOFF, "rounds", "more", "embedkq"):
+            yield Forged(f"{name} an attack", real, with_field(self.signed(real), name, attack(name)))
+            yield Forged(f"{name} doubled", real, [(header, (told or b"") + f";{name}=1".encode()) for header, told in self.signed(real)])
+        for further in ("embedkq-more", "embedkq-signature", "embedkq-dead-topic"):
+            yield Forged(f"{further} an attack", real, [*self.signed(real), (further, attack(further))])
 
     def _as_kq(self, name: str) -> bytes:
         payload = pickle.dumps(Attack(self.marks, name), 0)
         return b"ckq.job\nJob\n(" + payload[:-1] + b"tR."
 
 
-def without(record_headers: Headers, name: str) -> Headers:
-    return [header for header in record_headers if header[0] != name]
-
-
-def swapped(record_headers: Headers, name: str, value: bytes) -> Headers:
-    return [*without(record_headers, name), (name, value)]
+def without(record_headers: Headers, field: str) -> Headers:
+    return with_field(record_headers, field, None)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import workerjobs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import ROOT, Recorder, Sender, committed, fire_until, lag, lines, send_many, wait_until
+from support import ROOT, Recorder, Sender, committed, fire_until, lag, lines, send_many, wait_until, with_field
 
 from embedkq import Queue, Worker, options
 from embedkq.child.runner import failure
@@ -263,8 +263,7 @@ def test_altered_retries_are_refused(make_worker: Any, hosts: str, topic: str, t
     really = Producer.send
 
     def altered(producer: Producer, message: Message) -> None:
-        told = [(name, b"99" if name == "embedkq-retries" else value) for name, value in message.headers]
-        really(producer, message._replace(headers=told))
+        really(producer, message._replace(headers=with_field(message.headers, "retries", b"99")))
 
     monkeypatch.setattr(Producer, "send", altered)
     with Queue(hosts=hosts, topic=topic, secret=secret, retries=1) as queue:

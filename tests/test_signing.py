@@ -15,11 +15,11 @@ import workerjobs
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer
-from support import Recorder, Sender
+from support import Recorder, Sender, with_field
 
 from embedkq import Queue, Worker, allowed, codec, headers
 from embedkq.errors import FunctionRefused, SignatureRefused
-from embedkq.signing import SIGNATURE_HEADER, Signer
+from embedkq.signing import Signer
 
 SECRET, OTHER = "a secret of the tests, long enough", "another secret of the tests"
 SIGNER = Signer(SECRET)
@@ -30,7 +30,7 @@ HEADERS = headers.headers_of(str(uuid.UUID(int=7)), 1, 3.0)
 
 
 def signed(topic: str = "t", key: bytes | None = None, record_headers: Any = HEADERS, payload: bytes = b"p") -> list[tuple[str, bytes]]:
-    return [*record_headers, SIGNER.sign(topic, key, record_headers, payload)]
+    return SIGNER.sign(topic, key, record_headers, payload)
 
 
 @given(topic=st.text(max_size=20), key=st.none() | st.binary(max_size=20), payload=st.binary(max_size=200))
@@ -42,12 +42,14 @@ def test_what_was_signed_is_accepted(topic: str, key: bytes | None, payload: byt
     "change",
     [
         {"topic": "u"}, {"key": b""}, {"key": b"k"}, {"payload": b"q"}, {"payload": b""}, {"payload": None},
-        {"headers": signed()[:-1]}, {"headers": [*signed(), signed()[-1]]}, {"headers": signed()[1:]},
-        {"headers": [*HEADERS[:-1], ("embedkq-timeout", b"9.0"), signed()[-1]]},
+        {"headers": []}, {"headers": HEADERS}, {"headers": [*signed(), *signed()]}, {"headers": [*signed(), *HEADERS]},
+        {"headers": with_field(signed(), "id", None)}, {"headers": with_field(signed(), "timeout", b"9.0")},
+        {"headers": with_field(signed(), "timeout", None)}, {"headers": with_field(signed(), "rounds", b"1")},
         {"headers": [*signed(), ("embedkq-more", b"")]},
-        {"headers": [*signed()[:-1], (SIGNATURE_HEADER, b"")]},
-        {"headers": [*HEADERS, Signer(OTHER).sign("t", None, HEADERS, b"p")]},
-        {"headers": [*HEADERS, (SIGNATURE_HEADER, signed()[-1][1][:-1] + b"x")]},
+        {"headers": with_field(signed(), "signature", b"")}, {"headers": [("embedkq", None)]},
+        {"headers": Signer(OTHER).sign("t", None, HEADERS, b"p")},
+        {"headers": [("embedkq", signed()[0][1][:-1] + b"x")]}, {"headers": [("embedkq", signed()[0][1] + b";rounds=1")]},
+        {"headers": [("embedkq", signed()[0][1] + b";signature=" + signed()[0][1].rpartition(b"=")[2])]},
     ],
 )
 def test_whatever_is_changed_is_refused(change: dict[str, Any]) -> None:
@@ -61,20 +63,20 @@ def test_headers_of_others_may_come_and_go_and_order_does_not_matter() -> None:
 
 
 def test_a_boundary_cannot_be_moved() -> None:
-    record_headers = [("embedkq-a", b"bc")]
-    header = SIGNER.sign("t", b"k", record_headers, b"p")
-    moved = [("embedkq-ab", b"c")]
-    for topic, key, changed, payload in (("tk", b"", record_headers, b"p"), ("t", b"kp", record_headers, b""), ("t", b"k", moved, b"p")):
-        with pytest.raises(SignatureRefused):
-            SIGNER.check(topic, key, [*changed, header], payload)
+    value = SIGNER.sign("t", b"k", [("embedkq", b"1;id=x")], b"p")[0][1]
+    for topic, key, moved, payload in (
+        ("tk", b"", value, b"p"), ("t", b"k1", value[1:], b"p"), ("t", b"kp", value, b""), ("t", b"k", value.replace(b"x;", b";"), b"xp"),
+    ):
+        with pytest.raises(SignatureRefused, match="does not fit"):
+            SIGNER.check(topic, key, [("embedkq", moved)], payload)
 
 
 def test_secrets_rotate_without_a_gap() -> None:
     both = Signer([OTHER, SECRET])
     both.check("t", None, signed(), b"p")
-    both.check("t", None, [*HEADERS, both.sign("t", None, HEADERS, b"p")], b"p")
+    both.check("t", None, both.sign("t", None, HEADERS, b"p"), b"p")
     with pytest.raises(SignatureRefused, match="does not know"):
-        SIGNER.check("t", None, [*HEADERS, both.sign("t", None, HEADERS, b"p")], b"p")
+        SIGNER.check("t", None, both.sign("t", None, HEADERS, b"p"), b"p")
 
 
 def test_secrets_come_from_files_and_are_checked(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_old_jobs_and_other_functions_are_refused(run_until_done: Any, hosts: st
     with Sender(hosts, topic) as sender:
         old = headers.headers_of(str(uuid.uuid4()), int((time.time() - 7200) * 1000), None)
         payload = codec.encode_call(workerjobs.echo, (), {})
-        sender.send_record(payload, [*old, SIGNER.sign(topic, None, old, payload)], partition=0)
+        sender.send_record(payload, SIGNER.sign(topic, None, old, payload), partition=0)
         sender.flush()
     recorder = run_until_done(secret=SECRET, max_age=3600, allow=["workerjobs.*"])
     assert recorder.ids == {good: 1}

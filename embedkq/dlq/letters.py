@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from embedkq import allowed, deadletters, headers, kqformat, signing
+from embedkq import allowed, deadletters, headers, kqformat
 from embedkq.deadletters import DeadLetter, Record
 from embedkq.errors import DecodeError
 
@@ -63,7 +63,7 @@ class Letter(NamedTuple):
     @property
     def is_signed(self) -> bool:
         """Whether the record was signed, be it well or not."""
-        return any(name == signing.SIGNATURE_HEADER for name, _ in self.original.headers)
+        return headers.is_signed(self.original.headers)
 
     def brief(self) -> Letter:
         """The same without what is large: value and traceback."""

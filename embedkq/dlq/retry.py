@@ -15,7 +15,7 @@ from embedkq.dlq.client import Client
 from embedkq.dlq.letters import Letter
 from embedkq.errors import BrokerUnavailable, EmbedkqError, JobTooLarge, LetterRefused, SignatureRefused
 from embedkq.producer import Message, Producer
-from embedkq.signing import SIGNATURE_HEADER, Signer
+from embedkq.signing import Signer
 
 _LARGEST = 2**30
 """Bytes; what a topic takes is for its broker to say."""
@@ -107,8 +107,7 @@ def restored(record: Record, dead: DeadLetter, signer: Signer | None) -> list[tu
         LetterRefused: it needs a secret.
         SignatureRefused: its signature is not good.
     """
-    is_signed = any(name == SIGNATURE_HEADER for name, _ in record.headers)
-    if not is_signed:
+    if not headers.is_signed(record.headers):
         if signer is not None and dead.reason == "refused":
             raise LetterRefused("it is not signed, and was refused: whoever sent it has no secret. Drop it, or enqueue the job anew")
         return headers.put_back(record.headers)
@@ -121,7 +120,7 @@ def restored(record: Record, dead: DeadLetter, signer: Signer | None) -> list[tu
             f"{error}. It is not signed anew: give a secret that it was signed with as a further --secret-file, or drop it"
         ) from None
     told = headers.put_back(record.headers, int(time.time() * 1000))
-    return [*told, signer.sign(dead.topic, record.key, told, record.value)]
+    return signer.sign(dead.topic, record.key, told, record.value)
 
 
 def _with_values(told: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:

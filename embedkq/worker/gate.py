@@ -61,7 +61,7 @@ class Gate:
             RecordRefused: it may not run here.
         """
         if self._signer is not None:
-            self._signer.check(self._topic, record.key, list(record.headers), record.value)
+            self._signer.check(self._topic, record.key, record.headers, record.value)
         envelope = read_headers(record.headers)
         if self._max_age is not None:
             signing.check_age(envelope.timestamp, self._max_age)

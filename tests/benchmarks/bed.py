@@ -59,7 +59,7 @@ class Bed:
             for number in range(count):
                 told = record_headers()
                 if signer is not None:
-                    told.append(signer.sign(topic, None, told, payload))
+                    told = signer.sign(topic, None, told, payload)
                 producer.send(topic, payload, headers=told, partition=number % partitions)
             producer.flush()
         finally:

@@ -7,6 +7,7 @@ from random import Random
 _TELLING = (
     b"[[[[[[", b"\xc3\x28", b"", b"\0", b"\xff", b"\x7f", b"\x80", b"-1", b"0", b"1e309", b"nan", b"inf", b"9" * 20, b"\xed\xa0\x80",
     b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"%s%n", b"\r\n", b"..", b"/", b"embedkq-", b"cos\nsystem\n", b"__main__",
+    b";", b"=", b";rounds=1", b";signature=",
 )  # fmt: skip
 """What has broken other readers."""
 LONGEST = 4096
@@ -59,7 +60,7 @@ def changed_headers(
     made = list(headers)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 4))):
         kind, place = chance.randrange(8), chance.randrange(len(made) + 1)
-        name, value = made[place] if place < len(made) else (chance.choice(("embedkq-id", "embedkq-more", "traceparent", "")), b"x")
+        name, value = made[place] if place < len(made) else (chance.choice(("embedkq", "embedkq-more", "traceparent", "")), b"x")
         if kind == 0:
             del made[place : place + 1]
         elif kind == 1:

@@ -132,7 +132,7 @@ def changed_record(chance: Random, topic: str, signer: Signer | None, good: list
     plain = headers.headers_of(job_id, 1_700_000_000_000, *own)
     made = list(plain)
     if signer is not None and chance.random() < 0.8:
-        made.append(signer.sign(topic, key, plain, value or b""))
+        made = signer.sign(topic, key, plain, value or b"")
     elif attacks:
         value = chance.choice(attacks)
     original, payloads = (key, value, made), [*good, *attacks]
@@ -200,7 +200,7 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
 
 
 def _ours(record_headers: Any) -> list[tuple[str, bytes]]:
-    return sorted((name, value or b"") for name, value in record_headers if name.startswith("embedkq-"))
+    return sorted((name, value or b"") for name, value in record_headers if headers.has_ours([(name, value)]))
 
 
 # Commit metadata.
@@ -385,7 +385,7 @@ _LETTER = deadletters.DeadLetter("jobs", 3, 17, "failure", "ValueError: x", "Tra
 
 
 def _letter(chance: Random, calls: list[bytes]) -> Any:
-    record = deadletters.Record(b"k", calls[0], [*headers.headers_of(str(uuid.UUID(int=7)), 1, None), ("embedkq-rounds", b"3")])
+    record = deadletters.Record(b"k", calls[0], headers.put_back(headers.headers_of(str(uuid.UUID(int=7)), 1, None)))
     buried = deadletters.bury(record, _LETTER._replace(pointer=chance.random() < 0.2))
     return buried._replace(headers=changed_headers(chance, buried.headers, calls))
 
