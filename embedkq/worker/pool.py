@@ -38,7 +38,7 @@ DEEPEST_BYTES = 2 * 1024 * 1024
 STALL_SECONDS = 0.005
 """A task that takes longer than this has what waits behind it taken back."""
 _SOON = 0.01
-_STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.005, 0.05
+_STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.0025, 0.05
 """How often a child is looked at, at its limit, while it writes down where it is stuck, and for how long."""
 _MOST_REPLIES = 500
 """Read of one child in one turn: one that logs without end must not hold up the others."""
