@@ -45,7 +45,9 @@ def benchmarks(options: Options) -> list[Benchmark]:
             Figure("jobs that flowed through it meanwhile", "jobs/s", "busy", "jobs"),
             Figure("Flask, only the sending of these jobs beside it", "requests/s", "sending", "rate", without),
             Figure("Flask, only the sending of these jobs, p99", "ms", "sending", "p99", fastest),
-        ), trials=4),
+            Figure("Flask, kafka-python alone takes these jobs", "requests/s", "polling", "rate", without),
+            Figure("Flask, kafka-python alone, p99", "ms", "polling", "p99", fastest),
+        ), trials=len(requesting.MODES)),
         Benchmark("guest: start", start, (
             Figure("start_background() to the first job, warm", "s", "embedkq", "seconds", ("raw consumer", "seconds"),
                    Goal(most_beyond=1.0)),

@@ -19,8 +19,8 @@ from benchmarks.bed import LIMIT_SECONDS, Bed
 from benchmarks.figures import percentile
 from embedkq import Queue
 
-MODES = ("without", "sending", "idle", "busy")
-"""No worker; none, but jobs are sent that nobody takes; a worker without jobs; a worker that takes those."""
+MODES = ("without", "sending", "polling", "idle", "busy")
+"""No worker; none, but jobs are sent that nobody takes; kafka-python alone takes them; a worker without jobs; a worker that takes those."""
 JOBS_PER_SECOND = 500
 _CONNECTIONS = 4
 _JOB_SECONDS = 0.001
@@ -40,7 +40,7 @@ def measure(bed: Bed, mode: str, seconds: float) -> dict[str, float]:
         server = subprocess.Popen([*gunicorn, "benchmarks.webapp:app"], env=environment, stdout=log, stderr=log)
         try:
             _await(server, lambda: _get(port, "/ready")[0] == 200)
-            if mode not in ("sending", "busy"):
+            if mode not in ("sending", "polling", "busy"):
                 return alone(ask, port, seconds)
             with Alone(send_steadily, bed.hosts, topic) as sender:
                 sender.await_ready()

@@ -34,7 +34,19 @@ def _told(*arguments: Any) -> None:
     _done += 1
 
 
-if os.environ["BENCH_MODE"] in ("idle", "busy"):
+def _poll() -> None:
+    """What comes through kafka-python alone, and nothing done with it."""
+    global _done
+    from benchmarks import raw
+
+    consumer = raw.make_consumer(os.environ["BENCH_HOSTS"], os.environ["BENCH_TOPIC"])
+    while True:
+        _done += sum(map(len, consumer.poll(raw.POLL_MILLISECONDS).values()))
+
+
+if os.environ["BENCH_MODE"] == "polling":
+    threading.Thread(target=_poll, name="polling", daemon=True).start()
+elif os.environ["BENCH_MODE"] in ("idle", "busy"):
     from embedkq import Worker
 
     _worker = Worker(os.environ["BENCH_HOSTS"], os.environ["BENCH_TOPIC"], callback=_told, processes=2)
