@@ -33,12 +33,14 @@ def processor_seconds(pids: Iterable[int]) -> float:
 
 
 def memory(pids: Iterable[int]) -> float:
-    """MiB of memory, that which is shared counted by its share (PSS)."""
+    """MiB of memory, that which is shared counted by its share (PSS); those that have ended meanwhile have none."""
     kilobytes = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                kilobytes += int(line.split()[1])
+        try:
+            told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        kilobytes += sum(int(line.split()[1]) for line in told.splitlines() if line.startswith("Pss:"))
     return kilobytes / 1024
 
 
