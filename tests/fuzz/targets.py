@@ -511,7 +511,7 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
         for name in ("embedkq.Worker.start", "embedkq.cli.worker.set_up_logging"):
             stack.enter_context(mock.patch(name))
         for name in ("embedkq.info.Inspector", "embedkq.info.describe", "embedkq.broker.EmbeddedBroker", "embedkq.dlq.DeadLetters"):
-            stack.enter_context(mock.patch(name, side_effect=SystemExit(0)))
+            stack.enter_context(mock.patch(name, side_effect=lambda *args, **options: sys.exit(0)))
         stack.enter_context(mock.patch("embedkq.broker._metadata_of", return_value=b""))
         terminate = signal.getsignal(signal.SIGTERM)
         yield read
