@@ -119,6 +119,7 @@ def test_where_a_job_is_stuck_is_told(notes: str) -> None:
     with Harness() as pool:
         outcome = pool.run(jobs.sleep, notes, limit=0.2)
         assert outcome.status == "timeout" and "in sleep" in outcome.traceback and "jobs.py" in outcome.traceback
+        assert "runner.py" not in outcome.traceback and "pebble" not in outcome.traceback  # what called the job is nobody's concern
 
 
 # Crashes.

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import socket
 import time
@@ -19,6 +20,7 @@ from embedkq.worker.joboutput import Output
 T = TypeVar("T", bound="Task")
 
 _STACK_BYTES = 16 * 1024
+_BELOW_THE_CALL = re.compile(r'^  File "[^"\n]*child/runner\.py", line \d+ in run_call\n(?:  .*\n)*', re.MULTILINE)
 
 
 class Task:
@@ -181,9 +183,9 @@ class Child(Generic[T]):
         return not self._stack_bytes or self._stack_bytes != before
 
     def stack(self) -> str:
-        """What it has written down since `ask_for_stack`; empty if it could not."""
+        """What it has written down since `ask_for_stack`, down to the job's call; empty if it could not."""
         size = min(os.fstat(self._stack).st_size, _STACK_BYTES)
-        return os.pread(self._stack, size, 0).decode("utf-8", "replace").rstrip()
+        return _BELOW_THE_CALL.sub("", os.pread(self._stack, size, 0).decode("utf-8", "replace")).rstrip()
 
     def kill(self) -> None:
         """End the process at once, whatever it does (SIGKILL)."""
