@@ -201,6 +201,8 @@ def test_a_bad_callback_is_told_in_one_line_before_any_connection(
     ("--timeout=0", "timeout=0.0"), ("--timeout=-1", "timeout=-1.0"), ("--topic=a b", "topic='a b'"), ("--group=", "group=''"),
     ("--offset=never", "offset_policy='never'"), ("--processes=0", "processes=0"), ("--max-jobs=0", "max_jobs=0"),
     ("--job-size=0", "job_size=0"), ("--proc-ttl=-1", "proc_ttl=-1"), ("--hosts=host:port", "hosts='host:port'"),
+    ("--retry-on=no name", "retry_on: 'no name'"), ("--max-crashes=-1", "max_crashes=-1"), ("--max-age=0", "max_age=0.0"),
+    ("--allow=", "allow"),
 ])
 def test_an_option_that_cannot_work_is_told_in_one_line(
     given: str, message: str, silent_host: tuple[str, Callable[[], bool]]
@@ -348,9 +350,8 @@ def test_every_option_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
         "certfile": str(pem), "keyfile": str(pem), "crlfile": str(pem), "kafka_file": str(pem), "proc_ttl": 3,
         "offset": "latest", "processes": 4, "burst": True, "max_jobs": 5, "verbose": True,
     }
-    assert {parameter.name: parameter.envvar for parameter in worker.params} == {
-        str(parameter.name): f"EMBEDKQ_{str(parameter.name).upper()}" for parameter in worker.params
-    }
+    for parameter in worker.params:
+        assert parameter.envvar == "EMBEDKQ_" + parameter.opts[0].lstrip("-").replace("-", "_").upper()
     for name, value in given.items():
         monkeypatch.setenv(f"EMBEDKQ_{name.upper()}", str(value))
     assert worker.make_context("worker", []).params.items() >= given.items()
@@ -366,6 +367,26 @@ def test_a_worker_set_up_by_the_environment(hosts: str, topic: str, group: str, 
     assert done.status == 0 and done.out.splitlines() == ["timeout sleep None None False"] * 3, done
     assert done.err.startswith(f"[INFO] Starting Worker(topic={topic}) ...\n")
     assert lag(hosts, group, topic) == 0
+
+
+def test_only_after_certain_exceptions_a_job_runs_again(hosts: str, topic: str, callback: str, tmp_path: Path) -> None:
+    notes = str(tmp_path / "notes")
+    send_many(hosts, topic, jobs.fail_times, [(notes, "missing", 1)])  # FileNotFoundError
+    send_many(hosts, topic, jobs.note_and_fail, [(notes, "luck")])  # LookupError
+    options = ["--retries=1", "--backoff=0.05", "--retry-on=builtins.FileNotFoundError", "--retry-on=OSError"]
+    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={callback}", "--burst", *options)
+    assert done.status == 0 and sorted(lines(notes)) == ["luck", "missing", "missing"], done
+    assert sorted(done.out.splitlines()) == ["failure note_and_fail None no luck True", "success fail_times 2 None False"], done
+
+
+def test_old_jobs_and_other_functions_are_kept_out(hosts: str, topic: str, callback: str) -> None:
+    send_many(hosts, topic, jobs.echo, [("good",)])
+    send_many(hosts, topic, os.getcwd, [()])
+    listing = {"EMBEDKQ_ALLOW": "nothing.* workerjobs.*"}
+    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={callback}", "--burst", env=listing)
+    assert done.out == "success echo (('good',), {}) None False\n" and "posix.getcwd is not among" in one_line(done), done
+    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--group=again", "--burst", "--max-age=0.001")
+    assert not done.out and done.err.count("and max_age is 0.001 s") == 2, done
 
 
 # Without a broker.

@@ -248,7 +248,8 @@ def test_the_options_of_kq_worker_are_those_of_its_help(programs: Programs) -> N
         for option, parameter in options_of(kq.commands["worker"]).items():
             name, default = rows[option]
             if name:  # the library's defaults are the command line's
-                assert context.params[parameter.name] == ast.literal_eval(default), option
+                value = context.params[parameter.name]
+                assert (value or None if parameter.multiple else value) == ast.literal_eval(default), option
 
 
 def test_the_methods_of_worker_are_those_listed() -> None:

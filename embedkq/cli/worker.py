@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -16,6 +17,8 @@ Examples:
   kq worker --verbose --callback=callback.py
   kq worker --hosts=kafka1:9092,kafka2:9092 --topic=images --processes=4
   kq worker --callback=shop.notifications --timeout=60
+  kq worker --retries=3 --retry-on=OSError --dead-letter-topic=failed
+  kq worker --secret-file=secret --allow='shop.jobs.*'
   kq worker --burst                        run what is there, then end
   EMBEDKQ_HOSTS=kafka1:9092 kq worker      any option from the environment
 
@@ -39,13 +42,20 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("dead-letter-topic", default=None, show_default=False, help="Where records go that cannot be run, and jobs that failed.")
 @option("retries", type=int, default=0, metavar="TIMES", help="How often a job runs again after it failed.")
 @option("backoff", type=float, default=1.0, metavar="SECONDS", help="Pause before the first time; it doubles.")
+@option("retry-on", "retry_on", multiple=True, metavar="EXCEPTION", show_default=False,
+        help="Only after these: OSError, requests.Timeout. May be given several times.  [default: after all]")
+@option("max-crashes", type=int, default=3, metavar="TIMES", help="Hosts that may go down over one job; 0 for no limit.")
 @option("burst", is_flag=True, help="End once what the topic held at the start is done.")
 @option("max-jobs", type=int, default=None, metavar="JOBS", help="End after so many jobs.")
-@option("secret-file", type=click.Path(exists=True, dir_okay=False), default=None, show_default=False,
-        help="Take only jobs signed with the secret in this file. The secret itself: in EMBEDKQ_SECRET.")
+@option("secret-file", "secret_files", multiple=True, type=click.Path(exists=True, dir_okay=False), show_default=False,
+        help="Take only jobs signed with the secret in this file, or in one of several. The secret itself: in EMBEDKQ_SECRET.")
+@option("max-age", type=float, default=None, metavar="SECONDS", help="Refuse jobs that were enqueued longer ago.")
+@option("allow", multiple=True, metavar="PATTERN", show_default=False,
+        help="Refuse other functions than these: 'shop.jobs.*'. May be given several times.  [default: all may run]")
 @option("verbose", is_flag=True, help="Log what is done, not only what goes wrong.")
 def worker(
-    callback: str | None, offset: str, secret_file: str | None, burst: bool, max_jobs: int | None, verbose: bool, **settings: Any
+    callback: str | None, offset: str, secret_files: Sequence[str], retry_on: Sequence[str], allow: Sequence[str], max_crashes: int,
+    burst: bool, max_jobs: int | None, verbose: bool, **settings: Any
 ) -> None:
     """Take jobs from a topic and run each in a child process.
 
@@ -60,7 +70,10 @@ def worker(
     try:
         if max_jobs is not None:
             options.check_count("max_jobs", max_jobs, 1)
-        settings |= {"callback": function, "offset_policy": offset, "secret": secrets_given([secret_file] if secret_file else [])}
+        settings |= {
+            "callback": function, "offset_policy": offset, "secret": secrets_given(secret_files), "allow": allow or None,
+            "retry_on": retry_on or None, "max_crashes": max_crashes or None,
+        }
         kafka = kafka_options(settings.pop("kafka_file"))
         made = Worker(**settings, kafka=kafka)
         if is_embedded(made.hosts):

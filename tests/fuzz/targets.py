@@ -467,6 +467,7 @@ _ARGUMENTS = [
     ["--version"], ["--help"],
     ["worker", "--secret-file={folder}/kafka.json", "--kafka-file={folder}/kafka.json", "--callback={folder}/good.py"],
     ["worker", "--cafile={folder}/kafka.json", "--dead-letter-topic=dead"],
+    ["worker", "--retries=2", "--retry-on=OSError", "--max-crashes=0", "--max-age=60", "--allow=shop.*"],
     ["dlq", "list", "--dead-letter-topic=dead", "--reason=timeout", "--limit=5"], ["dlq", "show", "0:17", "--dead-letter-topic=dead"],
     ["dlq", "retry", "0:17", "--dead-letter-topic=dead", "--yes"], ["dlq", "drop", "--all", "--yes", "--dead-letter-topic=dead"],
 ]  # fmt: skip
@@ -482,7 +483,7 @@ def _arguments(chance: Random) -> tuple[list[str], bytes]:
         elif kind == 1:
             arguments.insert(place, chance.choice(flat))
         elif place < len(arguments):
-            arguments[place] = changed_text(chance, arguments[place], flat)
+            arguments[place] = changed_text(chance, arguments[place], flat).replace("\0", "")  # which no system passes to a process
     return arguments, changed(chance, b'{"sasl_mechanism": "PLAIN", "client_id": "x", "security_protocol": "SASL_SSL"}')
 
 
