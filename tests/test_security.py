@@ -313,6 +313,30 @@ def test_the_command_line_is_let_in(secured: Secured, way: str, tmp_path: Path) 
     assert not [secret for secret in secured.secrets for done in ended if secret in done.out + done.err]
 
 
+@pytest.mark.parametrize("way", ["mutual TLS", "a password"])
+def test_a_failed_job_dies_is_seen_and_comes_back_by_the_same_way(
+    secured: Secured, topic: str, group: str, way: str, tmp_path: Path
+) -> None:
+    good, dead, notes = good_ways(secured)[way], secured.make_topic(), str(tmp_path / "notes")
+    hosts = secured.broker.address(good.listener)
+    where = [f"--hosts={hosts}", f"--dead-letter-topic={dead}", *good.on_command_line(tmp_path)]
+    with Queue(hosts, topic, **good.named()) as queue:
+        queue.enqueue(jobs.fail_times, notes, "x", 1)
+
+    def run() -> list[str]:
+        recorder = Recorder()
+        Worker(hosts, topic, callback=recorder, group=group, dead_letter_topic=dead, **good.named()).start(burst=True)
+        return [call.status for call in recorder.calls]
+
+    assert run() == ["failure"]
+    listed = ended_of(Program(tmp_path, "dlq", "list", "--json", *where))
+    assert json.loads(listed.out)["exception"] == "FileNotFoundError: time 1" and not listed.status, listed
+    retried = ended_of(Program(tmp_path, "dlq", "retry", "0:0", *where))
+    assert retried.err == f"Retried: 1. Open in {dead}: 0.\n", retried
+    assert run() == ["success"]
+    assert not [secret for secret in secured.secrets for done in (listed, retried) if secret in done.out + done.err]
+
+
 def ended_of(program: Program) -> Any:
     with program:
         return program.end()
