@@ -19,6 +19,9 @@ from embedkq.worker.joboutput import Output
 
 T = TypeVar("T", bound="Task")
 
+STALL_SECONDS, _LONGEST_STALL_SECONDS = 0.005, 0.05
+"""A task that takes longer than the first has what waits behind it taken back. Where nothing does, it has as long as two tasks take, up
+to the second: to be looked at costs the host as much as an end."""
 _STACK_BYTES = 16 * 1024
 _BELOW_THE_CALL = re.compile(r'^  File "[^"\n]*child/runner\.py", line \d+ in run_call\n(?:  .*\n)*', re.MULTILINE)
 
@@ -145,6 +148,16 @@ class Child(Generic[T]):
         task = self.tasks.popleft()
         self.size -= len(task.payload)
         return task
+
+    def look_first(self, average: float) -> None:
+        """Set `check_at` for its first task; `average` is the seconds that one takes."""
+        if not self.tasks:
+            self.check_at = math.inf
+        elif len(self.tasks) > 1:
+            self.check_at = self.head_since + STALL_SECONDS
+        else:
+            patience = min(2 * average, _LONGEST_STALL_SECONDS, self.tasks[0].limit or math.inf)
+            self.check_at = self.head_since + max(patience, STALL_SECONDS)
 
     def take_back(self) -> list[T]:
         """The tasks that it has not begun, oldest first; it will pass over them."""

@@ -18,7 +18,7 @@ from embedkq.child.page import Phase
 from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure
 from embedkq.errors import DecodeError, JobCrashed
 from embedkq.outcome import Outcome
-from embedkq.worker.children import Child, Task
+from embedkq.worker.children import STALL_SECONDS, Child, Task
 from embedkq.worker.joboutput import relay
 from embedkq.worker.supervisor import Supervisor
 
@@ -35,8 +35,6 @@ DEEPEST = 128
 """The most tasks that a child has, and ..."""
 DEEPEST_BYTES = 2 * 1024 * 1024
 """... the bytes of payload from which it gets no more."""
-STALL_SECONDS = 0.005
-"""A task that takes longer than this has what waits behind it taken back."""
 _SOON = 0.01
 _STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.0025, 0.05
 """How often a child is looked at, at its limit, while it writes down where it is stuck, and for how long."""
@@ -124,7 +122,7 @@ class JobPool(Generic[T]):
         for _ in tasks:
             self._waiting.popleft()
         if was_idle or child.check_at > child.head_since + STALL_SECONDS:
-            child.check_at = child.head_since + STALL_SECONDS
+            child.look_first(self._average)
         if self._proc_ttl and child.given >= self._proc_ttl:
             logger.info("Refreshing process pool ...")
             child.hang_up()
@@ -232,7 +230,7 @@ class JobPool(Generic[T]):
             now = time.monotonic()
             self._average += min(1.0, 0.05 * ended) * ((now - child.head_since) / ended - self._average)
             child.head_since, child.stalled = now, False
-            child.check_at = now + STALL_SECONDS if child.tasks else math.inf
+            child.look_first(self._average)
 
     def _begin(self, child: Child[T], task: T, content: bytes) -> None:
         limit = task.limit
