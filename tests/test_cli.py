@@ -201,7 +201,7 @@ def test_a_bad_callback_is_told_in_one_line_before_any_connection(
     ("--timeout=0", "timeout=0.0"), ("--timeout=-1", "timeout=-1.0"), ("--topic=a b", "topic='a b'"), ("--group=", "group=''"),
     ("--offset=never", "offset_policy='never'"), ("--processes=0", "processes=0"), ("--max-jobs=0", "max_jobs=0"),
     ("--job-size=0", "job_size=0"), ("--proc-ttl=-1", "proc_ttl=-1"), ("--hosts=host:port", "hosts='host:port'"),
-    ("--retry-on=no name", "retry_on: 'no name'"), ("--max-crashes=-1", "max_crashes=-1"), ("--max-age=0", "max_age=0.0"),
+    ("--retry-on=no name", "--retry-on='no name'"), ("--max-crashes=-1", "max_crashes=-1"), ("--max-age=0", "max_age=0.0"),
     ("--allow=", "allow"),
 ])
 def test_an_option_that_cannot_work_is_told_in_one_line(

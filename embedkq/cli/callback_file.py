@@ -7,13 +7,13 @@ import importlib.util
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from embedkq import options
+from embedkq.cli.importing import ImportFailed, import_by, text_of
 
 FUNCTION_NAME = "callback"
 _MODULE_NAME = "embedkq_callback"
@@ -37,7 +37,7 @@ def load(where: str) -> Callable[..., Any]:
     try:
         path = Path(where).expanduser()
     except (RuntimeError, ValueError) as error:  # no such user, or no name of one
-        raise CallbackRefused(f"no such file: {where!r} ({_text_of(error)})") from error
+        raise CallbackRefused(f"no such file: {where!r} ({text_of(error)})") from error
     if path.is_file():
         module = _import(where, lambda: _module_of_file(path))
     elif path.is_dir():
@@ -83,21 +83,9 @@ def _module_by_name(name: str) -> ModuleType:
 
 def _import(where: str, load_module: Callable[[], ModuleType]) -> ModuleType:
     try:
-        return load_module()
-    except (Exception, SystemExit) as error:
-        raise CallbackRefused(f"importing {where!r} failed{_place_of(error)}: {_text_of(error)}") from error
-
-
-def _place_of(error: BaseException) -> str:
-    """Where in the user's file it happened; the machinery of the import is of no interest."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
-    last = frames[-1]
-    return "" if last.filename == __file__ else f" in {last.filename}, line {last.lineno}"
-
-
-def _text_of(error: BaseException) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
+        return import_by(load_module, where)
+    except ImportFailed as error:
+        raise CallbackRefused(str(error)) from error
 
 
 def _function_of(module: ModuleType, where: str) -> Callable[..., Any]:

@@ -43,7 +43,7 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("retries", type=int, default=0, metavar="TIMES", help="How often a job runs again after it failed.")
 @option("backoff", type=float, default=1.0, metavar="SECONDS", help="Pause before the first time; it doubles.")
 @option("retry-on", "retry_on", multiple=True, metavar="EXCEPTION", show_default=False,
-        help="Only after these: OSError, requests.Timeout. May be given several times.  [default: after all]")
+        help="Only after these: OSError, requests.Timeout. They are imported. May be given several times.  [default: after all]")
 @option("max-crashes", type=int, default=3, metavar="TIMES", help="Hosts that may go down over one job; 0 for no limit.")
 @option("burst", is_flag=True, help="End once what the topic held at the start is done.")
 @option("max-jobs", type=int, default=None, metavar="JOBS", help="End after so many jobs.")
@@ -66,13 +66,14 @@ def worker(
     function = None if callback is None else _load_callback(callback)
     from embedkq import Worker, options
     from embedkq.broker import WORKER_OPTIONS, is_embedded
+    from embedkq.cli.retry_on import exceptions_named
 
     try:
         if max_jobs is not None:
             options.check_count("max_jobs", max_jobs, 1)
         settings |= {
             "callback": function, "offset_policy": offset, "secret": secrets_given(secret_files), "allow": allow or None,
-            "retry_on": retry_on or None, "max_crashes": max_crashes or None,
+            "retry_on": exceptions_named(retry_on), "max_crashes": options.check_count("max_crashes", max_crashes, 0) or None,
         }
         kafka = kafka_options(settings.pop("kafka_file"))
         made = Worker(**settings, kafka=kafka)
