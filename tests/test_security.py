@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import shutil
 import socket
@@ -35,7 +36,8 @@ from kafka.admin import (
     ResourceType,
     UserScramCredentialUpsertion,
 )
-from support import Recorder, Sender, end_offsets, fire_until, wait_until
+from kafka.errors import KafkaError
+from support import Recorder, Sender, end_offsets, fire_until, lag, wait_until
 
 from embedkq import Queue, Worker, options
 from embedkq.deadletters import DeadLetter, Record, bury
@@ -444,6 +446,33 @@ def test_dead_letters_name_the_right_that_is_missing(secured: Secured, topic: st
     which = [] if verb == "list" else ["0:0"]
     done = ended_of(Program(tmp_path, "dlq", verb, *which, f"--dead-letter-topic={topic}", *where))
     assert done.status == 1 and word in done.err.splitlines()[0] and "Traceback" not in done.err, done
+
+
+def test_dead_letters_wait_until_the_worker_may_write_them(
+    secured: Secured, topic: str, group: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    dead, hosts, login = secured.make_topic(), secured.broker.address("SASL"), secured.login("changing")
+    grant(secured, rule("changing", "READ", "TOPIC", topic), rule("changing", "READ", "GROUP", group))
+    with Queue(secured.hosts, topic) as queue:
+        job = queue.enqueue(os.path.getsize, str(tmp_path / "missing"))
+    recorder = Recorder()
+    with Worker(hosts, topic, callback=recorder, group=group, dead_letter_topic=dead, **login) as worker:
+        fire_until(worker, lambda: f"WRITE on topic {dead!r}" in caplog.text, "the right that is missing is told")
+        assert end_offsets(secured.hosts, dead) == {0: 0} and lag(secured.hosts, group, topic) == 1
+        grant(secured, rule("changing", "WRITE", "TOPIC", dead))
+        fire_until(worker, lambda: all_done(secured, group, topic), "the letter is written, and its record done")
+    where = [f"--hosts={hosts}", f"--dead-letter-topic={dead}", *good_ways(secured)["a password"].on_command_line(tmp_path)]
+    listed = json.loads(ended_of(Program(tmp_path, "dlq", "list", "--json", *where)).out)
+    assert (listed["reason"], listed["job"]) == ("failure", job.id)
+    assert [call.status for call in recorder.calls] == ["failure"]
+    assert not [secret for secret in secured.secrets if secret in caplog.text]
+
+
+def all_done(secured: Secured, group: str, topic: str) -> bool:
+    try:
+        return lag(secured.hosts, group, topic) == 0
+    except KafkaError:  # a fresh broker, for its first seconds
+        return False
 
 
 def test_a_right_that_is_granted_later_counts_at_once(secured: Secured, topic: str) -> None:
