@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
@@ -36,7 +36,8 @@ _MOST_VARINT = 9
 _MOST_OFFSET = 2**63 - 1
 _DEFLATE_FROM = 24
 """Bytes below which deflating has never made a content shorter."""
-_CHECKSUM = 4
+CHECKSUM = 4
+"""Bytes of a checksum, in a text of this module or of `notes`."""
 
 
 class Encoded(NamedTuple):
@@ -114,13 +115,8 @@ def decode(start: int, text: str) -> Runs:
     version, method, body = text[0], text[1:2], text[2:]
     if version != VERSION or method not in _READERS:
         raise ValueError(f"it begins with {text[:2]!r}, which this version of embedkq did not write")
-    try:
-        data = base64.b85decode(body)
-    except ValueError as error:
-        raise ValueError(f"it is damaged: {error}") from error
-    content = data[_CHECKSUM:]
-    if data[:_CHECKSUM] != _checksum(start, method, content) or base64.b85encode(data).decode() != body:
-        raise ValueError(f"it is damaged, or was written for another offset than {start}")
+    refusal = f"it is damaged, or was written for another offset than {start}"
+    content = unwrap(body, lambda content: _checksum(start, method, content), refusal)
     if method.isupper():
         content = _inflate(content)
     runs = _READERS[method](start, content)
@@ -129,6 +125,22 @@ def decode(start: int, text: str) -> Runs:
     if runs[-1][1] > _MOST_OFFSET:
         raise ValueError(f"it holds the offset {runs[-1][1]}, more than Kafka has")
     return runs
+
+
+def unwrap(text: str, checksum_of: Callable[[bytes], bytes], refusal: str) -> bytes:
+    """The content that is behind its checksum in a text in base85.
+
+    Raises:
+        ValueError: the checksum is another, or nobody writes the content so; with `refusal` as message.
+    """
+    try:
+        data = base64.b85decode(text)
+    except ValueError as error:
+        raise ValueError(f"{refusal}: {error}") from error
+    content = data[CHECKSUM:]
+    if data[:CHECKSUM] != checksum_of(content) or base64.b85encode(data).decode() != text:
+        raise ValueError(refusal)
+    return content
 
 
 def merge(start: int, done: Runs, other_start: int, other_done: Runs) -> tuple[int, Runs]:
@@ -204,12 +216,12 @@ def _write_bits(numbers: list[int]) -> bytes:
 
 def _checksum(start: int, method: str, content: bytes) -> bytes:
     beginning = zlib.crc32((VERSION + method).encode() + start.to_bytes(8, "big"))
-    return zlib.crc32(content, beginning).to_bytes(_CHECKSUM, "big")
+    return zlib.crc32(content, beginning).to_bytes(CHECKSUM, "big")
 
 
 def _characters(content: int) -> int:
     """Characters of a text whose content has so many bytes."""
-    whole, rest = divmod(_CHECKSUM + content, 4)
+    whole, rest = divmod(CHECKSUM + content, 4)
     return 2 + 5 * whole + (rest + 1 if rest else 0)
 
 

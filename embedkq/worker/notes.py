@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from embedkq.worker import donemap
-from embedkq.worker.donemap import LIMIT, Runs
+from embedkq.worker.donemap import CHECKSUM, LIMIT, Runs
 
 _SEPARATOR = " "
-_CHECKSUM = 4
 _STARTS_IN_VAIN = 2
 _MOST_CRASHES = 16
 """Records whose crashes are noted: those with the lowest offsets, for they hold up the rest."""
@@ -132,13 +131,8 @@ def _encode(start: int, notes: Notes) -> str:
 def _decode(start: int, text: str) -> Notes:
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it has {len(text):,} characters of notes")
-    try:
-        data = base64.b85decode(text)
-    except ValueError as error:
-        raise ValueError(f"its notes are damaged: {error}") from error
-    content = data[_CHECKSUM:]
-    if data[:_CHECKSUM] != _checksum(start, content):
-        raise ValueError(f"its notes are damaged, or were written for another offset than {start}")
+    refusal = f"its notes are damaged, or were written for another offset than {start}"
+    content = donemap.unwrap(text, lambda content: _checksum(start, content), refusal)
     numbers = donemap.read_varints(content)
     if not 3 <= len(numbers) <= _MOST_NUMBERS or len(numbers) % 2 == 0 or numbers[2] > (len(numbers) - 3) // 2:
         raise ValueError(f"its notes hold {len(numbers)} numbers that make no sense")
@@ -156,4 +150,4 @@ def _counts(start: int, numbers: list[int]) -> dict[int, int]:
 
 
 def _checksum(start: int, content: bytes) -> bytes:
-    return zlib.crc32(content, zlib.crc32(b"notes" + start.to_bytes(8, "big"))).to_bytes(_CHECKSUM, "big")
+    return zlib.crc32(content, zlib.crc32(b"notes" + start.to_bytes(8, "big"))).to_bytes(CHECKSUM, "big")
