@@ -36,7 +36,7 @@ DEEPEST = 128
 DEEPEST_BYTES = 2 * 1024 * 1024
 """... the bytes of payload from which it gets no more."""
 _SOON = 0.01
-_STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.0025, 0.05
+_STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.002, 0.05
 """How often a child is looked at, at its limit, while it writes down where it is stuck, and for how long."""
 _MOST_REPLIES = 500
 """Read of one child in one turn: one that logs without end must not hold up the others."""
