@@ -4,7 +4,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
-import select
 import signal
 import subprocess
 import sys
@@ -89,11 +88,6 @@ def say_ready(what: Any = None) -> None:
 def await_word() -> None:
     """In such a process: until `go_on`, or until who started it has gone."""
     sys.stdin.readline()
-
-
-def word_has_come() -> bool:
-    """In such a process: whether `go_on` was called."""
-    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def main(name: str, text: str) -> None:
