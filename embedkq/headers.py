@@ -70,7 +70,15 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
     Raises:
         DecodeError: it is missing, doubled or wrong; the message names what is.
     """
-    value = value_of(headers)
+    return read_value(value_of(headers))
+
+
+def read_value(value: bytes) -> Envelope:
+    """What the value of embedkq's header says.
+
+    Raises:
+        DecodeError: it is wrong; the message names what is.
+    """
     sound = _SOUND(value)
     if sound is None:
         raise DecodeError(f"header {HEADER!r} {_fault_of(value)}")

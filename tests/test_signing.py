@@ -1,6 +1,7 @@
 """Signed jobs: nothing that a holder of the secret has not sent is unpickled, here or in a child."""
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import pickle
@@ -36,6 +37,18 @@ def signed(topic: str = "t", key: bytes | None = None, record_headers: Any = HEA
 @given(topic=st.text(max_size=20), key=st.none() | st.binary(max_size=20), payload=st.binary(max_size=200))
 def test_what_was_signed_is_accepted(topic: str, key: bytes | None, payload: bytes) -> None:
     SIGNER.check(topic, key, signed(topic, key, HEADERS, payload), payload)
+
+
+@given(
+    secret=st.binary(min_size=16, max_size=200), topic=st.text(max_size=20), key=st.none() | st.binary(max_size=9),
+    payload=st.binary(max_size=200),
+)
+def test_it_is_the_hmac_of_lengths_and_parts(secret: bytes, topic: str, key: bytes | None, payload: bytes) -> None:
+    (_, value), = Signer(secret).sign(topic, key, HEADERS, payload)
+    parts = [topic.encode(), key, HEADERS[0][1], payload]
+    lengths = b"".join((-1 if part is None else len(part)).to_bytes(8, "big", signed=True) for part in parts)
+    expected = hmac.digest(secret, lengths + b"".join(part or b"" for part in parts), "sha256").hex()
+    assert value.startswith(HEADERS[0][1] + b";signature=") and value.endswith(b":" + expected.encode())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from embedkq import allowed, kqformat, signing
 from embedkq.errors import DecodeError, RecordRefused
-from embedkq.headers import Envelope, has_ours, read_headers
+from embedkq.headers import Envelope, has_ours, read_headers, read_value
 from embedkq.signing import Signer
 from embedkq.worker.kqrun import KQRun
 from embedkq.worker.messages import Record, Run
@@ -60,9 +60,10 @@ class Gate:
             DecodeError: it is no job of embedkq.
             RecordRefused: it may not run here.
         """
-        if self._signer is not None:
-            self._signer.check(self._topic, record.key, record.headers, record.value)
-        envelope = read_headers(record.headers)
+        if self._signer is None:
+            envelope = read_headers(record.headers)
+        else:
+            envelope = read_value(self._signer.check(self._topic, record.key, record.headers, record.value))
         if self._max_age is not None:
             signing.check_age(envelope.timestamp, self._max_age)
         if self._allow is not None:
