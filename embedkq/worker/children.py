@@ -153,7 +153,7 @@ class Child(Generic[T]):
         """Set `check_at` for its first task; `average` is the seconds that one takes."""
         if not self.tasks:
             self.check_at = math.inf
-        elif len(self.tasks) > 1:
+        elif len(self.tasks) > 1 or self.clogged:
             self.check_at = self.head_since + STALL_SECONDS
         else:
             patience = min(2 * average, _LONGEST_STALL_SECONDS, self.tasks[0].limit or math.inf)
