@@ -59,31 +59,30 @@ class Signer:
             DecodeError: they are no job's.
         """
         told = value_of(headers)
-        digest = _digest(self._keys[self._first], topic, key, told, payload)
+        digest = self._keys[self._first].digest(topic, key, told, payload)
         return with_value(headers, b"".join((told, SIGNATURE, self._first, b":", digest)))
 
     def check(
         self, topic: str, key: bytes | None, headers: Iterable[tuple[str, bytes | None]], payload: bytes | None
     ) -> bytes:
-        """Accept a record, before anything of it is unpickled; the value of its header.
+        """Accept a record, before anything of it is unpickled; what its header tells, without the signature.
 
         Raises:
             SignatureRefused: it is not signed, altered, moved here from another topic, or signed with a secret that is not known.
         """
         try:
-            value = value_of(headers)
+            told, is_signed, signature = value_of(headers).rpartition(SIGNATURE)
         except DecodeError as error:
             raise SignatureRefused(f"it is not signed: {error}") from None
-        told, is_signed, signature = value.rpartition(SIGNATURE)
         if not is_signed:
             raise SignatureRefused("it is not signed")
         name, _, digest = signature.partition(b":")
         secret = self._keys.get(name)
         if secret is None:
             raise SignatureRefused("it is signed with a secret that this worker does not know")
-        if not hmac.compare_digest(digest, _digest(secret, topic, key, told, payload)):
+        if not hmac.compare_digest(digest, secret.digest(topic, key, told, payload)):
             raise SignatureRefused("its signature does not fit: it was altered, or signed for another topic")
-        return value
+        return told
 
 
 def check_age(timestamp: int, max_age: float) -> None:
@@ -105,19 +104,16 @@ class _Key:
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
-    def hexdigest(self, text: bytes) -> str:
+    def digest(self, topic: str, key: bytes | None, told: bytes, payload: bytes | None) -> bytes:
+        """In hexadecimal; `told` is the header's value without a signature."""
+        name = topic.encode()
+        lengths = _LENGTHS(
+            len(name), _ABSENT if key is None else len(key), len(told), _ABSENT if payload is None else len(payload)
+        )
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(text)
+        inner.update(b"".join((lengths, name, key or b"", told, payload or b"")))
         outer.update(inner.digest())
-        return outer.hexdigest()
-
-
-def _digest(secret: _Key, topic: str, key: bytes | None, told: bytes, payload: bytes | None) -> bytes:
-    name = topic.encode()
-    lengths = _LENGTHS(
-        len(name), _ABSENT if key is None else len(key), len(told), _ABSENT if payload is None else len(payload)
-    )
-    return secret.hexdigest(b"".join((lengths, name, key or b"", told, payload or b""))).encode()
+        return outer.hexdigest().encode()
 
 
 def _name_of(secret: bytes) -> bytes:
