@@ -1,7 +1,7 @@
 """What a record's header says of its job, so that a worker need not read the payload. Pure.
 
 All of it is one header, which reads `1;id=...;timestamp=...;timeout=...`: the format, then what the job has of `FIELDS`, in that order.
-One, since in kafka-python each header takes a worker as long to unpack as half a record.
+One, since four of them take kafka-python as long to unpack as all the rest of a record.
 """
 from __future__ import annotations
 
