@@ -14,7 +14,6 @@ from typing import NamedTuple
 from embedkq.errors import DecodeError
 
 HEADER = "embedkq"
-FIELDS = (b"id", b"timestamp", b"timeout", b"retries", b"backoff", b"rounds", b"signature")
 SIGNATURE = b";signature="
 _FORMAT = b"1"
 _FURTHER = HEADER + "-"
@@ -25,6 +24,8 @@ _FORMS = {
     b"id": (_UUID, "UUID"), b"timestamp": (_DIGITS, "number"), b"timeout": (_DECIMAL, "number"), b"retries": (_DIGITS, "number"),
     b"backoff": (_DECIMAL, "number"), b"rounds": (_DIGITS, "number"), b"signature": (rb"[^;]*", "signature"),
 }
+FIELDS = tuple(_FORMS)
+"""What the header may tell, in this order."""
 _NEEDED = (b"id", b"timestamp")
 _SOUND = re.compile(_FORMAT + b"".join(
     (b";%s=(%s)" if name in _NEEDED else b"(?:;%s=(%s))?") % (name, form) for name, (form, _) in _FORMS.items()

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import signal
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jobs
@@ -23,6 +25,7 @@ from embedkq.child.runner import LARGEST_RESULT
 from embedkq.errors import ChildStartFailed, JobCrashed, JobFailed, ResultTooLarge
 from embedkq.worker import pool as pool_module
 from embedkq.worker import supervisor
+from embedkq.worker.children import Child
 
 LIMIT = 1.0
 ENDED_WITHIN = 1.2
@@ -108,6 +111,20 @@ def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_
         time.sleep(0.6)  # nobody looks meanwhile
         pool.pool.tick(time.monotonic())  # the limit is looked at first
         assert value_of(pool.finish(task)[0]) == "in time"
+
+
+@pytest.mark.parametrize(("limits", "unsent", "average", "after"), [
+    ([None], b"", 0.001, 0.005), ([None], b"", 0.01, 0.02), ([None], b"", 1.0, 0.05), ([0.03], b"", 1.0, 0.03), ([0.001], b"", 1.0, 0.005),
+    ([None, None], b"", 1.0, 0.005), ([None], b"x", 1.0, 0.005), ([], b"", 1.0, math.inf),
+])
+def test_a_task_is_first_looked_at_when_somebody_waits_for_it(
+    limits: list[float | None], unsent: bytes, average: float, after: float
+) -> None:
+    child: Child[Any] = Child.__new__(Child)
+    child.head_since, child._unsent = 100.0, unsent
+    child.tasks = deque(SimpleNamespace(limit=limit) for limit in limits)
+    child.look_first(average)
+    assert child.check_at == pytest.approx(100.0 + after)
 
 
 def test_without_a_limit_nothing_is_ended() -> None:
