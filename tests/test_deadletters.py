@@ -35,7 +35,7 @@ from embedkq import Queue, Worker, codec, deadletters, headers
 from embedkq.deadletters import DeadLetter, Record
 from embedkq.errors import BrokerUnavailable, DecodeError
 from embedkq.producer import Producer
-from embedkq.worker import deadletter, health, pool
+from embedkq.worker import deadletter, health, pace
 
 LETTER = DeadLetter("orders", 3, 17, "failure", "ValueError: no", "Traceback ...\nValueError: no\n", 4, "here", 1_700_000_000_000)
 RECORD = Record(b"key", b"value", [("embedkq", b"1;id=1"), ("theirs", b"2"), ("theirs", None)])
@@ -307,7 +307,7 @@ def test_what_waits_for_the_topic_is_bounded(
     with make_worker(processes=2) as worker:
         wait_until(lambda: worker.health().in_flight >= deadletter.MOST_WAITING, "so many wait")
         wait_until(lambda: worker.health().oldest_running_seconds is None, "nothing runs any more")
-        assert gate.tries == 1 and worker.health().in_flight < deadletter.MOST_WAITING + 3 * pool.DEEPEST
+        assert gate.tries == 1 and worker.health().in_flight < deadletter.MOST_WAITING + 3 * pace.MOST_TASKS
         gate.open.set()
         worker.drain()
     assert sorted(letter.offset for letter, _ in letters_in(hosts, dead_topic)) == list(range(count))

@@ -30,6 +30,13 @@ def test_a_new_page_speaks_of_no_job(page: ProgressPage) -> None:
     assert page.read().number == 0
 
 
+def test_the_host_reads_when_a_job_ended_last(page: ProgressPage) -> None:
+    assert page.ended == 0
+    page.write(1, Phase.RUNNING, 10)
+    page.end(20)
+    assert page.ended == 20 and page.read() == Progress(1, Phase.RUNNING, 10)
+
+
 @pytest.mark.parametrize("state", [0, 5, 6, 7])
 def test_a_phase_that_there_is_not_counts_as_not_begun(page: ProgressPage, state: int) -> None:
     page._words[0] = 9 << 3 | state

@@ -23,8 +23,7 @@ from workerjobs import life_of
 from embedkq import channel, codec
 from embedkq.child.runner import LARGEST_RESULT
 from embedkq.errors import ChildStartFailed, JobCrashed, JobFailed, ResultTooLarge
-from embedkq.worker import pool as pool_module
-from embedkq.worker import supervisor
+from embedkq.worker import pace, supervisor
 from embedkq.worker.children import Child
 
 LIMIT = 1.0
@@ -59,7 +58,7 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def deep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs count as short however slow the machine is: many wait in one channel."""
-    monkeypatch.setattr(pool_module, "AHEAD_SECONDS", 10.0 * pool_module.DEEPEST)
+    monkeypatch.setattr(pace, "AHEAD_SECONDS", 10.0 * pace.MOST_TASKS)
 
 
 # Limits.
@@ -175,7 +174,7 @@ def test_a_grandchild_that_holds_the_channel_open_does_not_hide_a_crash(notes: s
 
 def test_nothing_runs_twice_and_nothing_is_lost_beside_crashes_and_hangs(notes: str, deep: None) -> None:
     with Harness() as pool:
-        assert pool.pool._depth() > 1
+        assert pool.pool._pace.depth > 1
         good = {pool.submit(jobs.tell_and_return, notes, number): number for number in range(500)}
         bad = []
         for number in range(500, 1_000):
@@ -259,33 +258,51 @@ def test_one_child_runs_jobs_in_their_order_also_where_some_are_slow_or_crash(de
 
 
 def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead = pool_module.AHEAD_SECONDS
+    ahead = pace.AHEAD_SECONDS
     with Harness() as pool:
         assert pool.pool.room() == 0
         pool.fill()
         assert pool.pool.room() == 2
-        monkeypatch.setattr(pool_module, "AHEAD_SECONDS", 0.05 * pool_module.DEEPEST)  # short is what this machine calls short
+        monkeypatch.setattr(pace, "AHEAD_SECONDS", 0.05 * pace.MOST_TASKS)  # short is what this machine calls short
         for number in range(200):
             pool.submit(jobs.echo, number)
         pool.finish()
-        assert pool.pool.room() == 2 * pool_module.DEEPEST
-        monkeypatch.setattr(pool_module, "AHEAD_SECONDS", ahead)
+        assert pool.pool.room() == 2 * pace.MOST_TASKS
+        monkeypatch.setattr(pace, "AHEAD_SECONDS", ahead)
         pool.run(jobs.pause, 1.5)
         assert pool.pool.room() == 2
+
+
+def test_a_host_that_looks_late_does_not_take_jobs_for_long() -> None:
+    with Harness(1) as pool:
+        pool.fill()
+        pool.run(jobs.echo, 0)
+        pool.pool._pace.average = 0.001
+        task = pool.submit(jobs.echo, 1)
+        time.sleep(0.5)  # nobody looks meanwhile
+        pool.finish(task)
+        assert pool.pool._pace.average < 0.01
+
+
+@pytest.mark.parametrize(("told", "ended"), [(0, 100.0), (99_000_000_000, 100.0), (104_000_000_000, 104.0), (2**64 - 1, 105.0)])
+def test_what_a_child_says_of_its_last_end_is_believed_as_far_as_it_can_be(told: int, ended: float) -> None:
+    child: Child[Any] = Child.__new__(Child)
+    child.head_since, child._page = 100.0, SimpleNamespace(ended=told)  # type: ignore[assignment]
+    assert child.ended_at(105.0) == ended
 
 
 def test_a_child_is_not_given_more_bytes_than_it_may_have(deep: None) -> None:
     with Harness(1) as pool:
         pool.fill()
         pool.run(jobs.pause, 0.001)
-        payload = b"x" * (pool_module.DEEPEST_BYTES // 4)
+        payload = b"x" * (pace.MOST_BYTES // 4)
         (child,) = pool.pool._children.values()
         most = 0
         for _ in range(40):
             pool.submit(jobs.echo, payload)
             most = max(most, child.size)
         pool.finish()
-        assert 2 * len(payload) < most <= pool_module.DEEPEST_BYTES + len(payload) + 200 and not child.size
+        assert 2 * len(payload) < most <= pace.MOST_BYTES + len(payload) + 200 and not child.size
 
 
 def test_what_cannot_be_sent_for_want_of_descriptors_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:

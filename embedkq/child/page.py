@@ -6,7 +6,7 @@ import mmap
 import os
 from typing import NamedTuple
 
-_STATE, _STARTED = 0, 1
+_STATE, _STARTED, _ENDED = 0, 1, 2
 _PHASE_BITS = 3
 _PHASE_MASK = (1 << _PHASE_BITS) - 1
 
@@ -58,6 +58,15 @@ class ProgressPage:
         words = self._words
         words[_STARTED] = now
         words[_STATE] = number << _PHASE_BITS | phase
+
+    def end(self, now: int) -> None:
+        """Tell the host, in the child, that a job ends at `now` (`time.monotonic_ns()`)."""
+        self._words[_ENDED] = now
+
+    @property
+    def ended(self) -> int:
+        """`time.monotonic_ns()` at which a job ended last, in the host; 0 before the first."""
+        return self._words[_ENDED]
 
     def read(self) -> Progress:
         """What the page says, in the host."""

@@ -136,6 +136,7 @@ class Runner:
                 self._reply(BEGUN, number, told + text.encode("utf-8", "backslashreplace"))
             outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
         process.flush_output()
+        page.end(time.monotonic_ns())
         self._reply(ENDED_PRINTING if output.unread_output() else ENDED, number, outcome.pack())
 
     def _reply(self, kind: int, number: int, content: bytes) -> None:

@@ -43,7 +43,8 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
             make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, settings.processes, settings.max_crashes),
             log=log,
             make_pool=lambda selector: JobPool(
-                settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer
+                settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer,
+                host_load=exchange.host_load,
             ),
             max_jobs=max_jobs,
         )

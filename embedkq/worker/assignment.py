@@ -67,6 +67,7 @@ class Assignment:
 
     def add(self, partitions: frozenset[int]) -> None:
         """These are ours from now on. I/O thread."""
+        self._exchange.host_load.leave_out_this_thread()
         for partition in partitions:
             self._epochs[partition] = next(self._new_epoch)
             self.fresh.add(partition)

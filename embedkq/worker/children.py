@@ -175,6 +175,10 @@ class Child(Generic[T]):
             return phase, since / 1e9
         return None, self.head_since
 
+    def ended_at(self, now: float) -> float:
+        """`time.monotonic()` at which it was last done with a task, as it says itself; not before `head_since`, nor after `now`."""
+        return min(now, max(self.head_since, self._page.ended / 1e9))
+
     @property
     def job_id(self) -> str:
         """Of the task that it is at work on, or was last; "-" before the first."""

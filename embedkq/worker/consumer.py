@@ -21,6 +21,7 @@ from embedkq.worker.client import Client, options_of
 from embedkq.worker.commits import FATAL, Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
+from embedkq.worker.gathering import Gathering
 from embedkq.worker.health import Watch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
@@ -28,9 +29,6 @@ from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Ta
 logger = logging.getLogger("embedkq.worker")
 
 _POLL_MILLISECONDS = 500
-_FEW_RECORDS = 50
-_GATHER_SECONDS = 0.005
-"""For so long after a poll that brought few records the next one waits; a job that comes later than that is not held up."""
 _ROOM_SECONDS = 0.2
 _POSITIONS_SECONDS = 1.0
 _FINAL_COMMIT_SECONDS = 5.0
@@ -72,7 +70,7 @@ class Consumer:
         """`time.monotonic()` since which the broker does not answer; None if it does."""
         self._pause = _SHORTEST_PAUSE_SECONDS
         self._asked_why = 0.0
-        self._few_came_at = 0.0
+        self._gathering = Gathering(exchange.host_load)
         self._stopping = False
 
     # For other threads.
@@ -103,6 +101,7 @@ class Consumer:
 
     def run(self) -> None:
         """Connect, then turn until stopped; whatever ends it early is told to the worker's thread."""
+        self._exchange.host_load.leave_out_this_thread()
         try:
             self._client = self._connect()
         except BaseException as error:  # noqa: BLE001  (the starter gets it)
@@ -142,14 +141,15 @@ class Consumer:
         self.last_turn = time.monotonic()
         if self.watch is not None:
             self.watch.look(self.last_turn)
+        self._exchange.host_load.look(self.last_turn)
         client.steer(self._exchange.hot if self._exchange.backlog.wait_for_room(_ROOM_SECONDS) else None)
         if not client.topic_is_known():
             return
         self.commits.commit_as_asked(client.kafka, self._exchange, self.assignment.committable)
-        self._let_records_gather()
+        self._gathering.wait()
         polled = {tp.partition: records for tp, records in client.kafka.poll(_POLL_MILLISECONDS).items()}
         self.last_poll = time.monotonic()
-        self._few_came_at = self.last_poll if 0 < sum(map(len, polled.values())) < _FEW_RECORDS else 0.0
+        self._gathering.came(sum(map(len, polled.values())), self.last_poll)
         self._begin(client, polled)
         for partition, records in polled.items():
             self._pass_on(client, partition, records)
@@ -161,12 +161,6 @@ class Consumer:
             self._broker_is_back()
         if self._membership.is_lost(client, self.commits):
             self._replace(client)
-
-    def _let_records_gather(self) -> None:
-        """A poll costs the host about as much as ten jobs: where jobs come one by one, have the next ones come together."""
-        rest = self._few_came_at + _GATHER_SECONDS - time.monotonic()
-        if rest > 0:
-            time.sleep(rest)
 
     def _connect(self) -> Client:
         return Client(self.hosts, self._topic, self.assignment.listener, self._options)

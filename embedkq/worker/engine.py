@@ -113,6 +113,7 @@ class Engine:
 
     def _work(self) -> None:
         error: BaseException | None = None
+        self._exchange.host_load.leave_out_this_thread()
         try:
             self.loop = self._make_loop()
             while self.loop.turn():

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from embedkq.worker.backlog import Backlog
+from embedkq.worker.hostload import HostLoad
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Message
 from embedkq.worker.progress import Progress
@@ -23,6 +24,7 @@ class Exchange:
         committed: what was committed last, by partition. Replaced by the consumer's thread, any thread reads it.
         careful: jobs run one at a time, each after a commit, which is asked for by `asked`. Worker's thread; the consumer's reads it.
         session_seconds: for how long they are ours without a word. Consumer's thread, before it starts.
+        host_load: how busy the application is, by which both tell how much they may get in its way.
         hot: partitions that should not be polled for a while. Replaced and read likewise.
     """
 
@@ -35,6 +37,7 @@ class Exchange:
         self.careful = False
         self.asked = threading.Event()
         self.session_seconds = math.inf
+        self.host_load = HostLoad()
         self.hot: frozenset[int] = frozenset()
 
     def confirm(self, committed: Mapping[int, Progress]) -> None:

@@ -23,7 +23,6 @@ from embedkq.worker.retries import Retries
 from embedkq.worker.waiters import Waiters
 
 _TURN_SECONDS = 1.0
-_SHORTEST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS = 0.0003, 0.003
 
 
 class Loop:
@@ -90,9 +89,9 @@ class Loop:
 
     def _let_ends_gather(self) -> None:
         """To be woken for each short job costs the host more than the job: as long as no child runs out of work, let some of them end."""
-        seconds = self.pool.leisure()
-        if seconds > _SHORTEST_SLEEP_SECONDS:
-            time.sleep(min(seconds, _LONGEST_SLEEP_SECONDS))
+        seconds = self.pool.leisure(len(self._backlog) > 0)
+        if seconds > 0:
+            time.sleep(seconds)
 
     def stop(self) -> None:
         """Admit no more; what has not begun will not run. `turn` says when the rest is done."""

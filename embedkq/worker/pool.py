@@ -19,7 +19,9 @@ from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, fa
 from embedkq.errors import DecodeError, JobCrashed
 from embedkq.outcome import Outcome
 from embedkq.worker.children import STALL_SECONDS, Child, Task
+from embedkq.worker.hostload import HostLoad
 from embedkq.worker.joboutput import relay
+from embedkq.worker.pace import MOST_BYTES, Pace
 from embedkq.worker.supervisor import Supervisor
 
 logger = logging.getLogger("embedkq.worker")
@@ -28,13 +30,6 @@ T = TypeVar("T", bound=Task)
 
 DECODING_SECONDS = 30.0
 """Limit of unpickling a payload, which may import modules; a child that takes longer is stopped, the record is undecodable."""
-AHEAD_SECONDS = 0.01
-"""A child is given tasks for so long, as tasks take now: twice what this process's other threads may keep the GIL for at a stretch. It
-gets more when half of them are done, so that they travel together."""
-DEEPEST = 128
-"""The most tasks that a child has, and ..."""
-DEEPEST_BYTES = 2 * 1024 * 1024
-"""... the bytes of payload from which it gets no more."""
 _SOON = 0.01
 _STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.002, 0.05
 """How often a child is looked at, at its limit, while it writes down where it is stuck, and for how long."""
@@ -53,12 +48,13 @@ class JobPool(Generic[T]):
         processes: how many tasks run at once.
         proc_ttl: tasks after which a child is replaced; None for never.
         initializer: an encoded call for each child to make before its first task; empty for none.
+        host_load: how busy the application around it is.
         decoding_seconds: limit of unpickling a payload.
     """
 
     def __init__(
         self, processes: int, selector: selectors.BaseSelector, *, proc_ttl: int | None = None, initializer: bytes = b"",
-        decoding_seconds: float = DECODING_SECONDS,
+        host_load: HostLoad | None = None, decoding_seconds: float = DECODING_SECONDS,
     ) -> None:
         self.ended: list[tuple[T, Outcome]] = []
         self.begun: list[tuple[T, str]] = []
@@ -66,7 +62,7 @@ class JobPool(Generic[T]):
         self._decoding_seconds = decoding_seconds
         self._waiting: deque[T] = deque()
         self._numbers = 0
-        self._average = 1.0
+        self._pace = Pace(host_load or HostLoad())
         self._supervisor = Supervisor(
             processes, selector, initializer=initializer,
             on_ready=lambda child: None, on_reply=self._read_replies, on_death=self._bury,
@@ -77,14 +73,17 @@ class JobPool(Generic[T]):
 
     def room(self) -> int:
         """How many tasks it can take now."""
-        depth = self._depth()
+        depth = self._pace.depth
         free = sum(depth - len(child.tasks) for child in self._children.values() if self._takes(child, depth))
         return max(0, free - len(self._waiting))
 
-    def leisure(self) -> float:
-        """Seconds for which nobody need look, so that several ends can be dealt with at once; 0 where a child may soon be idle."""
-        ahead = min([len(child.tasks) for child in self._children.values() if not child.stalled], default=0)
-        return min(2.0, (ahead - 1) / 3) * self._average
+    def leisure(self, more_waits: bool) -> float:
+        """Seconds for which nobody need look, so that several ends can be dealt with at once.
+
+        Args:
+            more_waits: whether there are tasks that the pool has not been given.
+        """
+        return self._pace.leisure(self._children.values(), more_waits or bool(self._waiting))
 
     def submit(self, task: T) -> None:
         """Run the task as soon as a child is free."""
@@ -95,7 +94,7 @@ class JobPool(Generic[T]):
 
     def feed(self) -> None:
         """Give what waits to the children that have least."""
-        depth = self._depth()
+        depth = self._pace.depth
         while self._waiting:
             free = [child for child in self._children.values() if self._takes(child, depth)]
             if not free:
@@ -122,7 +121,7 @@ class JobPool(Generic[T]):
         for _ in tasks:
             self._waiting.popleft()
         if was_idle or child.check_at > child.head_since + STALL_SECONDS:
-            child.look_first(self._average)
+            child.look_first(self._pace.average)
         if self._proc_ttl and child.given >= self._proc_ttl:
             logger.info("Refreshing process pool ...")
             child.hang_up()
@@ -192,11 +191,8 @@ class JobPool(Generic[T]):
 
     # How tasks end.
 
-    def _depth(self) -> int:
-        return min(DEEPEST, int(AHEAD_SECONDS / self._average) or 1)
-
     def _takes(self, child: Child[T], depth: int) -> bool:
-        if child.killed or child.retiring or child.clogged or child.size >= DEEPEST_BYTES:
+        if child.killed or child.retiring or child.clogged or child.size >= MOST_BYTES:
             return False
         return not child.tasks if child.stalled or child.at_limit else 2 * len(child.tasks) < depth
 
@@ -227,10 +223,11 @@ class JobPool(Generic[T]):
             self.ended.append((child.answered(), outcome))
             ended += 1
         if ended:
-            now = time.monotonic()
-            self._average += min(1.0, 0.05 * ended) * ((now - child.head_since) / ended - self._average)
-            child.head_since, child.stalled = now, False
-            child.look_first(self._average)
+            # Not when it is read: the loop may have slept since, and the average would grow by its own sleep.
+            since, child.head_since = child.head_since, child.ended_at(time.monotonic())
+            self._pace.note(ended, child.head_since - since)
+            child.stalled = False
+            child.look_first(self._pace.average)
 
     def _begin(self, child: Child[T], task: T, content: bytes) -> None:
         limit = task.limit

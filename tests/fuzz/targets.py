@@ -42,8 +42,10 @@ from embedkq.signing import Signer
 from embedkq.worker import donemap, joboutput, notes
 from embedkq.worker.children import Child, Task
 from embedkq.worker.gate import Gate
+from embedkq.worker.hostload import HostLoad
 from embedkq.worker.kqrun import KQRun
 from embedkq.worker.notes import Notes
+from embedkq.worker.pace import Pace
 from embedkq.worker.pool import JobPool
 
 from .mutate import changed, changed_headers, changed_text
@@ -280,7 +282,7 @@ def _of_channel() -> Iterator[list[Target]]:
     given = [each.detach() for each in (end, writer, claims)]
     child: Child[Task] = Child(0, 0, None, joboutput.Output(output), [*given, page, stack])
     pool: Any = object.__new__(JobPool)
-    pool.ended, pool.begun, pool._average = [], [], 0.0
+    pool.ended, pool.begun, pool._pace = [], [], Pace(HostLoad())
     pool._supervisor = SimpleNamespace(stop_hard=lambda child: None)
 
     def renew() -> None:

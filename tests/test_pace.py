@@ -1,0 +1,185 @@
+"""How much a worker gets in its host's way: how long it lets things gather, by how busy the application is."""
+from __future__ import annotations
+
+import math
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import wait_until
+
+from embedkq.worker import gathering, hostload, pace
+from embedkq.worker.gathering import Gathering
+from embedkq.worker.hostload import HostLoad
+from embedkq.worker.pace import Pace
+
+
+def load_of(share: float) -> HostLoad:
+    load = HostLoad()
+    load.share = share
+    return load
+
+
+def child(tasks: int, check_at: float = math.inf, stalled: bool = False) -> Any:
+    return SimpleNamespace(tasks=range(tasks), check_at=check_at, stalled=stalled)
+
+
+# How busy the host is.
+
+
+class Spinning:
+    """A thread that takes all the processor time it can get."""
+
+    def __init__(self, load: HostLoad, left_out: bool) -> None:
+        self._load, self._left_out, self._over = load, left_out, False
+        self._thread = threading.Thread(target=self._spin)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._thread.join()
+
+    def _spin(self) -> None:
+        if self._left_out:
+            self._load.leave_out_this_thread()
+        while not self._over:
+            pass
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostload, "_LOOK_SECONDS", 0.1)
+
+
+def shares(load: HostLoad, looks: int) -> list[float]:
+    """What each of so many looks finds."""
+    found = []
+    while len(found) < looks:
+        looked = load._looked
+        load.look(time.monotonic())
+        if load._looked != looked:
+            found.append(load.share)
+    return found
+
+
+def test_a_host_that_does_nothing_has_no_load() -> None:
+    load = HostLoad()
+    load.leave_out_this_thread()
+    assert max(shares(load, 4)[1:]) < 0.5
+
+
+def test_what_other_threads_take_is_the_load() -> None:
+    load = HostLoad()
+    load.leave_out_this_thread()
+    load.look(time.monotonic())
+    with Spinning(load, left_out=False):
+        wait_until(lambda: load.look(time.monotonic()) or load.share > 0.3, "the load is seen")
+
+
+def test_what_the_worker_takes_is_not() -> None:
+    load = HostLoad()
+    load.leave_out_this_thread()
+    with Spinning(load, left_out=True):
+        wait_until(lambda: len(load._clocks) == 2, "the thread is known")
+        spent = time.process_time()
+        found = shares(load, 6)
+        assert time.process_time() > spent + 0.3 and max(found) < 0.2
+
+
+def test_a_thread_that_has_ended_is_forgotten() -> None:
+    load = HostLoad()
+    load.leave_out_this_thread()
+    with Spinning(load, left_out=True):
+        wait_until(lambda: len(load._clocks) == 2, "the thread is known")
+        shares(load, 3)
+    found = shares(load, 4)
+    assert len(load._clocks) == 1 and max(found) < 0.5
+
+
+def test_where_threads_have_no_clock_no_host_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(time, "pthread_getcpuclockid")
+    load = HostLoad()
+    load.leave_out_this_thread()
+    with Spinning(load, left_out=False):
+        assert shares(load, 5) == [0.0] * 5
+
+
+@pytest.mark.parametrize(("share", "seconds"), [(0.0, 0.005), (0.04, 0.005), (0.5, 0.05), (1.0, 0.1)])
+def test_the_busier_the_host_the_longer(share: float, seconds: float) -> None:
+    assert load_of(share).between(0.005, 0.1) == pytest.approx(seconds)
+
+
+# How long records gather before a poll.
+
+
+@pytest.mark.parametrize(("share", "came", "since", "waits"), [
+    (0.0, 0, 0.0, 0.0), (0.0, 1, 0.0, 0.005), (0.0, 1, 0.002, 0.003), (0.0, 1, 0.006, 0.0), (0.0, 49, 0.0, 0.005), (0.0, 50, 0.0, 0.0),
+    (1.0, 0, 0.0, 0.0), (1.0, 1, 0.0, 0.1), (1.0, 499, 0.02, 0.08), (1.0, 500, 0.0, 0.0), (0.5, 249, 0.0, 0.05), (0.5, 250, 0.0, 0.0),
+])
+def test_after_few_records_the_next_poll_waits(
+    share: float, came: int, since: float, waits: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(gathering, "time", SimpleNamespace(monotonic=lambda: 100.0 + since, sleep=slept.append))
+    waiting = Gathering(load_of(share))
+    waiting.wait()
+    waiting.came(came, 100.0)
+    waiting.wait()
+    assert slept == ([pytest.approx(waits)] if waits else [])
+
+
+# How long ends gather.
+
+
+@pytest.mark.parametrize(("ahead", "more_waits", "share", "seconds"), [
+    ([], False, 0.0, 0.0), ([0, 0], False, 0.0, 0.0), ([1, 0], False, 0.0, 0.0), ([0, 1], False, 1.0, 0.0),
+    ([1, 1], False, 0.0, 0.001), ([2, 0], False, 0.0, 0.002), ([5, 2], False, 0.0, 0.003), ([5, 9], False, 1.0, 0.009),
+    ([90, 9], False, 1.0, 0.02), ([9, 9], False, 0.5, 0.009),
+    ([], True, 0.0, 0.0), ([1, 9], True, 0.0, 0.0), ([4, 9], True, 0.0, 0.001), ([90, 90], True, 1.0, 0.002),
+])
+def test_nobody_looks_while_children_have_enough_to_do(ahead: list[int], more_waits: bool, share: float, seconds: float) -> None:
+    measured = Pace(load_of(share))
+    measured.average = 0.001
+    assert measured.leisure([child(tasks) for tasks in ahead], more_waits) == pytest.approx(seconds)
+
+
+def test_a_job_that_takes_long_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Pace(load_of(1.0))
+    measured.average = 0.001
+    slow = child(1, stalled=True)
+    assert measured.leisure([slow, child(1)], False) == 0.0
+    assert measured.leisure([slow, child(4)], False) == pytest.approx(0.004)
+    assert measured.leisure([slow, child(4)], True) == pytest.approx(0.001)
+
+
+def test_a_limit_is_not_slept_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    measured = Pace(load_of(1.0))
+    measured.average = 0.001
+    at_work = [child(9), child(1, check_at=100.002, stalled=True)]
+    assert measured.leisure(at_work, False) == pytest.approx(0.002)
+    at_work[1].check_at = 99.0
+    assert measured.leisure(at_work, False) == 0.0
+
+
+# How many jobs a child has.
+
+
+@pytest.mark.parametrize(("average", "share", "depth"), [
+    (1.0, 0.0, 1), (0.001, 0.0, 10), (0.001, 1.0, 60), (0.001, 0.5, 30), (0.00001, 0.0, 128), (0.1, 1.0, 1),
+])
+def test_a_child_of_a_busy_host_gets_more_at_once(average: float, share: float, depth: int) -> None:
+    measured = Pace(load_of(share))
+    measured.average = average
+    assert measured.depth == depth
+
+
+def test_children_that_take_no_time_are_no_trouble() -> None:
+    measured = Pace(load_of(0.0))
+    for _ in range(100):
+        measured.note(500, 0.0)
+    assert measured.average > 0 and measured.depth == pace.MOST_TASKS
