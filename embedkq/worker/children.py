@@ -19,9 +19,7 @@ from embedkq.worker.joboutput import Output
 
 T = TypeVar("T", bound="Task")
 
-STALL_SECONDS, _LONGEST_STALL_SECONDS = 0.005, 0.05
-"""A task that takes longer than the first has what waits behind it taken back. Where nothing does, it has as long as two tasks take, up
-to the second: to be looked at costs the host as much as an end."""
+_STALL_SECONDS, _LONGEST_STALL_SECONDS = 0.005, 0.05
 _STACK_BYTES = 16 * 1024
 _BELOW_THE_CALL = re.compile(r'^  File "[^"\n]*child/runner\.py", line \d+ in run_call\n(?:  .*\n)*', re.MULTILINE)
 
@@ -59,6 +57,14 @@ class Task:
         """What goes down the child's channel."""
         payload = self.payload
         return JOB_HEADER.pack(self.number, self.announce | self.form, len(payload)), payload
+
+
+def patience(average: float) -> float:
+    """Seconds after which a task takes long, where tasks take so many on the average: what waits behind it is taken back.
+
+    Not sooner than twice what others take: to be looked at costs the host as much as an end.
+    """
+    return min(max(2 * average, _STALL_SECONDS), _LONGEST_STALL_SECONDS)
 
 
 class Child(Generic[T]):
@@ -153,11 +159,10 @@ class Child(Generic[T]):
         """Set `check_at` for its first task; `average` is the seconds that one takes."""
         if not self.tasks:
             self.check_at = math.inf
-        elif len(self.tasks) > 1 or self.clogged:
-            self.check_at = self.head_since + STALL_SECONDS
+        elif self.clogged:
+            self.check_at = self.head_since + _STALL_SECONDS
         else:
-            patience = min(2 * average, _LONGEST_STALL_SECONDS, self.tasks[0].limit or math.inf)
-            self.check_at = self.head_since + max(patience, STALL_SECONDS)
+            self.check_at = self.head_since + min(patience(average), max(_STALL_SECONDS, self.tasks[0].limit or math.inf))
 
     def take_back(self) -> list[T]:
         """The tasks that it has not begun, oldest first; it will pass over them."""

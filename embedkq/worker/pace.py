@@ -13,11 +13,11 @@ MOST_TASKS = 128
 """That a child has, and ..."""
 MOST_BYTES = 2 * 1024 * 1024
 """... the bytes of payload from which it gets no more."""
-AHEAD_SECONDS, BUSY_AHEAD_SECONDS = 0.01, 0.06
-"""A child is given tasks for so long, as tasks take now: twice what this process's other threads may keep the GIL for at a stretch; for
-longer in a host that takes a whole core. It gets more when half of them are done, so that they travel together."""
+AHEAD_SECONDS, BUSY_AHEAD_SECONDS = 0.03, 0.06
+"""A child is given tasks for so long, as tasks take now: for longer in a host that takes a whole core. It gets more when half of them
+are done, so that they travel together and it does not wait for them. What it has is lost to the others if they are idle meanwhile."""
 _SHORTEST_SLEEP_SECONDS = 0.0003
-_LONGEST_SLEEP_SECONDS, _BUSY_SLEEP_SECONDS = 0.003, 0.02
+_LONGEST_SLEEP_SECONDS, _BUSY_SLEEP_SECONDS = 0.01, 0.02
 _WEIGHT = 0.05
 _QUICKEST_SECONDS = 1e-6
 
@@ -46,10 +46,10 @@ class Pace:
             more_waits: there is more for them to do, so none may come near its last task.
         """
         ahead = [len(child.tasks) for child in children if not child.stalled]
+        tasks = max(ahead) if sum(ahead) > 1 else 0.0
         if more_waits:
-            seconds = min(2.0, (min(ahead, default=0) - 1) / 3) * self.average
-        else:
-            seconds = max(ahead) * self.average if sum(ahead) > 1 else 0.0
+            tasks = (min(ahead, default=0) - 1) / 2
+        seconds = tasks * self.average
         if seconds <= _SHORTEST_SLEEP_SECONDS:
             return 0.0
         limit_at = min((child.check_at for child in children if child.stalled), default=math.inf)

@@ -18,7 +18,7 @@ from embedkq.child.page import Phase
 from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure
 from embedkq.errors import DecodeError, JobCrashed
 from embedkq.outcome import Outcome
-from embedkq.worker.children import STALL_SECONDS, Child, Task
+from embedkq.worker.children import Child, Task, patience
 from embedkq.worker.hostload import HostLoad
 from embedkq.worker.joboutput import relay
 from embedkq.worker.pace import MOST_BYTES, Pace
@@ -120,7 +120,7 @@ class JobPool(Generic[T]):
             return False
         for _ in tasks:
             self._waiting.popleft()
-        if was_idle or child.check_at > child.head_since + STALL_SECONDS:
+        if was_idle:
             child.look_first(self._pace.average)
         if self._proc_ttl and child.given >= self._proc_ttl:
             logger.info("Refreshing process pool ...")
@@ -194,7 +194,7 @@ class JobPool(Generic[T]):
     def _takes(self, child: Child[T], depth: int) -> bool:
         if child.killed or child.retiring or child.clogged or child.size >= MOST_BYTES:
             return False
-        return not child.tasks if child.stalled or child.at_limit else 2 * len(child.tasks) < depth
+        return not child.tasks if child.stalled or child.at_limit else 2 * len(child.tasks) <= depth
 
     def _read_replies(self, child: Child[T]) -> None:
         ended = 0
@@ -247,7 +247,7 @@ class JobPool(Generic[T]):
             child.check_at = math.inf
             self._supervisor.stop_hard(child)
             return
-        if len(child.tasks) > 1 and now >= child.head_since + STALL_SECONDS:
+        if len(child.tasks) > 1 and now >= child.head_since + patience(self._pace.average):
             self._waiting.extendleft(reversed(child.take_back()))
             if not child.tasks:
                 child.check_at = math.inf
