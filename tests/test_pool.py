@@ -387,6 +387,17 @@ def test_a_child_is_replaced_after_so_many_jobs(caplog: pytest.LogCaptureFixture
         assert caplog.text.count("Refreshing process pool ...") == 2
 
 
+def test_children_are_not_all_replaced_at_once() -> None:
+    with Harness(processes=4, proc_ttl=10) as pool:
+        pool.fill()
+        assert sorted(child.lifetime or 0 for child in pool.pool._children.values()) == [3, 5, 8, 10]
+        for _ in range(4 * 10):
+            pool.submit(jobs.echo)
+        pool.finish()
+        pool.fill()
+        assert [child.lifetime for child in pool.pool._children.values()] == [10] * 4
+
+
 def test_no_job_is_lost_or_run_twice_while_children_are_replaced(notes: str) -> None:
     with Harness(proc_ttl=40) as pool:
         for number in range(400):

@@ -79,6 +79,8 @@ class Child(Generic[T]):
         self.tasks: deque[T] = deque()
         self.size = 0
         """Bytes of their payloads."""
+        self.lifetime: int | None = None
+        """How many tasks it may be given before it is replaced; None for any number."""
         self.given = 0
         """How many tasks it was given."""
         self.head_since = 0.0

@@ -58,14 +58,14 @@ class JobPool(Generic[T]):
     ) -> None:
         self.ended: list[tuple[T, Outcome]] = []
         self.begun: list[tuple[T, str]] = []
-        self._proc_ttl = proc_ttl
+        self._processes, self._proc_ttl = processes, proc_ttl
         self._decoding_seconds = decoding_seconds
         self._waiting: deque[T] = deque()
         self._numbers = 0
         self._pace = Pace(host_load or HostLoad())
         self._supervisor = Supervisor(
             processes, selector, initializer=initializer,
-            on_ready=lambda child: None, on_reply=self._read_replies, on_death=self._bury,
+            on_ready=self._welcome, on_reply=self._read_replies, on_death=self._bury,
         )
         self._children: dict[int, Child[T]] = self._supervisor.children
 
@@ -106,8 +106,8 @@ class JobPool(Generic[T]):
 
     def _give(self, child: Child[T], most: int) -> bool:
         """Give a child as many of the waiting tasks, or as few as are large; False if it is gone."""
-        if self._proc_ttl:
-            most = min(most, self._proc_ttl - child.given)
+        if child.lifetime:
+            most = min(most, child.lifetime - child.given)
         tasks: list[T] = []
         size = 0
         for task in islice(self._waiting, most):
@@ -122,7 +122,7 @@ class JobPool(Generic[T]):
             self._waiting.popleft()
         if was_idle:
             child.look_first(self._pace.average)
-        if self._proc_ttl and child.given >= self._proc_ttl:
+        if child.lifetime and child.given >= child.lifetime:
             logger.info("Refreshing process pool ...")
             child.hang_up()
         return True
@@ -188,6 +188,11 @@ class JobPool(Generic[T]):
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the descriptors."""
         self._supervisor.disinherit()
+
+    def _welcome(self, child: Child[T]) -> None:
+        child.lifetime = self._proc_ttl
+        if self._proc_ttl and self._supervisor.started <= self._processes:  # else all would be replaced at once, again and again
+            child.lifetime = -(-self._proc_ttl * (child.slot + 1) // self._processes)
 
     # How tasks end.
 

@@ -40,7 +40,7 @@ class Worker(Handle):
         callback: called with (status, job, result, exception, traceback) for each job; see README.
         job_size: bytes of the largest record expected.
         cafile, certfile, keyfile, crlfile: TLS files; giving any means TLS.
-        proc_ttl: jobs after which a child process is replaced; 0 or None for never.
+        proc_ttl: jobs after which a child process is replaced (the first ones sooner, one after another); 0 or None for never.
         offset_policy: where a group without committed offset begins, "earliest" or "latest".
         group: consumer group; the topic's name if None.
         processes: how many jobs run at once.
