@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import wait_until
+import workerjobs
+from support import Recorder, fire_until, wait_until
 
+from embedkq import Queue, Worker
 from embedkq.worker import gathering, hostload, pace
 from embedkq.worker.gathering import Gathering
 from embedkq.worker.hostload import HostLoad
@@ -108,7 +110,24 @@ def test_where_threads_have_no_clock_no_host_is_busy(monkeypatch: pytest.MonkeyP
         assert shares(load, 5) == [0.0] * 5
 
 
-@pytest.mark.parametrize(("share", "seconds"), [(0.0, 0.005), (0.04, 0.005), (0.5, 0.05), (1.0, 0.1)])
+def test_a_worker_sees_how_busy_its_app_is_and_all_jobs_are_done(
+    hosts: str, topic: str, group: str, kafka_options: dict[str, Any]
+) -> None:
+    recorder = Recorder()
+    worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options)
+    with worker, Queue(hosts=hosts, topic=topic) as queue:
+        assert worker._engine is not None
+        load = worker._engine.consumer._exchange.host_load
+        fire_until(worker, lambda: len(load._clocks) == 3, "worker's, consumer's and kafka-python's thread are known")
+        with Spinning(load, left_out=False):
+            wait_until(lambda: load.share > 0.3, "the app is busy")
+            for number in range(30):
+                queue.enqueue(workerjobs.echo, number)
+            fire_until(worker, lambda: len(recorder) == 30, "all are done")
+        wait_until(lambda: load.share < 0.3, "it is so no more")
+
+
+@pytest.mark.parametrize(("share", "seconds"), [(0.0, 0.005), (0.25, 0.005), (0.625, 0.0525), (1.0, 0.1)])
 def test_the_busier_the_host_the_longer(share: float, seconds: float) -> None:
     assert load_of(share).between(0.005, 0.1) == pytest.approx(seconds)
 
@@ -118,7 +137,7 @@ def test_the_busier_the_host_the_longer(share: float, seconds: float) -> None:
 
 @pytest.mark.parametrize(("share", "came", "since", "waits"), [
     (0.0, 0, 0.0, 0.0), (0.0, 1, 0.0, 0.005), (0.0, 1, 0.002, 0.003), (0.0, 1, 0.006, 0.0), (0.0, 49, 0.0, 0.005), (0.0, 50, 0.0, 0.0),
-    (1.0, 0, 0.0, 0.0), (1.0, 1, 0.0, 0.1), (1.0, 499, 0.02, 0.08), (1.0, 500, 0.0, 0.0), (0.5, 249, 0.0, 0.05), (0.5, 250, 0.0, 0.0),
+    (1.0, 0, 0.0, 0.0), (1.0, 1, 0.0, 0.1), (1.0, 499, 0.02, 0.08), (1.0, 500, 0.0, 0.0), (0.625, 274, 0.0, 0.0525), (0.625, 275, 0.0, 0.0),
 ])
 def test_after_few_records_the_next_poll_waits(
     share: float, came: int, since: float, waits: float, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +157,7 @@ def test_after_few_records_the_next_poll_waits(
 @pytest.mark.parametrize(("ahead", "more_waits", "share", "seconds"), [
     ([], False, 0.0, 0.0), ([0, 0], False, 0.0, 0.0), ([1, 0], False, 0.0, 0.0), ([0, 1], False, 1.0, 0.0),
     ([1, 1], False, 0.0, 0.001), ([2, 0], False, 0.0, 0.002), ([15, 2], False, 0.0, 0.01), ([5, 19], False, 1.0, 0.019),
-    ([90, 9], False, 1.0, 0.02), ([19, 19], False, 0.8, 0.016),
+    ([90, 9], False, 1.0, 0.02), ([19, 19], False, 0.625, 0.015),
     ([], True, 0.0, 0.0), ([1, 9], True, 0.0, 0.0), ([3, 9], True, 0.0, 0.001), ([90, 90], True, 0.0, 0.01), ([90, 90], True, 1.0, 0.02),
 ])
 def test_nobody_looks_while_children_have_enough_to_do(ahead: list[int], more_waits: bool, share: float, seconds: float) -> None:
@@ -170,7 +189,7 @@ def test_a_limit_is_not_slept_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("average", "share", "depth"), [
-    (1.0, 0.0, 1), (0.001, 0.0, 30), (0.001, 1.0, 60), (0.001, 0.8, 48), (0.00001, 0.0, 128), (0.1, 1.0, 1),
+    (1.0, 0.0, 1), (0.001, 0.0, 30), (0.001, 1.0, 60), (0.001, 0.625, 45), (0.00001, 0.0, 128), (0.1, 1.0, 1),
 ])
 def test_a_child_of_a_busy_host_gets_more_at_once(average: float, share: float, depth: int) -> None:
     measured = Pace(load_of(share))

@@ -5,6 +5,8 @@ import threading
 import time
 
 _LOOK_SECONDS = 0.5
+_HARDLY = 0.25
+"""Of a core: callbacks that come one after another take as much, and should not come the later for it."""
 
 
 class HostLoad:
@@ -22,8 +24,8 @@ class HostLoad:
         self._taken = 0.0
 
     def between(self, idle: float, busy: float) -> float:
-        """`idle` where nobody else wants the GIL, up to `busy` where the application takes a whole core. Any thread."""
-        return max(idle, self.share * busy)
+        """`idle` where hardly anybody else wants the GIL, up to `busy` where the application takes a whole core. Any thread."""
+        return idle + (busy - idle) * max(0.0, self.share - _HARDLY) / (1.0 - _HARDLY)
 
     def leave_out_this_thread(self) -> None:
         """The calling thread is the worker's own. Where the system has no clock for a thread (macOS), nothing is ever busy."""
