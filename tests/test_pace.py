@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import threading
 import time
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ def shares(load: HostLoad, looks: int) -> list[float]:
 def test_a_host_that_does_nothing_has_no_load() -> None:
     load = HostLoad()
     load.leave_out_this_thread()
-    assert max(shares(load, 4)[1:]) < 0.5
+    assert statistics.median(shares(load, 5)) < 0.5
 
 
 def test_what_other_threads_take_is_the_load() -> None:
@@ -87,9 +88,10 @@ def test_what_the_worker_takes_is_not() -> None:
     load.leave_out_this_thread()
     with Spinning(load, left_out=True):
         wait_until(lambda: len(load._clocks) == 2, "the thread is known")
-        spent = time.process_time()
-        found = shares(load, 6)
-        assert time.process_time() > spent + 0.3 and max(found) < 0.2
+        spent, found = time.process_time(), shares(load, 1)
+        while time.process_time() < spent + 0.5:
+            found += shares(load, 1)
+        assert statistics.median(found) < 0.2
 
 
 def test_a_thread_that_has_ended_is_forgotten() -> None:
@@ -98,8 +100,7 @@ def test_a_thread_that_has_ended_is_forgotten() -> None:
     with Spinning(load, left_out=True):
         wait_until(lambda: len(load._clocks) == 2, "the thread is known")
         shares(load, 3)
-    found = shares(load, 4)
-    assert len(load._clocks) == 1 and max(found) < 0.5
+    assert statistics.median(shares(load, 5)) < 0.5 and len(load._clocks) == 1
 
 
 def test_where_threads_have_no_clock_no_host_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,19 +112,23 @@ def test_where_threads_have_no_clock_no_host_is_busy(monkeypatch: pytest.MonkeyP
 
 
 def test_a_worker_sees_how_busy_its_app_is_and_all_jobs_are_done(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any]
+    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = Recorder()
+    recorder, waits = Recorder(), list[Gathering]()
+    monkeypatch.setattr(Gathering, "wait", lambda gathering: waits.append(gathering))
     worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options)
     with worker, Queue(hosts=hosts, topic=topic) as queue:
         assert worker._engine is not None
         load = worker._engine.consumer._exchange.host_load
+        wait_until(lambda: worker._engine.loop, "the loop is made")
+        assert worker._engine.loop.pool._pace._host_load is load
         fire_until(worker, lambda: len(load._clocks) == 3, "worker's, consumer's and kafka-python's thread are known")
         with Spinning(load, left_out=False):
             wait_until(lambda: load.share > 0.3, "the app is busy")
             for number in range(30):
                 queue.enqueue(workerjobs.echo, number)
             fire_until(worker, lambda: len(recorder) == 30, "all are done")
+            assert {waiting._host_load for waiting in waits} == {load}
         wait_until(lambda: load.share < 0.3, "it is so no more")
 
 

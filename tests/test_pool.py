@@ -24,7 +24,7 @@ from embedkq import channel, codec
 from embedkq.child.runner import LARGEST_RESULT
 from embedkq.errors import ChildStartFailed, JobCrashed, JobFailed, ResultTooLarge
 from embedkq.worker import pace, supervisor
-from embedkq.worker.children import Child
+from embedkq.worker.children import Child, Task
 
 LIMIT = 1.0
 ENDED_WITHIN = 1.2
@@ -271,6 +271,16 @@ def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while(monkeypatch:
         monkeypatch.setattr(pace, "AHEAD_SECONDS", ahead)
         pool.run(jobs.pause, 1.5)
         assert pool.pool.room() == 2
+
+
+def test_a_child_gets_more_once_half_of_what_it_may_have_is_done() -> None:
+    with Harness(1) as pool:
+        pool.fill()
+        (child,) = pool.pool._children.values()
+        for tasks, depth, takes in ((0, 1, True), (1, 1, False), (1, 2, True), (2, 2, False), (5, 10, True), (6, 10, False)):
+            child.tasks.extend([Task("x", b"")] * tasks)
+            assert pool.pool._takes(child, depth) is takes
+            child.tasks.clear()
 
 
 def test_a_host_that_looks_late_does_not_take_jobs_for_long() -> None:
