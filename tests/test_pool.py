@@ -273,6 +273,29 @@ def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while(monkeypatch:
         assert pool.pool.room() == 2
 
 
+class ToldLate(Task):
+    """As a job of KQ: its limit is known once it has begun."""
+
+    def begun(self, content: bytes) -> str:
+        self.limit = 60.0
+        return super().begun(content)
+
+
+def test_what_waits_behind_a_job_that_tells_its_limit_late_is_taken_back(deep: None, gate: Path, notes: str) -> None:
+    with Harness(1) as pool:
+        pool.fill()
+        pool.run(jobs.echo, 0)
+        pool.pool._pace.average = 0.02  # so that it tells before it takes long
+        (child,) = pool.pool._children.values()
+        pool.pool.submit(ToldLate("late", codec.encode_call(jobs.wait_for, (notes, str(gate)), {}), 30.0, announce=True))
+        for _ in range(3):
+            pool.pool.submit(Task("behind", b""))
+        pool.pool.feed()
+        assert len(child.tasks) == 4
+        pool.run_until(lambda: len(child.tasks) == 1, "the others are taken back", 5)
+        assert child.tasks[0].limit == 60.0
+
+
 def test_a_child_gets_more_once_half_of_what_it_may_have_is_done() -> None:
     with Harness(1) as pool:
         pool.fill()

@@ -78,11 +78,7 @@ class JobPool(Generic[T]):
         return max(0, free - len(self._waiting))
 
     def leisure(self, more_waits: bool) -> float:
-        """Seconds for which nobody need look, so that several ends can be dealt with at once.
-
-        Args:
-            more_waits: whether there are tasks that the pool has not been given.
-        """
+        """As `Pace.leisure`; `more_waits`: whether there are tasks that the pool has not been given."""
         return self._pace.leisure(self._children.values(), more_waits or bool(self._waiting))
 
     def submit(self, task: T) -> None:
@@ -120,7 +116,7 @@ class JobPool(Generic[T]):
             return False
         for _ in tasks:
             self._waiting.popleft()
-        if was_idle:
+        if was_idle or child.clogged:
             child.look_first(self._pace.average)
         if child.lifetime and child.given >= child.lifetime:
             logger.info("Refreshing process pool ...")
@@ -252,7 +248,8 @@ class JobPool(Generic[T]):
             child.check_at = math.inf
             self._supervisor.stop_hard(child)
             return
-        if len(child.tasks) > 1 and now >= child.head_since + patience(self._pace.average):
+        long_at = child.head_since + patience(self._pace.average)
+        if len(child.tasks) > 1 and now >= long_at:
             self._waiting.extendleft(reversed(child.take_back()))
             if not child.tasks:
                 child.check_at = math.inf
@@ -266,6 +263,8 @@ class JobPool(Generic[T]):
             child.check_at = min(since + self._decoding_seconds, now + _SOON)
         else:
             child.check_at = now + _SOON
+        if len(child.tasks) > 1 and now < long_at:
+            child.check_at = min(child.check_at, long_at)
         if phase in (Phase.RUNNING, Phase.DECODING) and now >= child.check_at:
             self._stop_at_limit(child, now)
 
