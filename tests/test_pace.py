@@ -171,6 +171,15 @@ def test_nobody_looks_while_children_have_enough_to_do(ahead: list[int], more_wa
     assert measured.leisure([child(tasks) for tasks in ahead], more_waits) == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(("average", "share", "seconds"), [
+    (0.0002, 0.0, 0.0032), (0.0002, 1.0, 0.0125), (0.00004, 0.0, 0.0), (0.00004, 1.0, 0.0025),
+])
+def test_an_idle_host_waits_for_no_more_ends_than_help_it(average: float, share: float, seconds: float) -> None:
+    measured = Pace(load_of(share))
+    measured.average = average
+    assert measured.leisure([child(126)] * 2, True) == pytest.approx(seconds)
+
+
 def test_a_job_that_takes_long_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = Pace(load_of(1.0))
     measured.average = 0.001

@@ -16,7 +16,9 @@ MOST_BYTES = 2 * 1024 * 1024
 AHEAD_SECONDS, BUSY_AHEAD_SECONDS = 0.03, 0.06
 """A child is given tasks for so long, as tasks take now: for longer in a host that takes a whole core. It gets more when half of them
 are done, so that they travel together and it does not wait for them. What it has is lost to the others if they are idle meanwhile."""
-_SHORTEST_SLEEP_SECONDS = 0.0003
+_ENOUGH_TASKS = 16
+"""More ends of a child than these at once save an idle host nothing: it would only wait while its children run dry."""
+_SHORTEST_SLEEP_SECONDS = 0.0008
 _LONGEST_SLEEP_SECONDS, _BUSY_SLEEP_SECONDS = 0.01, 0.02
 _WEIGHT = 0.05
 _QUICKEST_SECONDS = 1e-6
@@ -49,7 +51,7 @@ class Pace:
         tasks = max(ahead) if sum(ahead) > 1 else 0.0
         if more_waits:
             tasks = (min(ahead, default=0) - 1) / 2
-        seconds = tasks * self.average
+        seconds = min(tasks, self._host_load.between(_ENOUGH_TASKS, MOST_TASKS)) * self.average
         if seconds <= _SHORTEST_SLEEP_SECONDS:
             return 0.0
         limit_at = min((child.check_at for child in children if child.stalled), default=math.inf)
