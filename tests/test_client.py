@@ -1,11 +1,71 @@
 """What the consumer's client makes up for in kafka-python."""
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from kafka import TopicPartition
 from support import Sender, wait_until
 
 from embedkq.worker.client import Client, options_of
+
+PARTITIONS, RECORDS = 4, 3_000
+
+
+def fill(hosts: str, topic: str, *partitions: int) -> None:
+    """More of each partition than a fetch or a poll brings."""
+    with Sender(hosts, topic) as sender:
+        for number in range(RECORDS):
+            for partition in partitions:
+                sender.send_record(bytes(1024), [], partition=partition)
+        sender.flush()
+
+
+def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(
+    hosts: str, make_topic: Any, group: str, kafka_options: dict[str, Any]
+) -> None:
+    """A broker that is asked for those alone answers after `fetch_max_wait_ms`, which here is longer than the test."""
+    topic = make_topic(PARTITIONS)
+    fill(hosts, topic, 0)
+    options = {**kafka_options, "fetch_max_wait_ms": 60_000, "request_timeout_ms": 120_000}
+    client = Client(
+        hosts, topic, lambda kafka: None,
+        options_of(hosts=hosts, group=group, offset_policy="earliest", job_size=1_000_000, options=options),
+    )
+    came: list[int] = []
+
+    def poll() -> int:
+        came.extend(record.offset for record in client.poll(500).get(0, ()))
+        return len(came)
+
+    try:
+        wait_until(client.topic_is_known, "the topic is known")
+        wait_until(lambda: poll() == RECORDS, "all", 20)
+        assert poll() == RECORDS  # from now on the broker may wait as long as it likes
+        fill(hosts, topic, 0)
+        wait_until(lambda: poll() == 2 * RECORDS, "what came later", 20)
+        assert came == list(range(2 * RECORDS))
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(("positions", "ends", "wait"), [
+    ({}, {}, 500), ({0: 5}, {0: 5}, 100), ({0: 5, 1: 9}, {0: 5, 1: 10}, 10), ({0: None}, {0: 5}, 100), ({0: 5}, {0: None}, 100),
+])
+def test_a_fetch_waits_the_less_the_more_there_is_to_do(positions: Any, ends: Any, wait: int) -> None:
+    fetcher = SimpleNamespace(config={})
+    client: Any = object.__new__(Client)
+    polled = {TopicPartition("t", each): ["record"] for each in positions}
+    client.kafka = SimpleNamespace(poll=lambda milliseconds: polled, _fetcher=fetcher)
+    client.position, client.last_known_end, client._longest_wait = positions.get, ends.get, 500
+    assert client.poll(500) == {each: ["record"] for each in positions}
+    assert fetcher.config == {"fetch_max_wait_ms": wait}
+    client._longest_wait = 7
+    client.poll(500)
+    assert fetcher.config == {"fetch_max_wait_ms": 7}, "never longer than its user wants"
+    del client.kafka._fetcher
+    client.poll(500)  # another version of kafka-python may have none
 
 
 def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(

@@ -27,6 +27,7 @@ _CONNECT_MARGIN_SECONDS = 0.5
 SESSION_MILLISECONDS = 10_000
 TIMEOUT_MILLISECONDS = 5_000
 """Limit of one request."""
+_FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
 _UNKNOWN_TOPIC_SECONDS = 15.0
 _ASK_SECONDS = 1.0
 _CLOSE_MILLISECONDS = 2_000
@@ -41,6 +42,7 @@ class Client:
         self._unknown_since: float | None = None
         self._asked_at = 0.0
         self._options = options
+        self._longest_wait = int(options.get("fetch_max_wait_ms", KafkaConsumer.DEFAULT_CONFIG["fetch_max_wait_ms"]))
         self._sockets = ClientSockets()
         self.kafka: Any = connect(hosts, options, self._sockets)
         # In this order, and the topic known before the first poll: joining before gives an empty assignment until the next refresh
@@ -76,6 +78,25 @@ class Client:
                 raise kafka_errors.TopicAuthorizationFailedError({self.topic})
         time.sleep(0.05)
         return False
+
+    def poll(self, milliseconds: int) -> dict[int, list[Any]]:
+        """Records by partition, as soon as there are any, or none after so long. Raises as KafkaConsumer's does."""
+        polled = {tp.partition: records for tp, records in self.kafka.poll(milliseconds).items()}
+        self._bound_fetches(polled)
+        return polled
+
+    def _bound_fetches(self, polled: Iterable[int]) -> None:
+        # A broker has one fetch of ours at a time, for those partitions of which kafka-python holds no records. Where it has none of them
+        # either, it waits for some, and a partition whose records are used up meanwhile waits with it: of four, one of which had a
+        # backlog, that one stood still for half of the time and more (KAFKA-17182 is the same in Apache's own client). There is no
+        # public way to tell kafka-python 3.0.12.
+        fetcher: Any = getattr(self.kafka, "_fetcher", None)
+        wait = _BEHIND_MILLISECONDS if any(map(self._is_behind, polled)) else _FLOWING_MILLISECONDS if polled else self._longest_wait
+        getattr(fetcher, "config", {})["fetch_max_wait_ms"] = min(wait, self._longest_wait)
+
+    def _is_behind(self, partition: int) -> bool:
+        position, end = self.position(partition), self.last_known_end(partition)
+        return position is not None and end is not None and position < end
 
     def steer(self, unwanted: Iterable[int] | None) -> None:
         """Have the next polls fetch all partitions but these (None: nothing at all). A pause does not survive a rebalance."""

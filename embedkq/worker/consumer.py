@@ -147,7 +147,7 @@ class Consumer:
             return
         self.commits.commit_as_asked(client.kafka, self._exchange, self.assignment.committable)
         self._gathering.wait()
-        polled = {tp.partition: records for tp, records in client.kafka.poll(_POLL_MILLISECONDS).items()}
+        polled = client.poll(_POLL_MILLISECONDS)
         self.last_poll = time.monotonic()
         self._gathering.came(sum(map(len, polled.values())), self.last_poll)
         self._begin(client, polled)
