@@ -39,7 +39,8 @@ def benchmarks(options: Options) -> list[Benchmark]:
               for n in PARTITIONS),
             *(Figure(f"no-ops, {n} partitions against 1", "jobs/s", f"embedkq {n}", "rate", ("embedkq 1", "rate"), goal)
               for n in PARTITIONS[1:]),
-        ), trials=2 * len(PARTITIONS), runs=runs),
+            Figure("no-ops, all in one of 4 partitions, against 4", "jobs/s", "skewed", "rate", ("embedkq 4", "rate"), goal),
+        ), trials=2 * len(PARTITIONS) + 1, runs=runs),
         Benchmark("growth: hosts", hosts, (
             Figure("no-ops, 1 host of 1 process", "jobs/s", "1 host", "rate"),
             *(Figure(f"no-ops, {n} hosts of 1 process together", "jobs/s", f"{n} hosts", "rate", ("1 host", "rate"), goal)
@@ -65,7 +66,9 @@ def partitions(bed: Bed) -> Mapping[str, Trial]:
         topic = bed.filled(work.noop, 1, count=count, partitions=number)
         trials[f"raw poll {number}"] = partial(alone, raw.poll, bed.hosts, topic, count)
         trials[f"embedkq {number}"] = partial(alone, hosting.work_off, bed.hosts, topic, count)
-    return trials
+    skewed = bed.topic(4)
+    bed.fill(skewed, 1, count, work.noop, 1)
+    return trials | {"skewed": partial(alone, hosting.work_off, bed.hosts, skewed, count)}
 
 
 def hosts(bed: Bed) -> Mapping[str, Trial]:
