@@ -352,6 +352,27 @@ def test_what_cannot_be_sent_for_want_of_descriptors_is_sent_later(monkeypatch: 
         assert value_of(pool.run(jobs.echo, b"x" * 100_000)) == b"x" * 100_000 and not refusals
 
 
+def test_a_child_that_has_jobs_and_cannot_be_sent_more_is_looked_at_soon(monkeypatch: pytest.MonkeyPatch, deep: None) -> None:
+    def refuse(end: socket.socket, message: bytes) -> None:
+        raise BlockingIOError(errno.EAGAIN, "full")
+
+    with Harness(processes=1) as pool:
+        pool.fill()
+        (pid,), (child,) = pool.pids, pool.pool._children.values()
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: life_of(pid) == "T", "it is stopped")
+        pool.pool._pace.average = 0.02
+        first = pool.submit(jobs.echo, 1)
+        before = child.check_at
+        with monkeypatch.context() as patch:
+            patch.setattr(channel, "send", refuse)
+            second = pool.submit(jobs.echo, 2)
+        assert list(child.tasks) == [first, second] and child.clogged
+        assert child.head_since < child.check_at < before
+        os.kill(pid, signal.SIGCONT)
+        assert [value_of(outcome) for outcome in pool.finish(first, second)] == [1, 2]
+
+
 # Taking back and giving up.
 
 
