@@ -307,7 +307,8 @@ def test_what_waits_for_the_topic_is_bounded(
     with make_worker(processes=2) as worker:
         wait_until(lambda: worker.health().in_flight >= deadletter.MOST_WAITING, "so many wait")
         wait_until(lambda: worker.health().oldest_running_seconds is None, "nothing runs any more")
-        assert gate.tries == 1 and worker.health().in_flight < deadletter.MOST_WAITING + 3 * pace.MOST_TASKS
+        # Before the turn in which so many wait, two children may have had all that they may have, and are given as many in that turn.
+        assert gate.tries == 1 and worker.health().in_flight < deadletter.MOST_WAITING + 4 * pace.MOST_TASKS < count
         gate.open.set()
         worker.drain()
     assert sorted(letter.offset for letter, _ in letters_in(hosts, dead_topic)) == list(range(count))
