@@ -81,6 +81,7 @@ class Loop:
         self.retries.wake(time.monotonic())
         self._tell_begun()
         self._settle()
+        self._backlog.hold(self._ledger.crowded() | self.retries.full | self._guard.held_up | self.endings.held_up(time.monotonic()))
         if not self._stopping and self._fence.open:
             self._admit()
             self._finish()
@@ -289,7 +290,6 @@ class Loop:
         now = time.monotonic()
         snapshot = self._ledger.snapshot()
         self._exchange.publish(snapshot)
-        self._backlog.hold(self._ledger.crowded() | self.retries.full | self._guard.held_up | self.endings.held_up(now))
         self._exchange.hot = self._backlog.find_hot()
         self._waiters.tell(snapshot, self._runs.values())
         self.endings.warn_if_deaf(now)
