@@ -244,7 +244,7 @@ class Producer:
         elif isinstance(error, (kafka_errors.KafkaError, OSError)):
             why = "no word of this topic: does it exist?" if "metadata" in str(error) else type(error).__name__
             told = self._unavailable(message, why, handed_over)
-        elif isinstance(error, ValueError) and "partition" in str(error):
+        elif isinstance(error, ValueError) and f"partition {message.partition}" in str(error):
             told = ValueError(f"partition={message.partition}: topic {message.topic!r} has none of that number; `kq info` shows its own")
         else:
             return error

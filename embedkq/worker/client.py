@@ -28,6 +28,7 @@ SESSION_MILLISECONDS = 10_000
 TIMEOUT_MILLISECONDS = 5_000
 """Limit of one request."""
 _FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
+"""For so long a broker waits for records of partitions that have none: while records come, and while one of the others has more."""
 _UNKNOWN_TOPIC_SECONDS = 15.0
 _ASK_SECONDS = 1.0
 _CLOSE_MILLISECONDS = 2_000

@@ -68,7 +68,8 @@ def partitions(bed: Bed) -> Mapping[str, Trial]:
         trials[f"embedkq {number}"] = partial(alone, hosting.work_off, bed.hosts, topic, count)
     skewed = bed.topic(4)
     bed.fill(skewed, 1, count, work.noop, 1)
-    return trials | {"skewed": partial(alone, hosting.work_off, bed.hosts, skewed, count)}
+    trials["skewed"] = partial(alone, hosting.work_off, bed.hosts, skewed, count)
+    return trials
 
 
 def hosts(bed: Bed) -> Mapping[str, Trial]:
