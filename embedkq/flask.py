@@ -26,7 +26,7 @@ from typing import Any
 import click
 import flask
 
-from embedkq import Queue, Worker
+from embedkq import Queue, Worker, configuration
 from embedkq.child import process, runner
 from embedkq.errors import EmbedkqError
 from embedkq.job import Job
@@ -35,11 +35,6 @@ from embedkq.worker.owner import Callback
 logger = logging.getLogger("embedkq.flask")
 
 _EXTENSION = "embedkq"
-_QUEUE_OPTIONS = ("hosts", "topic", "timeout", "job_size", "cafile", "certfile", "keyfile", "crlfile")
-_WORKER_OPTIONS = (
-    "hosts", "topic", "job_size", "cafile", "certfile", "keyfile", "crlfile", "group", "processes", "proc_ttl", "offset_policy",
-    "stop_timeout", "revoke_timeout", "dead_letter_topic", "retries", "backoff", "retry_on", "max_crashes",
-)
 
 
 class EmbedKQ:
@@ -48,9 +43,9 @@ class EmbedKQ:
     The worker starts by itself with the first request of a process, so never in Gunicorn's master or the reloader's parent, on an
     owning thread of its own; `start()` starts it earlier, say from Gunicorn's `post_worker_init`. Configuration, read by `init_app`:
 
-    - EMBEDKQ_HOSTS, _TOPIC, _TIMEOUT, _JOB_SIZE, _CAFILE, _CERTFILE, _KEYFILE, _CRLFILE: of `Queue` and `Worker`.
-    - EMBEDKQ_GROUP, _PROCESSES, _PROC_TTL, _OFFSET_POLICY, _STOP_TIMEOUT, _REVOKE_TIMEOUT: of `Worker`.
-    - EMBEDKQ_KAFKA: dict of further options for both clients.
+    - EMBEDKQ_HOSTS, EMBEDKQ_SECRET and so on: every parameter of `Queue` and `Worker` that is no function, in capitals. TIMEOUT is the
+      queue's, RETRIES and BACKOFF are the worker's; EMBEDKQ_WORKER_TIMEOUT, EMBEDKQ_QUEUE_RETRIES and their like are for one of the two.
+    - EMBEDKQ_KAFKA: dict of further options of kafka-python; its producer and its consumer each get those that they know.
     - EMBEDKQ_WORKER: False for an app that only enqueues. Default True.
     - EMBEDKQ_APP: where a child process finds the app, as `flask --app` takes it ("shop", "shop:create_app"): jobs then run inside
       its context. Without it they run without one.
@@ -114,16 +109,17 @@ class _AppState:
     """What the extension keeps for one app."""
 
     def __init__(self, app: flask.Flask, callback: Callable[[], Callback | None]) -> None:
+        configuration.check_names(app.config, configuration.known_names(), "app.config")
         self._app = app
         self._callback = callback
         self._started_in: int | None = None
         self._starting = threading.Lock()
         self.runs_worker = bool(app.config.get("EMBEDKQ_WORKER", True))
         self.health_url = app.config.get("EMBEDKQ_HEALTH_URL")
-        self.queue = Queue(**self._options(_QUEUE_OPTIONS))
+        self.queue = Queue(**configuration.queue_options(app.config))
         where = app.config.get("EMBEDKQ_APP")
         inside: dict[str, Any] = {"initializer": enter_app, "initargs": (where,)} if where else {}
-        self.worker = Worker(**self._options(_WORKER_OPTIONS), callback=self._call, **inside)
+        self.worker = Worker(**configuration.worker_options(app.config), callback=self._call, **inside)
 
     def start_once(self) -> None:
         if self._started_in == os.getpid() or process.in_child():
@@ -145,11 +141,6 @@ class _AppState:
         if function is not None:
             with self._app.app_context():
                 function(status, job, result, exception, traceback)
-
-    def _options(self, names: tuple[str, ...]) -> dict[str, Any]:
-        config = self._app.config
-        options = {name: config[f"EMBEDKQ_{name.upper()}"] for name in names if f"EMBEDKQ_{name.upper()}" in config}
-        return {**options, "kafka": config.get("EMBEDKQ_KAFKA")}
 
 
 def enter_app(where: str) -> None:

@@ -248,6 +248,20 @@ def client_config(
     return config
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of the known names that somebody who wrote `name` may have meant; None if none is close."""
+    import difflib
+
+    known = sorted(known)
+    begun = [each for each in known if each.startswith(name)]
+    return next(iter(begun or difflib.get_close_matches(name, known, 1)), None)
+
+
+def is_protected(config: Mapping[str, Any]) -> bool:
+    """Whether these options of a client have it use TLS, or log in."""
+    return any(option.startswith(("security_", "ssl_", "sasl_")) and config[option] is not None for option in config)
+
+
 def _check_sasl(config: Mapping[str, Any]) -> None:
     """Refuse what would leave a password unused, or send it in the clear without being told to."""
     protocol, mechanism = config.get("security_protocol"), config.get("sasl_mechanism")
@@ -287,10 +301,8 @@ def _check_options(
         if option in owned:
             raise ValueError(f"kafka={{{option!r}: ...}}: {owner} sets this itself; see its own arguments")
         if option not in known:
-            import difflib
-
-            close = difflib.get_close_matches(str(option), known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            close = nearest(str(option), known)
+            hint = f"; did you mean {close!r}?" if close else ""
             raise ValueError(f"kafka={{{option!r}: ...}}: kafka-python knows no such option{hint}")
     protocol = kafka.get("security_protocol")
     if protocol is not None and protocol not in _PROTOCOLS:

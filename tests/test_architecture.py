@@ -21,6 +21,7 @@ LARGEST_FUNCTION = 40
 LAYERS = (
     ("__main__", "flask"),
     ("cli",),
+    ("configuration",),
     ("dlq",),
     ("queue", "worker"),
     ("producer", "child"),
