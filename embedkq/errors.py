@@ -6,6 +6,7 @@
     ├── BrokerUnavailable (ConnectionError)   hosts do not answer, or not in time
     ├── BrokerRefused                         the broker answers, and does not allow it
     ├── EnqueueFailed                         enqueue_many: some jobs were not acknowledged
+    ├── QueueIncomplete                       a queue that came out of a pickle, without its secret or its connection's options
     ├── EncodeError (ValueError)              a function or an argument cannot be pickled
     ├── DecodeError (ValueError)              bytes that cannot be turned back into a call or an outcome
     ├── JobTooLarge (ValueError)              larger than job_size, or than the broker takes
@@ -88,6 +89,10 @@ class EnqueueFailed(EmbedkqError):
         total = len(self.acknowledged) + len(self.failed)
         reason = f": {self.__cause__}" if self.__cause__ else ""
         return f"{len(self.failed)} of {total} jobs were not acknowledged{reason}"
+
+
+class QueueIncomplete(EmbedkqError):
+    """A queue came out of a pickle, where secrets and passwords never go, and so cannot enqueue as the original would."""
 
 
 class EncodeError(EmbedkqError, ValueError):

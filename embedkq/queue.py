@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, overload
 
 from embedkq import options
-from embedkq.errors import EnqueueFailed, JobTooLarge
+from embedkq.errors import EnqueueFailed, JobTooLarge, QueueIncomplete
 from embedkq.job import Job
 from embedkq.signing import Secret, Signer
 
@@ -21,6 +21,7 @@ Call = "Job | Callable[..., Any] | tuple[Any, ...]"
 
 _WINDOW = 5_000
 _LOGGED_CHARACTERS = 1024
+_LARGEST_JOB = 1_000_000
 
 
 class _Unchanged:
@@ -122,6 +123,7 @@ class _Enqueues:
         from embedkq import codec, headers  # here, like the producer: an app that only makes a queue starts sooner
         from embedkq.producer import Message
 
+        self._queue._refuse_if_incomplete()
         timeout, key = self._own.timeout, self._own.key
         if isinstance(func, Job):
             func, args, kwargs, timeout, key = self._call_of(func, args, kwargs)
@@ -163,7 +165,8 @@ class BoundQueue(_Enqueues):
 class Queue(_Enqueues):
     """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with the first job.
 
-    It pickles as hosts, topic and timeout only, so that no password gets into a payload.
+    It pickles without its secret, its TLS files and the options in `kafka`, so that no password gets into a payload. A copy of a queue
+    with a secret, TLS or a password refuses to enqueue (`QueueIncomplete`): it would send in the clear, or unsigned.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
@@ -185,7 +188,7 @@ class Queue(_Enqueues):
         hosts: str = "localhost:9092",
         topic: str = "default",
         timeout: float | None = None,
-        job_size: int = 1_000_000,
+        job_size: int = _LARGEST_JOB,
         cafile: str | None = None,
         certfile: str | None = None,
         keyfile: str | None = None,
@@ -208,12 +211,32 @@ class Queue(_Enqueues):
         self._signer = None if secret is None else Signer(secret)
         self._queue = self
         self._connection = Producer(self._hosts, self._job_size, config)
+        self._left_behind = tuple(["its secret"] * (secret is not None) + ["its TLS or login options"] * options.is_protected(config))
+        self._incomplete: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Queue(topic={self._topic})"
 
     def __reduce__(self) -> Any:
-        return Queue, (self._hosts, self._topic, self._own.timeout)
+        state = {
+            "job_size": None if self._job_size == _LARGEST_JOB else self._job_size, "retries": self._own.retries,
+            "backoff": self._own.backoff, "incomplete": self._incomplete or self._left_behind,
+        }
+        told = {name: value for name, value in state.items() if value not in (None, ())}
+        made = Queue, (self._hosts, self._topic, self._own.timeout)
+        return (*made, told) if told else made
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        settings = {name: value for name, value in state.items() if name in ("job_size", "retries", "backoff")}
+        self.__init__(self._hosts, self._topic, self._own.timeout, **settings)  # type: ignore[misc]
+        self._incomplete = tuple(state.get("incomplete", ()))
+
+    def _refuse_if_incomplete(self) -> None:
+        if self._incomplete:
+            raise QueueIncomplete(
+                f"{self!r} came here in a pickle, without {' and '.join(self._incomplete)}, and so cannot enqueue as the original does: "
+                "make the Queue in a module, and have the job import it from there"
+            )
 
     @property
     def hosts(self) -> str:

@@ -21,6 +21,7 @@ EXAMPLES: dict[str, Callable[[], errors.EmbedkqError]] = {
     "BrokerUnavailable": lambda: errors.BrokerUnavailable("a:1,b:2", "no answer", maybe_sent=True),
     "BrokerRefused": lambda: errors.BrokerRefused("not allowed"),
     "EnqueueFailed": lambda: errors.EnqueueFailed([Job("1")], [Job("2"), Job("3")]),
+    "QueueIncomplete": lambda: errors.QueueIncomplete("without its secret"),
     "EncodeError": lambda: errors.EncodeError("argument 1"),
     "DecodeError": lambda: errors.DecodeError("no call"),
     "JobTooLarge": lambda: errors.JobTooLarge(2_000_000, 1_000_000),

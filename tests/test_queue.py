@@ -1,6 +1,7 @@
 """Queue on a real broker: what reaches the topic, what is refused and how, and that nothing is lost at forks, closes and exits."""
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import os
@@ -25,8 +26,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from support import end_offsets, run_script, wait_until, with_admin
 
-from embedkq import Job, Queue, codec, headers
-from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, EncodeError, EnqueueFailed, JobTooLarge
+from embedkq import Job, Queue, Worker, codec, headers
+from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, EncodeError, EnqueueFailed, JobTooLarge, QueueIncomplete
 
 NOBODY = "127.0.0.1:1,127.0.0.1:2"
 """Where nothing listens: ports below 1024 that no broker of the tests takes."""
@@ -604,7 +605,7 @@ queue.enqueue_many([workerjobs.echo] * 3)
 # Secrets.
 
 
-def test_a_queue_pickles_as_hosts_topic_and_timeout_only(tmp_path: Path) -> None:
+def test_a_queue_pickles_without_its_secrets(tmp_path: Path) -> None:
     files = {}
     for name in ("ca", "cert", "key"):
         (tmp_path / f"private-{name}.pem").write_text("x")
@@ -613,17 +614,52 @@ def test_a_queue_pickles_as_hosts_topic_and_timeout_only(tmp_path: Path) -> None
         "sasl_mechanism": "PLAIN", "sasl_plain_username": "anna-user", "sasl_plain_password": "hush-hush", "ssl_password": "key-password",
         "security_protocol": "SASL_SSL",
     }
-    with Queue(hosts="a:1,b:2", topic="orders", timeout=3, job_size=77_777, kafka=kafka, **files) as queue:
-        assert queue.__reduce__() == (Queue, ("a:1,b:2", "orders", 3))
+    settings = {"timeout": 3, "job_size": 77_777, "retries": 0, "backoff": 1.5, "secret": "a-secret-of-16-bytes"}
+    with Queue(hosts="a:1,b:2", topic="orders", kafka=kafka, **settings, **files) as queue:
         for data in (pickle.dumps(queue), dill.dumps(queue), codec.encode_call(workerjobs.echo, (queue, queue.using(key="k")), {})):
-            for secret in (b"anna-user", b"hush-hush", b"key-password", b"private-", b"SASL", b"77777"):
+            for secret in (b"anna-user", b"hush-hush", b"key-password", b"private-", b"SASL", b"a-secret"):
                 assert secret not in data
-        again = pickle.loads(pickle.dumps(queue))
+        again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(queue))))
         bound = pickle.loads(pickle.dumps(queue.using(key="k", timeout=1)))
-    assert (again.hosts, again.topic, again.timeout, again.job_size) == ("a:1,b:2", "orders", 3, 1_000_000)
-    assert repr(bound) == "Queue(topic=orders).using(timeout=1, key=b'k', partition=None, retries=None, backoff=None)"
+    assert (again.hosts, again.topic, again.timeout, again.job_size) == ("a:1,b:2", "orders", 3, 77_777)
+    assert repr(again.using()) == "Queue(topic=orders).using(timeout=3, key=None, partition=None, retries=0, backoff=1.5)"
+    assert repr(bound) == "Queue(topic=orders).using(timeout=1, key=b'k', partition=None, retries=0, backoff=1.5)"
     for text in (repr(queue), str(queue), repr(queue.using(key="k"))):
         assert "hush" not in text and "anna" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "lacking"),
+    [
+        ({"secret": "a-secret-of-16-bytes"}, "without its secret, and"),
+        ({"kafka": {"security_protocol": "SSL"}}, "without its TLS or login options, and"),
+        ({"secret": b"a-secret-of-16-bytes", "kafka": {"ssl_cafile": None, "security_protocol": "SSL"}},
+         "without its secret and its TLS or login options, and"),
+    ],
+)
+def test_a_queue_whose_secrets_did_not_travel_refuses_to_enqueue(settings: dict[str, Any], lacking: str) -> None:
+    queue = Queue(hosts="127.0.0.1:1", topic="orders", **settings)
+    for again in (pickle.loads(pickle.dumps(queue)), pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(queue)))), copy.copy(queue)):
+        for enqueue in (lambda q=again: q.enqueue(workerjobs.echo, 1), lambda q=again: q.using(key="k").enqueue_many([workerjobs.echo])):
+            with pytest.raises(QueueIncomplete, match=f"{lacking} so cannot enqueue .* make the Queue in a module"):
+                enqueue()
+
+
+def test_a_job_on_a_signed_queue_that_travelled_fails_and_sends_nothing_unsigned(hosts: str, topic: str) -> None:
+    ended: list[tuple[str, Any]] = []
+    secret = "a-secret-of-16-bytes"
+    with Queue(hosts=hosts, topic=topic, secret=secret) as queue:
+        queue.enqueue(workerjobs.enqueue_on, queue, 1)
+        with Worker(hosts=hosts, topic=topic, secret=secret, callback=lambda *end: ended.append((end[0], end[3]))) as worker:
+            assert worker.drain(60)
+    [(status, error)] = ended
+    assert status == "failure" and isinstance(error, QueueIncomplete), error
+    assert len(records(hosts, topic)) == 1
+
+
+def test_a_queue_without_secrets_pickles_as_older_versions_read_it() -> None:
+    """A child of the version before has no `__setstate__`."""
+    assert Queue(hosts="a:1", topic="orders", timeout=3, kafka={"linger_ms": 3}).__reduce__() == (Queue, ("a:1", "orders", 3))
 
 
 def test_a_queue_that_was_pickled_enqueues(hosts: str, topic: str, queue: Queue) -> None:

@@ -291,3 +291,9 @@ def log_and_print_bytes(data: bytes) -> None:
 def log_to_many(count: int) -> None:
     for number in range(count):
         logging.getLogger(f"made-up.{number}").warning("hello")
+
+
+def enqueue_on(queue: Any, *args: Any) -> str:
+    """Puts a further job on a queue that travelled as an argument."""
+    job: str = queue.enqueue(echo, *args).id
+    return job
