@@ -33,7 +33,10 @@ LAYERS = (
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 
 HOMES = {
-    "kafka": {"producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.assignment", "dlq.client"},
+    "kafka": {
+        "producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.commit_requests", "worker.assignment",
+        "dlq.client",
+    },
     "dill": {"codec"},
     "pebble": {"worker.supervisor"},
     "click": {"cli", "flask", "__main__"},

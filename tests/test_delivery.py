@@ -164,7 +164,7 @@ def test_where_a_broker_takes_less_metadata_the_plain_watermark_is_committed(
             (slow if keep else queue).enqueue(workerjobs.echo)
     with Worker(hosts=broker.hosts, topic=topic, group=group, callback=recorder, processes=2, kafka=SESSION) as worker:
         fire_until(worker, lambda: len(recorder) == 1 + kept.count(False), "all that may run is done")
-        wait_until(lambda: "takes less commit metadata" in caplog.text, "the warning")
+        wait_until(lambda: "refuses commit metadata" in caplog.text, "the warning")
         wait_until(lambda: committed(broker.hosts, group, topic).get(0) == (1, ""), "the plain watermark")
         gate.touch()
         assert worker.drain(60)

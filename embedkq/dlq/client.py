@@ -23,6 +23,8 @@ STALLED_SECONDS = 10.0
 """How long a read may go on without a record before the broker counts as away."""
 _POLL_MILLISECONDS = 500
 _MOST_POLLED = 500
+_MOST_IN_A_COMMIT = 64
+"""Partitions with 4 KB of metadata each, which message.max.bytes (1 MB by default) bounds together."""
 _LARGEST_USUAL = 1_000_000
 _UNREACHABLE = (
     kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError, kafka_errors.RequestTimedOutError,
@@ -140,10 +142,11 @@ class Client:
             BrokerRefused: this user may not.
             BrokerUnavailable: the broker does not answer.
         """
-        told = {TopicPartition(topic, number): OffsetAndMetadata(*offset, -1) for number, offset in offsets.items()}
+        told = [(TopicPartition(topic, number), OffsetAndMetadata(*offset, -1)) for number, offset in offsets.items()]
         with self._explaining(f"READ on group {self.group!r} and topic {topic!r}"):
             try:
-                self._kafka.commit(told, timeout_ms=TIMEOUT_MILLISECONDS)
+                for first in range(0, len(told), _MOST_IN_A_COMMIT):
+                    self._kafka.commit(dict(told[first : first + _MOST_IN_A_COMMIT]), timeout_ms=TIMEOUT_MILLISECONDS)
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:
                 raise EmbedkqError(
                     f"group {self.group!r} has members, and keeps what was dealt with only without any: stop the workers that "

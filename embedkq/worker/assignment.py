@@ -15,6 +15,7 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 
+from embedkq.worker.commit_requests import TOO_LARGE
 from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.messages import Message, Released, Revoked
@@ -85,14 +86,21 @@ class Assignment:
         await self._until_settled(kafka, message)
         wanted = self._committable(begun, message.snapshot if message.settled else None, given_up=True)
         try:
-            if wanted:
-                await kafka.commit_async(self._commits.offsets(wanted))
+            await self._commit(kafka, wanted)
         except kafka_errors.KafkaError as error:
             logger.warning(
                 "The offsets of partitions %s could not be committed before they were given up (%r): "
                 "what was done of them since the last commit runs again.", sorted(wanted), error,
             )
         self._tell(Released(frozenset(begun)))
+
+    async def _commit(self, kafka: Any, wanted: Mapping[int, Progress]) -> None:
+        requests = self._commits.requests(wanted)
+        while (request := requests.next_request()) is not None:
+            try:
+                await kafka.commit_async(request)
+            except TOO_LARGE as error:
+                requests.refused(error)
 
     def _take_out(self, partitions: frozenset[int]) -> dict[int, int]:
         """Those of the partitions that had begun, with their epochs; none of them is ours any more."""

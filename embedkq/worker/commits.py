@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kafka import TopicPartition
 from kafka import errors as kafka_errors
-from kafka.structs import OffsetAndMetadata
 
 from embedkq.worker import notes
 from embedkq.worker.client import TIMEOUT_MILLISECONDS
+from embedkq.worker.commit_requests import TOO_LARGE, CommitLimits, CommitRequests
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.progress import Progress
 
@@ -29,11 +28,12 @@ FATAL = (
 """Errors of the broker that trying again does not cure."""
 REFUSALS = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
 """Errors that say: not now, a rebalance is under way, or: you are no member any more."""
-_TOO_LARGE = (kafka_errors.OffsetMetadataTooLargeError, kafka_errors.InvalidCommitOffsetSizeError)
 _INTERVAL_SECONDS = 0.25
 _UNCHANGED_SECONDS = 5.0
 _AS_ASKED_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
+_UNCHANGED_AT_ONCE = 100
+"""Partitions committed once more when nothing is new: one shows whether the membership holds, all of them in turn restore what was lost."""
 
 
 class Commits:
@@ -51,7 +51,8 @@ class Commits:
         self._unchanged_seconds = min(session_seconds / 3, _UNCHANGED_SECONDS)
         self._committed: Mapping[int, Progress] = {}
         self._tried = 0.0
-        self._plain = False
+        self._limits = CommitLimits()
+        self._repeated = 0
         self._marked: set[int] = set()
 
     def due(self, wanted: Mapping[int, Progress]) -> bool:
@@ -71,15 +72,32 @@ class Commits:
         """
         self._tried = time.monotonic()
         try:
-            kafka.commit(self.offsets(wanted), timeout_ms=TIMEOUT_MILLISECONDS)
+            self._commit(kafka, self._changed(wanted) or self._some_unchanged(wanted))
         except REFUSALS as error:
             self.refused_since = self.refused_since or time.monotonic()
             logger.debug("A commit was refused and will be tried again: %r", error)
             return False
-        except _TOO_LARGE:
-            return self._commit_plainly(kafka, wanted)
         self._committed, self.refused_since, self.last = dict(wanted), None, time.monotonic()
         return True
+
+    def _commit(self, kafka: Any, wanted: Mapping[int, Progress]) -> None:
+        requests = self.requests(wanted)
+        while (request := requests.next_request()) is not None:
+            try:
+                kafka.commit(request, timeout_ms=TIMEOUT_MILLISECONDS)
+            except TOO_LARGE as error:
+                requests.refused(error)
+            else:
+                self._committed = {**self._committed, **requests.accepted()}
+
+    def _changed(self, wanted: Mapping[int, Progress]) -> dict[int, Progress]:
+        return {partition: progress for partition, progress in wanted.items() if self._committed.get(partition) != progress}
+
+    def _some_unchanged(self, wanted: Mapping[int, Progress]) -> dict[int, Progress]:
+        partitions = sorted(wanted)
+        first = self._repeated % len(partitions)
+        self._repeated = first + _UNCHANGED_AT_ONCE
+        return {partition: wanted[partition] for partition in partitions[first : first + _UNCHANGED_AT_ONCE]}
 
     def commit_as_asked(self, kafka: Any, exchange: Exchange, committable: Callable[[], Mapping[int, Progress]]) -> None:
         """Where jobs run one at a time, each after a commit, serve these for about a second: before each a poll would take half of one.
@@ -107,37 +125,29 @@ class Commits:
             KafkaError: as `commit`.
         """
         as_told = {partition: metadata for partition, (_, metadata) in starts.items()}
-        marked: dict[int, str] = {}
+        begun: dict[int, Progress] = {}
         for partition, (start, metadata) in starts.items():
-            if not self._plain and partition not in self._marked:
+            if partition not in self._marked:
                 try:
                     done, noted = notes.decode(start, metadata)
                 except ValueError:  # whoever is to use it says so
                     continue
-                marked[partition] = notes.encode(start, done, noted.begun_again())
-        if not marked:
+                begun[partition] = Progress(start, done, 0, noted.begun_again())
+        if not begun:
             return as_told
-        wanted = {TopicPartition(self._topic, p): OffsetAndMetadata(starts[p][0], text, -1) for p, text in marked.items()}
         try:
-            kafka.commit(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
+            self._commit(kafka, begun)
         except REFUSALS as error:
             self.refused_since = self.refused_since or time.monotonic()
-            logger.debug("The beginning of partitions %s could not be committed and will be tried again: %r", sorted(marked), error)
-            return {partition: metadata for partition, metadata in as_told.items() if partition not in marked}
-        except _TOO_LARGE:  # which the next commit makes known
-            return as_told
-        self._marked |= marked.keys()
+            logger.debug("The beginning of partitions %s could not be committed and will be tried again: %r", sorted(begun), error)
+            return {partition: metadata for partition, metadata in as_told.items() if partition not in begun}
+        self._marked |= begun.keys()
         self.refused_since = None
-        return {**as_told, **marked}
+        return {**as_told, **{p: notes.encode(progress.offset, progress.done, progress.notes) for p, progress in begun.items()}}
 
-    def offsets(self, wanted: Mapping[int, Progress]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """In the client's form: the watermark, and as metadata what is done above it and what is noted of the rest."""
-        return {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(
-                progress.offset, "" if self._plain else notes.encode(progress.offset, progress.done, progress.notes), -1
-            )
-            for partition, progress in wanted.items()
-        }
+    def requests(self, wanted: Mapping[int, Progress]) -> CommitRequests:
+        """The requests that commit this; also for the client's I/O thread."""
+        return CommitRequests(self._topic, wanted, self._limits)
 
     def hurry(self) -> None:
         """Commit at the next opportunity, be it the same once more."""
@@ -150,13 +160,3 @@ class Commits:
     def forget_all(self) -> None:
         """Nothing is ours any more, and what was refused is of no interest."""
         self._committed, self.refused_since = {}, None
-
-    def _commit_plainly(self, kafka: Any, wanted: Mapping[int, Progress]) -> bool:
-        if self._plain:
-            return False
-        logger.warning(
-            "The broker takes less commit metadata than 4096 bytes (offset.metadata.max.bytes): from now on only offsets are "
-            "committed, and after a crash jobs above them that were done run again, and attempts are counted anew."
-        )
-        self._plain = True
-        return self.commit(kafka, wanted)

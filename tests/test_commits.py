@@ -1,0 +1,161 @@
+"""What is committed and in which requests: many partitions, and brokers that accept little."""
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import InvalidCommitOffsetSizeError, OffsetMetadataTooLargeError, RebalanceInProgressError, UnknownError
+
+from embedkq.worker import commit_requests, notes
+from embedkq.worker.assignment import Assignment
+from embedkq.worker.commits import Commits
+from embedkq.worker.exchange import Exchange
+from embedkq.worker.messages import Assigned, Message, Released, Revoked
+from embedkq.worker.notes import Notes
+from embedkq.worker.progress import Progress
+from tests.support import committed
+
+
+def gaps(start: int, jobs: int, seed: int = 1) -> Progress:
+    """A partition in which every third job waits for another attempt."""
+    chance = random.Random(seed)
+    waiting = [start, *(start + offset for offset in range(1, 3 * jobs) if chance.random() < 1 / 3)]
+    done = tuple((below + 1, above) for below, above in pairwise(waiting) if above > below + 1)
+    return Progress(start, done, 1, Notes(attempts=dict.fromkeys(waiting, 1)))
+
+
+class Broker:
+    """A client whose broker accepts so much in one request, and so much metadata of a partition."""
+
+    def __init__(self, request_bytes: int = 10**9, metadata: int = 4096, error: type[Exception] = UnknownError) -> None:
+        self.request_bytes, self.metadata, self.error = request_bytes, metadata, error
+        self.kept: dict[int, tuple[int, str]] = {}
+        self.requests: list[int] = []
+        self.refuses_after: int | None = None
+
+    def commit(self, offsets: Mapping[TopicPartition, Any], timeout_ms: int = 0) -> None:
+        if self.refuses_after is not None and len(self.requests) >= self.refuses_after:
+            raise RebalanceInProgressError
+        self.requests.append(len(offsets))
+        if sum(len(known.metadata) + 50 for known in offsets.values()) > self.request_bytes:
+            raise self.error
+        good = {tp.partition: known for tp, known in offsets.items() if len(known.metadata) <= self.metadata}
+        self.kept.update({partition: (known.offset, known.metadata) for partition, known in good.items()})
+        if len(good) < len(offsets):
+            raise OffsetMetadataTooLargeError
+
+    async def commit_async(self, offsets: Mapping[TopicPartition, Any]) -> None:
+        self.commit(offsets)
+
+    def read(self) -> dict[int, Progress]:
+        return {p: Progress(offset, *self._known(offset, metadata)) for p, (offset, metadata) in self.kept.items()}
+
+    @staticmethod
+    def _known(offset: int, metadata: str) -> Any:
+        done, noted = notes.decode(offset, metadata)
+        return done, 1, noted
+
+
+def test_offsets_of_four_hundred_partitions_reach_kafka_with_their_maps(hosts: str, make_topic: Any, group: str) -> None:
+    topic = make_topic(400)
+    wanted = {partition: gaps(1_000 * partition, 1_200, seed=partition) for partition in range(400)}
+    assert sum(len(notes.encode(*wanted[p][:2], wanted[p].notes)) for p in wanted) > 1_048_588
+    kafka = KafkaConsumer(bootstrap_servers=hosts, group_id=group, enable_auto_commit=False)
+    kafka.assign([TopicPartition(topic, partition) for partition in wanted])
+    try:
+        assert Commits(topic, 10.0).commit(kafka, wanted)
+    finally:
+        kafka.close(autocommit=False)
+    kept = committed(hosts, group, topic)
+    assert {p: offset for p, (offset, _) in kept.items()} == {p: progress.offset for p, progress in wanted.items()}
+    for partition, (offset, metadata) in kept.items():
+        done, noted = notes.decode(offset, metadata)
+        assert done == wanted[partition].done and noted.attempts
+
+
+@pytest.mark.parametrize("error", [UnknownError, InvalidCommitOffsetSizeError])
+def test_a_broker_that_accepts_small_requests_is_given_small_ones(error: type[Exception]) -> None:
+    wanted = {partition: gaps(100, 400, seed=partition) for partition in range(100)}
+    broker, commits = Broker(request_bytes=20_000, error=error), Commits("topic", 10.0)
+    assert commits.commit(broker, wanted) and not commits.pending(wanted)
+    assert broker.read() == wanted
+    assert commits.mark(broker, dict.fromkeys(range(100), (5, ""))).keys() == wanted.keys()  # as the beginning of partitions
+    assert {offset for offset, _ in broker.kept.values()} == {5}
+
+
+def test_a_partition_with_too_much_metadata_takes_none_from_the_others(caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {0: gaps(100, 3), 1: gaps(100, 3_000), 2: gaps(100, 6)}
+    broker, commits = Broker(metadata=500), Commits("topic", 10.0)
+    assert commits.commit(broker, wanted)
+    kept = broker.read()
+    assert kept[0] == wanted[0] and kept[2] == wanted[2]
+    assert kept[1].offset == 100 and 10 < len(kept[1].done) < len(wanted[1].done)  # as much as fits
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "offset.metadata.max.bytes" in caplog.text
+
+    broker.metadata = 4096
+    monkeypatch.setattr(commit_requests, "_LIMITED_SECONDS", -1.0)
+    commits._limits._lifted_at = 0.0  # a minute has passed
+    again = {**wanted, 1: wanted[1]._replace(epoch=2)}
+    assert commits.commit(broker, again)
+    assert len(broker.read()[1].done) > len(kept[1].done)
+
+
+def test_a_broker_that_accepts_no_metadata_at_all_is_given_offsets() -> None:
+    wanted = {partition: gaps(100 + partition, 3) for partition in range(3)}
+    broker, commits = Broker(metadata=0), Commits("topic", 10.0)
+    assert commits.commit(broker, wanted)
+    assert broker.kept == {partition: (100 + partition, "") for partition in range(3)}
+
+
+def test_only_what_is_new_is_committed_and_the_rest_again_in_turn() -> None:
+    wanted = {partition: Progress(partition, (), 1) for partition in range(250)}
+    broker, commits = Broker(), Commits("topic", 10.0)
+    assert commits.commit(broker, wanted) and broker.requests == [250]
+    wanted[7] = Progress(8, (), 1)
+    assert commits.pending(wanted) and commits.commit(broker, wanted) and broker.requests[1:] == [1]
+    broker.kept.clear()
+    for _ in range(3):
+        assert not commits.pending(wanted) and commits.commit(broker, wanted)
+    assert broker.requests[2:] == [100, 100, 50] and broker.kept.keys() == wanted.keys()
+
+
+def test_what_was_accepted_before_a_refusal_is_not_sent_again() -> None:
+    wanted = {partition: gaps(100, 1_000, seed=partition) for partition in range(200)}
+    broker, commits = Broker(), Commits("topic", 10.0)
+    broker.refuses_after = 1
+    assert not commits.commit(broker, wanted) and commits.pending(wanted) and commits.refused_since is not None
+    broker.refuses_after = None
+    assert commits.commit(broker, wanted) and commits.refused_since is None
+    assert sum(broker.requests) == 200 and broker.kept.keys() == wanted.keys()
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    exchange = Exchange()
+    yield exchange
+    exchange.inbox.close()
+
+
+def test_partitions_that_are_given_up_are_committed_in_requests_that_the_broker_accepts(exchange: Exchange) -> None:
+    wanted = {partition: gaps(100, 400, seed=partition) for partition in range(100)}
+    told: list[Message] = []
+
+    def tell(message: Message) -> None:
+        told.append(message)
+        if isinstance(message, Revoked):
+            message.snapshot = {p: wanted[p]._replace(epoch=assignment.epoch(p) or epochs[p]) for p in message.partitions}
+            message.settled = True
+
+    assignment = Assignment(exchange, Commits("topic", 10.0), tell, 1.0)
+    assignment.add(frozenset(wanted))
+    epochs = {partition: assignment.epoch(partition) or 0 for partition in wanted}
+    assignment.fresh.clear()
+    broker = Broker(request_bytes=20_000)
+    asyncio.run(assignment.give_up(broker, frozenset(wanted), lost=False))
+    assert {p: progress._replace(epoch=1) for p, progress in broker.read().items()} == wanted
+    assert isinstance(told[-1], Released) and not any(isinstance(message, Assigned) for message in told)
