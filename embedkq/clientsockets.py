@@ -4,6 +4,7 @@ from __future__ import annotations
 import selectors
 import socket
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -20,15 +21,14 @@ class ClientSockets(selectors.DefaultSelector):
             self._seen.add(fileobj)
         return super().register(fileobj, events, data)
 
-    def disinherit(self, client: Any) -> None:
+    def disinherit(self, others: Iterable[Any]) -> None:
         """In a forked copy: close the sockets and the selector's own descriptor, which reaches through to the parent's.
 
         Nobody here could use or close the client: its thread is not here.
+
+        Args:
+            others: sockets of the client that it has beside.
         """
-        for seen in list(self._seen):
+        for seen in [*self._seen, *others]:
             seen.close()
         self.close()
-        client = getattr(getattr(client, "_sender", None), "_client", client)  # a producer's is further down
-        wakeup = getattr(getattr(client, "_net", None), "_wakeup_w", None)
-        if wakeup is not None:  # the one end that no selector sees
-            wakeup.close()

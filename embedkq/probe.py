@@ -11,14 +11,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kafka import errors as kafka_errors
-from kafka.net.manager import KafkaConnectionManager
-from kafka.net.sasl import get_sasl_mechanism
-from kafka.protocol.metadata import ApiVersionsRequest, MetadataRequest
-from kafka.protocol.parser import KafkaProtocol
-from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
 from embedkq import tls
 from embedkq.errors import BrokerRefused, BrokerUnavailable
+from embedkq.kafka_private import (
+    ApiVersionsRequest,
+    KafkaConnectionManager,
+    KafkaProtocol,
+    MetadataRequest,
+    SaslAuthenticateRequest,
+    SaslHandshakeRequest,
+    get_sasl_mechanism,
+)
 from embedkq.tls import tls_context, uses_tls
 
 EARLY_SECONDS = 2.0

@@ -9,12 +9,12 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, EmbedkqError, JobTooLarge
 from embedkq.forks import let_go_in_forks
+from embedkq.kafka_private import Producer as KafkaProducer
 from embedkq.probe import CREDENTIALS, LATE_SECONDS, is_guarded, look_for_reason, refuse_early
 
 OWNED_OPTIONS = (
@@ -130,7 +130,7 @@ class Producer:
                     future.get(timeout=max(0.0, deadline - time.monotonic()))
                 except Exception as error:  # noqa: BLE001
                     failures[index] = self._explained(error, messages[index], handed_over=True)
-                    if isinstance(error, kafka_errors.KafkaTimeoutError) or _is_spent(kafka):
+                    if isinstance(error, kafka_errors.KafkaTimeoutError) or kafka.is_spent():
                         self._retire(kafka)
         return self._with_limit(self._with_reason(failures), messages)
 
@@ -147,7 +147,7 @@ class Producer:
         self._lock = threading.Lock()
         kafka, self._kafka = self._kafka, None
         if self._sockets is not None and kafka is not None:
-            self._sockets.disinherit(kafka)
+            self._sockets.disinherit(kafka.descriptors_beside_selector())
 
     def _connected(self, deadline: float) -> Any:
         lock = self._lock
@@ -256,19 +256,12 @@ def _too_large(message: Message, limit: int | None) -> JobTooLarge:
     return JobTooLarge(message.size, limit, f"the broker (max.message.bytes of topic {message.topic!r})")
 
 
-def _is_spent(kafka: Any) -> bool:
-    """Whether the client gives up all that it is handed from now on."""
-    transactions = getattr(kafka, "_transaction_manager", None)
-    return transactions is not None and bool(transactions.has_fatal_error())
-
-
 def _end(kafka: Any, seconds: float) -> None:
     """Close a client; what could not be sent by then was told to whoever waits for it."""
     try:
         kafka.close(timeout=seconds)
-    except kafka_errors.KafkaTimeoutError:  # at which it leaves its thread running, and would try again when it is collected
-        kafka._sender.force_close()
-        kafka._closed = True
+    except kafka_errors.KafkaTimeoutError:
+        kafka.abandon()
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()

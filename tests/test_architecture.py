@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,14 +29,15 @@ LAYERS = (
     ("info", "broker"),
     ("signing",),
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe"),
+    ("kafka_private",),
     ("job", "errors", "version", "forks", "clientsockets", "tether", "tls"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 
 HOMES = {
     "kafka": {
-        "producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.commit_requests", "worker.assignment",
-        "dlq.client",
+        "kafka_private", "producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.commit_requests",
+        "worker.assignment", "dlq.client",
     },
     "dill": {"codec"},
     "pebble": {"worker.supervisor"},
@@ -46,7 +48,11 @@ HOMES = {
 }
 """Foreign packages, and the modules or folders that may import them. `__main__` only looks whether the extra is installed."""
 
-CLIENTS = {"KafkaProducer": {"producer"}, "KafkaConsumer": {"worker.client"}, "KafkaAdminClient": {"info"}}
+CLIENTS = {"Producer": {"producer"}, "Consumer": {"worker.client"}, "Admin": {"info"}}
+"""The clients of kafka-python, as `kafka_private` makes them, and who may use each."""
+
+PUBLIC_OF_KAFKA = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs"}
+"""The modules that kafka-python documents. Names of others, and names with an underscore, are for `kafka_private` alone."""
 
 NEVER_REACHED = {
     "worker.offsets": {"worker.loop", "worker.pool", "worker.consumer", "worker.mailbox", "kafka", "pebble", "threading"},
@@ -203,7 +209,23 @@ def test_a_foreign_package_is_imported_only_at_its_home(package: str) -> None:
 
 @pytest.mark.parametrize("client", sorted(CLIENTS))
 def test_each_kafka_client_has_one_home(client: str) -> None:
-    assert {module for module in files() for made in imports_of(module) if client in made.names} == CLIENTS[client]
+    users = {module for module in files() for made in imports_of(module) if made.target == "kafka_private" and client in made.names}
+    assert users == CLIENTS[client]
+
+
+@pytest.mark.parametrize("module", sorted(HOMES["kafka"] - {"kafka_private"}))
+def test_private_names_of_kafka_are_used_in_one_file_only(module: str) -> None:
+    own = set(re.findall(r"\b(?:self|cls)\.(_\w+)|def (_\w+)", files()[module].read_text(encoding="utf-8")))
+    names = {name for pair in own for name in pair if name}
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert all(name.partition(".")[0] != "kafka" or name in PUBLIC_OF_KAFKA for name in named), f"{module}:{node.lineno}: {named}"
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            assert is_own or node.attr in names, f"{module}:{node.lineno}: {ast.unparse(node)} belongs into kafka_private"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
+            assert not ast.unparse(node.args[1]).startswith("'_"), f"{module}:{node.lineno}: {ast.unparse(node)} belongs into kafka_private"
 
 
 def test_only_known_foreign_packages_are_imported() -> None:

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
 from embedkq.info.found import GroupInfo, Info, MemberInfo, PartitionInfo
+from embedkq.kafka_private import Admin
 from embedkq.probe import look_for_reason, refuse_early
 
 CONNECT_SECONDS = 5.0
@@ -51,7 +52,7 @@ def describe(hosts: str, topic: str | None = None, group: str | None = None, **c
 
 def admin_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those options of another kafka-python client that are of use here: addresses, TLS, SASL."""
-    return {name: value for name, value in options.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
+    return {name: value for name, value in options.items() if name in Admin.DEFAULT_CONFIG}
 
 
 def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[str]:
@@ -116,7 +117,7 @@ class Inspector:
         }
         with self._explaining():
             try:
-                self._admin = _Admin(**options)
+                self._admin = Admin(**options)
             except kafka_errors.KafkaError as error:
                 reason = look_for_reason(hosts, client_options)
                 if reason is None:
@@ -240,22 +241,6 @@ class Inspector:
             raise BrokerRefused(f"this user has no right to do that at {self.hosts} ({name}): grant it {right}") from error
         except kafka_errors.KafkaError as error:
             raise EmbedkqError(f"the broker at {self.hosts} refuses: {error}") from error
-
-
-class _Admin(KafkaAdminClient):  # type: ignore[misc]
-    def __init__(self, **options: Any) -> None:
-        try:
-            super().__init__(**options)
-        except BaseException:
-            # kafka-python leaves its I/O thread running when nobody answers.
-            if hasattr(self, "_net"):
-                self._closed = False
-                self.close()
-            raise
-
-    def _process_acl_operations(self, obj: dict[str, Any]) -> dict[str, Any]:
-        # Nobody asks for them here, and Tansu sends numbers that kafka-python does not know and raises for.
-        return obj
 
 
 def _rows_of(

@@ -13,8 +13,8 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
-from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 
+from embedkq.kafka_private import AsyncConsumerRebalanceListener
 from embedkq.worker.commit_requests import TOO_LARGE
 from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
@@ -121,8 +121,8 @@ class Assignment:
     async def _until_settled(self, kafka: Any, message: Revoked) -> None:
         deadline = time.monotonic() + self._revoke_seconds
         while not (message.settled or self.leaving) and time.monotonic() < deadline:
-            # The client's loop has no public way to wait for another thread; asleep in it, heartbeats go on.
-            await kafka._net.sleep(_CHECK_SECONDS)
+            # The client's loop has no way to wait for another thread; asleep in it, heartbeats go on.
+            await kafka.sleep(_CHECK_SECONDS)
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]

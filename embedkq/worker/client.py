@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerUnavailable, WorkerFailed
+from embedkq.kafka_private import Consumer, CooperativeStickyAssignor
 from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
 
 logger = logging.getLogger("embedkq.worker")
@@ -21,7 +21,7 @@ OWNED_OPTIONS = (
     "consumer_timeout_ms", "selector",
 )
 """Options of kafka-python that embedkq sets itself."""
-KNOWN_OPTIONS = frozenset(KafkaConsumer.DEFAULT_CONFIG)
+KNOWN_OPTIONS = frozenset(Consumer.DEFAULT_CONFIG)
 CONNECT_SECONDS = 10.0
 _CONNECT_MARGIN_SECONDS = 0.5
 SESSION_MILLISECONDS = 10_000
@@ -43,7 +43,7 @@ class Client:
         self._unknown_since: float | None = None
         self._asked_at = 0.0
         self._options = options
-        self._longest_wait = int(options.get("fetch_max_wait_ms", KafkaConsumer.DEFAULT_CONFIG["fetch_max_wait_ms"]))
+        self._longest_wait = int(options.get("fetch_max_wait_ms", Consumer.DEFAULT_CONFIG["fetch_max_wait_ms"]))
         self._sockets = ClientSockets()
         self.kafka: Any = connect(hosts, options, self._sockets)
         # In this order, and the topic known before the first poll: joining before gives an empty assignment until the next refresh
@@ -89,11 +89,9 @@ class Client:
     def _bound_fetches(self, polled: Iterable[int]) -> None:
         # A broker has one fetch of ours at a time, for those partitions of which kafka-python holds no records. Where it has none of them
         # either, it waits for some, and a partition whose records are used up meanwhile waits with it: of four, one of which had a
-        # backlog, that one stood still for half of the time and more (KAFKA-17182 is the same in Apache's own client). There is no
-        # public way to tell kafka-python 3.0.12.
-        fetcher: Any = getattr(self.kafka, "_fetcher", None)
+        # backlog, that one stood still for half of the time and more (KAFKA-17182 is the same in Apache's own client).
         wait = _BEHIND_MILLISECONDS if any(map(self._is_behind, polled)) else _FLOWING_MILLISECONDS if polled else self._longest_wait
-        getattr(fetcher, "config", {})["fetch_max_wait_ms"] = min(wait, self._longest_wait)
+        self.kafka.bound_fetches(min(wait, self._longest_wait))
 
     def _is_behind(self, partition: int) -> bool:
         position, end = self.position(partition), self.last_known_end(partition)
@@ -109,15 +107,6 @@ class Client:
                 self.kafka.resume(*((paused - wanted) & assigned))
             except (kafka_errors.IllegalStateError, KeyError):
                 pass  # the assignment changed meanwhile; the next call sees it
-        self._unpark()
-
-    def _unpark(self) -> None:
-        # kafka-python 3.0.12 lays the rest of what it had fetched of a paused partition aside, and takes it up again only while it has
-        # no records of another in hand. It does not see that those which it has are used up: then the partition, though resumed, is
-        # never polled again (seen). There is no public way to tell it.
-        fetcher: Any = getattr(self.kafka, "_fetcher", None)
-        if not getattr(fetcher, "_next_partition_records", True):
-            fetcher._next_partition_records = None
 
     def start_of(self, partition: int, records: list[Any] | None) -> tuple[int | None, str]:
         """Where a partition begins, before any of its records: committed offset and metadata, else the position.
@@ -173,11 +162,11 @@ class Client:
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the sockets; nobody there could use or close the client."""
-        self._sockets.disinherit(self.kafka)
+        self._sockets.disinherit(self.kafka.descriptors_beside_selector())
 
 
 def connect(hosts: str, options: Mapping[str, Any], sockets: ClientSockets) -> Any:
-    """A KafkaConsumer that has found the cluster. Any thread; the consumer then belongs to one.
+    """A consumer of kafka-python that has found the cluster. Any thread; the consumer then belongs to one.
 
     Args:
         options: all of them, see `options_of`.
@@ -195,7 +184,7 @@ def connect(hosts: str, options: Mapping[str, Any], sockets: ClientSockets) -> A
         raise WorkerFailed(str(error)) from error
     limit = {"bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000)}
     try:
-        return KafkaConsumer(**{**options, **limit}, selector=lambda: sockets)
+        return Consumer(**{**options, **limit}, selector=lambda: sockets)
     except kafka_errors.KafkaError as error:
         reason = look_for_reason(hosts, options)
         if reason is not None:

@@ -1,0 +1,184 @@
+"""Everything of kafka-python that its documentation does not promise, gathered here and checked before a client is made.
+
+No other file of embedkq touches a name of kafka-python that begins with an underscore, or imports from a module of it that is not
+documented (tests/test_architecture.py). Before the bound in setup.cfg is raised, this file is what has to be read again.
+"""
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from embedkq.errors import EmbedkqError
+
+TESTED_WITH = "3.0.12"
+"""The version whose source this file was written after. setup.cfg takes the patch releases that follow it."""
+
+
+def _sentence(missing: str, version: str) -> str:
+    return (
+        f"kafka-python {version} does not have everything that embedkq needs ({missing}): install a version that embedkq was tested with, "
+        f"pip install 'kafka-python[crc32c]>={TESTED_WITH},<3.1'"
+    )
+
+
+try:
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+    from kafka import __version__ as kafka_version
+    from kafka.consumer.fetcher import Fetcher
+    from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+    from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+    from kafka.net.manager import KafkaConnectionManager
+    from kafka.net.sasl import get_sasl_mechanism
+    from kafka.net.selector import NetworkSelector
+    from kafka.producer.sender import Sender
+    from kafka.producer.transaction_manager import TransactionManager
+    from kafka.protocol.metadata import ApiVersionsRequest, MetadataRequest
+    from kafka.protocol.parser import KafkaProtocol
+    from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
+    from kafka.protocol.schemas.fields.codecs.tagged_fields import TaggedFields, UnsignedVarInt32
+except ImportError as error:
+    from importlib.metadata import version as _installed
+
+    raise ImportError(_sentence(str(error), _installed("kafka-python"))) from error
+
+__all__ = [
+    "TESTED_WITH", "Admin", "ApiVersionsRequest", "AsyncConsumerRebalanceListener", "Consumer", "CooperativeStickyAssignor",
+    "KafkaConnectionManager", "KafkaProtocol", "MetadataRequest", "Producer", "SaslAuthenticateRequest", "SaslHandshakeRequest", "check",
+    "get_sasl_mechanism",
+]
+
+NEEDED: dict[type, tuple[str, ...]] = {
+    KafkaConsumer: ("_client", "_fetcher", "_metrics", "_net", "_subscription"),
+    Fetcher: ("_next_partition_records", "config", "fetched_records"),
+    NetworkSelector: ("_wakeup_w", "sleep"),
+    KafkaProducer: ("_closed", "_sender", "_transaction_manager"),
+    Sender: ("_client", "force_close"),
+    TransactionManager: ("has_fatal_error",),
+    KafkaAdminClient: ("_closed", "_net", "_process_acl_operations"),
+    TaggedFields: ("decode_empty",),
+}
+"""The names that are used here, by the class that has them. Subclasses here rely on them too."""
+
+
+def check() -> None:
+    """See that all names are there that this file uses. Takes some 10 us; called before each client is made. Any thread.
+
+    Raises:
+        EmbedkqError: one is gone; the message names it, the version that is installed and what to install.
+    """
+    for owner, names in NEEDED.items():
+        for name in names:
+            if not hasattr(owner, name) and name not in _set_by_constructor(owner):
+                raise EmbedkqError(_sentence(f"{owner.__module__}.{owner.__qualname__}.{name} is gone", kafka_version))
+
+
+def _set_by_constructor(owner: type) -> tuple[str, ...]:
+    """Names that the constructor of a class mentions: attributes of instances are among them, of which the class itself knows nothing."""
+    code = getattr(inspect.unwrap(owner.__init__), "__code__", None)  # type: ignore[misc]
+    return () if code is None else code.co_names
+
+
+class _Checked:
+    """A client that is not even made where a name is gone: a half-made one of kafka-python fails once more when it is collected."""
+
+    def __new__(cls, **options: Any) -> Any:
+        check()
+        return super().__new__(cls)
+
+
+class _Fetcher(Fetcher):  # type: ignore[misc]
+    """What a consumer fetches with, mended."""
+
+    _next_partition_records: Any
+
+    def fetched_records(self, *args: Any, **kwargs: Any) -> Any:
+        # kafka-python 3.0.12 lays the rest of what it had fetched of a paused partition aside, and takes it up again only while it has
+        # no records of another in hand. It does not see that those which it has are used up: then the partition, though resumed, is
+        # never polled again (seen).
+        if not self._next_partition_records:
+            self._next_partition_records = None
+        return super().fetched_records(*args, **kwargs)
+
+
+class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
+    """A KafkaConsumer that embedkq can steer.
+
+    Raises:
+        EmbedkqError: this version of kafka-python is not one that embedkq can work with.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._fetcher = _Fetcher(self._client, self._subscription, metrics=self._metrics, **self.config)
+
+    def bound_fetches(self, milliseconds: int) -> None:
+        """From the next fetch on a broker that has no record waits so long for one before it answers. The thread that polls."""
+        self._fetcher.config["fetch_max_wait_ms"] = milliseconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the client's I/O thread, where heartbeats go on meanwhile."""
+        await self._net.sleep(seconds)
+
+    def descriptors_beside_selector(self) -> list[Any]:
+        """Sockets of the client that its selector was never given. Any thread."""
+        return _wakeup_sockets(self)
+
+
+class Producer(_Checked, KafkaProducer):  # type: ignore[misc]
+    """A KafkaProducer that can be ended, and says when it is of no use any more.
+
+    Raises:
+        EmbedkqError: this version of kafka-python is not one that embedkq can work with.
+    """
+
+    def is_spent(self) -> bool:
+        """Whether the client gives up all that it is handed from now on. Any thread."""
+        return self._transaction_manager is not None and bool(self._transaction_manager.has_fatal_error())
+
+    def abandon(self) -> None:
+        """End the client's thread after a `close` that came to the end of its time, which leaves it running. Any thread."""
+        self._sender.force_close()
+        self._closed = True  # else it would try to close once more when it is collected
+
+    def descriptors_beside_selector(self) -> list[Any]:
+        """Sockets of the client that its selector was never given. Any thread."""
+        return _wakeup_sockets(self._sender._client)
+
+
+class Admin(_Checked, KafkaAdminClient):  # type: ignore[misc]
+    """A KafkaAdminClient that leaves nothing behind where nobody answers.
+
+    Raises:
+        EmbedkqError: this version of kafka-python is not one that embedkq can work with.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except BaseException:
+            # kafka-python leaves its I/O thread running when nobody answers.
+            if hasattr(self, "_net"):
+                self._closed = False
+                self.close()
+            raise
+
+    def _process_acl_operations(self, obj: dict[str, Any]) -> dict[str, Any]:
+        # Nobody asks for them here, and Tansu sends numbers that kafka-python does not know and raises for.
+        return obj
+
+
+def _wakeup_sockets(client: Any) -> list[Any]:
+    """The writing end with which a client's selector is woken: the one end that no selector sees."""
+    wakeup = getattr(getattr(client, "_net", None), "_wakeup_w", None)
+    return [] if wakeup is None else [wakeup]
+
+
+def _read_no_tagged_fields(cls: type, data: Any) -> None:
+    if UnsignedVarInt32.decode(data) != 0:
+        raise ValueError("a response of Kafka has tagged fields where its version knows of none")
+
+
+if not __debug__:
+    # kafka-python 3.0.12 reads this byte inside an `assert`, which `python -O` leaves out: every answer of a broker would be read
+    # shifted by one byte, and nothing connects. It is the only one of its asserts that does something.
+    TaggedFields.decode_empty = classmethod(_read_no_tagged_fields)
