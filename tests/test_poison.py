@@ -124,7 +124,7 @@ def test_what_was_dropped_is_no_longer_suspected() -> None:
     host = Host(Notes(starts=2))
     runs = host.admit(0, 1)
     host.guard.sift(runs)
-    assert sorted(run.offset for run in host.guard.drop(0)) == [0, 1]
+    assert sorted(run.offset for run in host.guard.drop({0})) == [0, 1]
     for run in runs:
         host.guard.left(run)
     assert host.commit().suspect is None and host.guard.suspect is None

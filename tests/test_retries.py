@@ -119,8 +119,8 @@ def test_what_is_held_comes_in_time_and_can_be_dropped() -> None:
         policy.hold(run, seconds)
     policy.wake(time.monotonic())
     assert policy.take_ready(9) == [soon] and policy.take_ready(9) == [] and len(policy) == 2
-    assert policy.drop(1) == [other]
-    assert 50 < policy.next_at - time.monotonic() <= 60 and policy.drop(0) == [late] and len(policy) == 0
+    assert policy.drop({1}) == [other]
+    assert 50 < policy.next_at - time.monotonic() <= 60 and policy.drop({0}) == [late] and len(policy) == 0
 
 
 # What travels in commit metadata.

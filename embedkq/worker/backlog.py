@@ -55,7 +55,9 @@ class Backlog:
     def __init__(self) -> None:
         self._queues: dict[int, deque[_Polled]] = {}
         self._epochs: dict[int, int] = {}
+        # Partitions with records: those whose turn comes, and those that next_queued found full or on hold, until they are so no more.
         self._turns: deque[int] = deque()
+        self._set_aside: set[int] = set()
         self._lanes: dict[bytes, deque[Run]] = {}
         self._ready: deque[Run] = deque()
         self._waiting = Load(READ_AHEAD, READ_AHEAD_BYTES)
@@ -104,10 +106,10 @@ class Backlog:
 
     def open(self, partition: int, epoch: int) -> None:
         """Take records of this assignment of the partition, and of no other."""
-        self.drop(partition)
+        if partition in self._queues:
+            self.drop({partition})
         self._queues[partition] = deque()
         self._epochs[partition] = epoch
-        self._turns.append(partition)
 
     def is_open(self, partition: int) -> bool:
         """Whether records of the partition are taken: it is ours, and not about to go."""
@@ -117,48 +119,58 @@ class Backlog:
         """Give out nothing more of these partitions until they are no longer named here."""
         if partitions != self._on_hold:
             self._on_hold = frozenset(partitions)
+            self._turn_again(self._set_aside - partitions)
 
     def add(self, batch: Batch) -> None:
         """Queue what was polled; what belongs to another assignment is dropped."""
         if self._epochs.get(batch.partition) != batch.epoch:
             self._gone(len(batch.runs), batch.size)
             return
-        self._queues[batch.partition].append(_Polled(batch))
+        queue = self._queues[batch.partition]
+        if not queue:
+            self._turns.append(batch.partition)
+        queue.append(_Polled(batch))
 
-    def drop(self, partition: int) -> list[Run]:
-        """Forget a partition; returns what of it waited in a key's lane."""
-        queue = self._queues.pop(partition, None)
-        if queue is not None:
-            del self._epochs[partition]
-            self._turns.remove(partition)
-            self._gone(sum(len(polled.runs) - polled.taken for polled in queue), sum(polled.size for polled in queue))
-        self._waiting.forget(partition)
-        waiting = [run for lane in self._lanes.values() for run in lane if run.partition == partition]
+    def drop(self, partitions: Set[int]) -> list[Run]:
+        """Forget partitions; returns what of them waited in a key's lane."""
+        for partition in partitions:
+            queue = self._queues.pop(partition, None)
+            if queue is not None:
+                del self._epochs[partition]
+                self._gone(sum(len(polled.runs) - polled.taken for polled in queue), sum(polled.size for polled in queue))
+            self._waiting.forget(partition)
+        self._turns = deque(partition for partition in self._turns if partition not in partitions)
+        self._set_aside.difference_update(partitions)
+        waiting = [run for lane in self._lanes.values() for run in lane if run.partition in partitions]
         if waiting:
             for key, lane in self._lanes.items():
-                self._lanes[key] = deque(run for run in lane if run.partition != partition)
-        ready = [run for run in self._ready if run.partition == partition]
-        self._ready = deque(run for run in self._ready if run.partition != partition)
+                self._lanes[key] = deque(run for run in lane if run.partition not in partitions)
+        ready = [run for run in self._ready if run.partition in partitions]
+        self._ready = deque(run for run in self._ready if run.partition not in partitions)
         for run in ready:  # each of them had its key
             self.leave_lane(run)
         return waiting + ready
 
     def next_queued(self, most: int) -> Queued | None:
         """At most so many records of the partition whose turn it is; None if nothing may be taken."""
-        for _ in range(len(self._turns)):
-            partition = self._turns[0]
-            self._turns.rotate(-1)
+        while self._turns:
+            partition = self._turns.popleft()
+            if partition in self._waiting.full or partition in self._on_hold:
+                self._set_aside.add(partition)
+                continue
             queue = self._queues[partition]
-            if queue and partition not in self._waiting.full and partition not in self._on_hold:
-                polled = queue[0]
-                runs = polled.runs[polled.taken : polled.taken + min(most, _AT_ONCE)]
-                polled.taken += len(runs)
-                if polled.taken < len(polled.runs):
-                    self._gone(len(runs), 0)
-                    return Queued(partition, self._epochs[partition], runs, None)
-                queue.popleft()
-                self._gone(len(runs), polled.size)
-                return Queued(partition, self._epochs[partition], runs, polled.position)
+            polled = queue[0]
+            runs = polled.runs[polled.taken : polled.taken + min(most, _AT_ONCE)]
+            polled.taken += len(runs)
+            if polled.taken < len(polled.runs):
+                self._gone(len(runs), 0)
+                self._turns.append(partition)
+                return Queued(partition, self._epochs[partition], runs, None)
+            queue.popleft()
+            if queue:
+                self._turns.append(partition)
+            self._gone(len(runs), polled.size)
+            return Queued(partition, self._epochs[partition], runs, polled.position)
         return None
 
     def take_ready(self, most: int) -> list[Run]:
@@ -187,7 +199,15 @@ class Backlog:
             return
         following = lane.popleft()
         self._waiting.remove(following.partition, following.size)
+        if following.partition in self._set_aside:
+            self._turn_again({following.partition})
         self._ready.append(following)
+
+    def _turn_again(self, partitions: Set[int]) -> None:
+        """These were set aside: those that may give out records again have their turn, after the others."""
+        free = [partition for partition in partitions if partition not in self._waiting.full and partition not in self._on_hold]
+        self._set_aside.difference_update(free)
+        self._turns.extend(free)
 
     def _gone(self, records: int, size: int) -> None:
         self._gone_records += records

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import MappingProxyType
 
 from embedkq.worker import donemap, notes
@@ -28,6 +28,7 @@ class Ledger:
         self._topic = topic
         self._left: dict[int, Progress] = {}
         self._notes: dict[int, Notes] = {}
+        self._suspicious: set[int] = set()
         self._begun_at: dict[int, int] = {}
         self._noted: dict[int, tuple[Progress, Progress]] = {}
         self._plain: Mapping[int, Progress] = {}
@@ -78,6 +79,10 @@ class Ledger:
         """Have this known of a partition, and committed."""
         self._snapshot = None
         self._noted.pop(partition, None)
+        if noted.careful or noted.crashes:
+            self._suspicious.add(partition)
+        else:
+            self._suspicious.discard(partition)
         if noted == NOTHING:
             self._notes.pop(partition, None)
         else:
@@ -85,14 +90,14 @@ class Ledger:
 
     def failed(self, run: Run) -> None:
         """Note the attempts of a run that is not done, unless its partition is gone."""
-        if run.partition in self.tracker.snapshot():
+        if self.tracker.is_assigned(run.partition):
             noted = self.notes_of(run.partition)
             self.note(run.partition, noted._replace(attempts={**noted.attempts, run.offset: run.attempts}))
 
     @property
     def suspicious(self) -> bool:
         """Whether there is anything to be careful about."""
-        return any(noted.careful or noted.crashes for noted in self._notes.values())
+        return bool(self._suspicious)
 
     def snapshot(self) -> Mapping[int, Progress]:
         """What may be committed, by partition. Immutable; the same object as long as nothing changes."""
@@ -115,6 +120,6 @@ class Ledger:
             known = self._noted[partition] = plain, plain._replace(notes=noted)
         return known[1]
 
-    def crowded(self) -> set[int]:
+    def crowded(self) -> Set[int]:
         """Partitions whose commit metadata is nearly full: nothing more of them should begin."""
-        return {partition for partition in self.tracker.snapshot() if self.tracker.fullness(partition) > _MAP_FULL}
+        return self.tracker.crowded(_MAP_FULL)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import selectors
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from embedkq.worker.backlog import Queued
@@ -99,8 +99,7 @@ class Loop:
         if self._stopping:
             return
         self._stopping = True
-        for partition in list(self._tracker.snapshot()):
-            self._drop(partition)
+        self._drop(self._tracker.snapshot().keys())
 
     def abandon(self) -> None:
         """Stop now: what runs is killed, without outcome, callback or commit."""
@@ -137,11 +136,10 @@ class Loop:
         self._backlog.open(message.partition, message.epoch)
 
     def _revoked(self, message: Revoked) -> None:
-        for partition in message.partitions:
-            self._drop(partition)
+        self._drop(message.partitions)
         if message.lost:
             self._release(Released(message.partitions))
-        self._waiters.add_revocation(message)
+        self._waiters.add_revocation(message, (run for run in self._runs.values() if run.partition in message.partitions))
 
     def _release(self, message: Released) -> None:
         self._ledger.release(message)
@@ -223,12 +221,12 @@ class Loop:
         self._admissible -= 1
         return True
 
-    def _drop(self, partition: int) -> None:
-        """What of a partition has not begun will not run here."""
-        for run in self._backlog.drop(partition):
+    def _drop(self, partitions: Set[int]) -> None:
+        """What of these partitions has not begun will not run here. Goes through all that is held once, however many they are."""
+        for run in self._backlog.drop(partitions):
             self._forgo(run)
-        waiting = {run for run in self._runs.values() if run.partition == partition}
-        for run in [*self.retries.drop(partition), *self._guard.drop(partition), *self.pool.take_back(waiting)]:
+        waiting = {run for run in self._runs.values() if run.partition in partitions}
+        for run in [*self.retries.drop(partitions), *self._guard.drop(partitions), *self.pool.take_back(waiting)]:
             self._forgo(run)
             self._backlog.leave_lane(run)
 
@@ -291,7 +289,7 @@ class Loop:
         snapshot = self._ledger.snapshot()
         self._exchange.publish(snapshot)
         self._exchange.hot = self._backlog.find_hot()
-        self._waiters.tell(snapshot, self._runs.values())
+        self._waiters.tell(snapshot, self._runs)
         self.endings.warn_if_deaf(now)
 
 

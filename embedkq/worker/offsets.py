@@ -4,7 +4,7 @@ No Kafka client, no thread, no clock. Only the worker's thread calls the tracker
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import islice, pairwise
 from types import MappingProxyType
@@ -34,6 +34,10 @@ class OffsetTracker:
         self._partitions: dict[int, _Partition] = {}
         self._epochs: dict[int, int] = {}
         self._changed: set[int] = set()
+        """Partitions whose progress in the snapshot is of no use any more."""
+        self._unmeasured: set[int] = set()
+        """Partitions that have changed since `crowded`, beside those in `_changed`."""
+        self._crowded: set[int] = set()
         self._snapshot: MappingProxyType[int, Progress] = MappingProxyType({})
 
     def assign(self, partition: int, epoch: int, start: int, done: Runs = ()) -> None:
@@ -127,6 +131,20 @@ class OffsetTracker:
         most = donemap.bound(state.width, state.span)
         return (most if 2 * most <= self._limit else min(most, state.measure())) / self._limit
 
+    def crowded(self, share: float) -> Set[int]:
+        """Partitions of which `fullness` is above this share. Costs what has changed since the last call; `share` has to be the same."""
+        for partition in self._changed | self._unmeasured:
+            if partition in self._partitions and self.fullness(partition) > share:
+                self._crowded.add(partition)
+            else:
+                self._crowded.discard(partition)
+        self._unmeasured.clear()
+        return self._crowded
+
+    def is_assigned(self, partition: int) -> bool:
+        """Whether the partition is assigned."""
+        return partition in self._partitions
+
     def snapshot(self) -> Mapping[int, Progress]:
         """How far each assigned partition is. Immutable, for any thread; the same object as long as nothing changes.
 
@@ -138,6 +156,7 @@ class OffsetTracker:
                 progress.pop(partition, None)
                 if partition in self._partitions:
                     progress[partition] = self._partitions[partition].progress()
+            self._unmeasured |= self._changed
             self._changed.clear()
             self._snapshot = MappingProxyType(progress)
         return self._snapshot

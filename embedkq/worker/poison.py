@@ -8,6 +8,7 @@ the partition runs as ever.
 from __future__ import annotations
 
 import time
+from collections.abc import Set
 
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.ledger import Ledger
@@ -93,12 +94,13 @@ class PoisonGuard:
             del self._seen[partition]
         return enough
 
-    def drop(self, partition: int) -> list[Run]:
-        """Forget a partition; the runs of it that have not begun."""
-        self._seen.pop(partition, None)
-        dropped = [run for run in self._waiting if run.partition == partition]
-        self._waiting = [run for run in self._waiting if run.partition != partition]
-        if self.suspect is not None and self.suspect.partition == partition and not self._begun:
+    def drop(self, partitions: Set[int]) -> list[Run]:
+        """Forget partitions; the runs of them that have not begun."""
+        for partition in partitions:
+            self._seen.pop(partition, None)
+        dropped = [run for run in self._waiting if run.partition in partitions]
+        self._waiting = [run for run in self._waiting if run.partition not in partitions]
+        if self.suspect is not None and self.suspect.partition in partitions and not self._begun:
             dropped.append(self.suspect)
         return dropped
 

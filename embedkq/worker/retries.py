@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Set
 
 from embedkq.errors import type_name
 from embedkq.outcome import Outcome
@@ -84,14 +84,15 @@ class Retries:
             self._load.remove(run.partition, run.size)
         return runs
 
-    def drop(self, partition: int) -> list[Run]:
-        """Forget a partition; the runs of it that waited."""
-        dropped = [run for _, _, run in self._held if run.partition == partition]
-        dropped += [run for run in self._ready if run.partition == partition]
-        self._held = [held for held in self._held if held[2].partition != partition]
+    def drop(self, partitions: Set[int]) -> list[Run]:
+        """Forget partitions; the runs of them that waited."""
+        dropped = [run for _, _, run in self._held if run.partition in partitions]
+        dropped += [run for run in self._ready if run.partition in partitions]
+        self._held = [held for held in self._held if held[2].partition not in partitions]
         heapq.heapify(self._held)
-        self._ready = deque(run for run in self._ready if run.partition != partition)
-        self._load.forget(partition)
+        self._ready = deque(run for run in self._ready if run.partition not in partitions)
+        for partition in partitions:
+            self._load.forget(partition)
         return dropped
 
     def _is_wanted(self, outcome: Outcome) -> bool:

@@ -11,27 +11,38 @@ class Waiters:
     """The rebalance listener, which waits for partitions to settle, and the owner, which waits for offsets to be reached."""
 
     def __init__(self) -> None:
-        self._revocations: list[Revoked] = []
-        self._targets: list[Targets] = []
+        self._revocations: list[tuple[Revoked, list[Run]]] = []
+        self._targets: list[tuple[Targets, dict[int, int]]] = []
 
-    def add_revocation(self, revoked: Revoked) -> None:
-        """Tell `revoked` once nothing of its partitions runs any more."""
-        self._revocations.append(revoked)
+    def add_revocation(self, revoked: Revoked, runs: Iterable[Run]) -> None:
+        """Tell `revoked` once none of these runs, which are all that is left of its partitions, is under way any more."""
+        self._revocations.append((revoked, list(runs)))
 
     def add_targets(self, targets: Targets) -> None:
         """Tell `targets` once all before its offsets is done, of the partitions that are still ours then."""
-        self._targets.append(targets)
+        self._targets.append((targets, dict(targets.ends)))
 
-    def tell(self, snapshot: Mapping[int, Progress], runs: Iterable[Run]) -> None:
+    def tell(self, snapshot: Mapping[int, Progress], under_way: Mapping[tuple[int, int], Run]) -> None:
         """Tell those whose time has come."""
-        if self._revocations:
-            busy = {run.partition for run in runs}
-            for revoked in [revoked for revoked in self._revocations if not revoked.partitions & busy]:
-                # What is open in the tracker would not do: what was taken back, or left not done by a callback, stays open there.
+        for waiting in self._revocations[:]:
+            revoked, runs = waiting
+            # What is open in the tracker would not do: what was taken back, or left not done by a callback, stays open there.
+            runs[:] = [run for run in runs if under_way.get((run.partition, run.offset)) is run]
+            if not runs:
                 revoked.snapshot = {p: snapshot[p] for p in revoked.partitions & snapshot.keys()}
                 revoked.settled = True
-                self._revocations.remove(revoked)
+                self._revocations.remove(waiting)
         for target in self._targets[:]:
-            if all(snapshot[p].offset >= end for p, end in target.ends.items() if p in snapshot):
+            if _are_reached(target[1], snapshot):
                 self._targets.remove(target)
-                target.request.set()
+                target[0].request.set()
+
+
+def _are_reached(ends: dict[int, int], snapshot: Mapping[int, Progress]) -> bool:
+    """Whether all before these offsets is done, of the partitions that are ours; takes out what has been reached."""
+    for partition in list(ends):
+        if partition in snapshot:
+            if snapshot[partition].offset < ends[partition]:
+                return False
+            del ends[partition]
+    return True

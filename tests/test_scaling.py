@@ -1,0 +1,236 @@
+"""What a worker costs with many partitions and with much that is held: it grows with what has changed, or with what is held, not with both.
+
+Steps are counted instead of seconds (bytecode instructions of one thread), so the machine's speed does not matter.
+"""
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from embedkq.child.runner import failure
+from embedkq.worker.endings import Endings
+from embedkq.worker.exchange import Exchange
+from embedkq.worker.joblog import JobLog
+from embedkq.worker.loop import Loop
+from embedkq.worker.messages import Assigned, Batch, Revoked, Run, Targets
+from embedkq.worker.poison import PoisonGuard
+from embedkq.worker.retries import Retries
+
+FAILED = failure(ValueError("no"))
+
+
+class Polled(NamedTuple):
+    offset: int
+    key: bytes | None = None
+    value: bytes | None = b"payload"
+    headers: Iterable[tuple[str, bytes]] = ()
+    timestamp: int = 0
+
+
+class Pool:
+    """In place of child processes: holds what it is given until a test says how it ends."""
+
+    check_at = math.inf
+
+    def __init__(self, room: int = 64) -> None:
+        self.most = room
+        self.ended: list[Any] = []
+        self.begun: list[Any] = []
+        self.tasks: list[Run] = []
+
+    def room(self) -> int:
+        return max(0, self.most - len(self.tasks))
+
+    def submit(self, task: Run) -> None:
+        self.tasks.append(task)
+
+    def end_all(self, outcome: Any) -> None:
+        self.ended += [(task, outcome) for task in self.tasks]
+        self.tasks.clear()
+
+    def take_back(self, tasks: set[Run]) -> set[Run]:
+        return set()
+
+    def leisure(self, more_waits: bool) -> float:
+        return 0.0
+
+    def tick(self, now: float) -> None:
+        """Nothing has a limit."""
+
+    feed = abandon = close = disinherit = lambda self: None
+
+
+class Host:
+    """A worker's loop with so many partitions, without Kafka and without children."""
+
+    def __init__(self, partitions: int, room: int = 64) -> None:
+        self.exchange = Exchange()
+        self.pool = Pool(room)
+        self.retries = Retries(retries=1, backoff=600.0)
+        log = JobLog("topic")
+        self.loop = Loop(
+            self.exchange, topic="topic", endings=Endings(log, self.retries, None, None), retries=self.retries, log=log,
+            make_pool=lambda selector: self.pool,  # type: ignore[arg-type, return-value]
+            make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, 2, None),
+        )
+        for partition in range(partitions):
+            self.exchange.inbox.put(Assigned(partition, 1, 0, ""))
+        self.turn()
+
+    def turn(self) -> bool:
+        self.exchange.inbox.wake()  # so that it does not wait
+        return self.loop.turn()
+
+    def poll(self, partition: int, records: int, first: int = 0, key: bytes | None = None) -> None:
+        runs = [Run(partition, 1, Polled(first + number, key)) for number in range(records)]
+        size = sum(run.size for run in runs)
+        self.exchange.backlog.coming(len(runs), size)
+        self.exchange.inbox.put(Batch(partition, 1, runs, size, first + records))
+
+    def hold_retries(self, partitions: int, each: int) -> None:
+        for partition in range(partitions):
+            self.poll(partition, each)
+        while len(self.retries) < partitions * each:
+            self.turn()
+            self.pool.end_all(FAILED)
+
+    def close(self) -> None:
+        self.loop.close()
+
+
+def steps(call: Callable[[], Any]) -> int:
+    """How many bytecode instructions of this thread a call takes."""
+    count = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.fixture
+def make_host() -> Iterator[Callable[..., Host]]:
+    made: list[Host] = []
+
+    def make(*args: Any, **how: Any) -> Host:
+        made.append(Host(*args, **how))
+        return made[-1]
+
+    yield make
+    for host in made:
+        host.close()
+
+
+def growth(few: int, many: int) -> float:
+    """How many times as much it is."""
+    return many / few
+
+
+@pytest.mark.parametrize("given_up", ["at a stop", "at a rebalance"])
+def test_what_is_given_up_is_gone_through_once_whatever_the_number_of_partitions(make_host: Any, given_up: str) -> None:
+    def give_up(partitions: int) -> int:
+        host = make_host(partitions)
+        host.hold_retries(partitions, 100)
+        revoked = Revoked(frozenset(range(partitions)), lost=False)
+        taken = steps(host.loop.stop if given_up == "at a stop" else lambda: host.loop._revoked(revoked))
+        assert host.loop.in_flight == 0 and len(host.retries) == 0
+        return taken
+
+    assert growth(give_up(4), give_up(32)) < 2 * 8
+
+
+def test_a_turn_in_which_nothing_happens_costs_the_same_with_any_number_of_partitions(make_host: Any) -> None:
+    few, many = make_host(4), make_host(400)
+    for host in (few, many):
+        host.turn()
+    assert growth(steps(few.turn), steps(many.turn)) < 1.5
+
+
+def test_a_job_costs_the_same_with_any_number_of_partitions(make_host: Any) -> None:
+    def one_job(host: Host) -> None:
+        host.turn()
+        host.pool.end_all(FAILED)
+        host.turn()
+
+    taken = []
+    for partitions in (4, 400):
+        host = make_host(partitions)
+        host.turn()
+        host.poll(3, 1)
+        taken.append(steps(lambda host=host: one_job(host)))
+        assert len(host.retries) == 1
+    assert growth(*taken) < 1.5
+
+
+def test_partitions_on_hold_cost_nothing_more_each_turn_and_go_on_in_the_end(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    for partitions in (4, 400):
+        host = make_host(partitions)
+        for partition in range(partitions):
+            host.poll(partition, 2)
+        backlog = host.exchange.backlog
+        host.pool.most = 0
+        host.turn()
+        backlog.hold(set(range(partitions)))
+        assert backlog.next_queued(1) is None
+        taken.append(steps(lambda backlog=backlog: backlog.next_queued(1)))
+        backlog.hold({1})
+        given = [backlog.next_queued(1) for _ in range(partitions - 1)]
+        assert {queued.partition for queued in given if queued} == set(range(partitions)) - {1}
+        assert not backlog.drop(set(range(partitions))) and len(backlog) == 0 and backlog.next_queued(1) is None
+    assert growth(*taken) < 1.5
+
+
+def test_partitions_whose_keys_are_busy_are_set_aside_until_they_are_free(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_host(2)
+    monkeypatch.setattr(host.exchange.backlog._waiting, "_most_records", 3)
+    host.poll(0, 60, key=b"busy")
+    host.poll(1, 3)
+    while len(host.pool.tasks) < 4:
+        host.turn()
+    host.turn()
+    assert {(run.partition, run.offset) for run in host.pool.tasks} == {(0, 0), (1, 0), (1, 1), (1, 2)}
+    assert len(host.exchange.backlog) > 30  # of partition 0, which has read ahead enough
+    for number in range(1, 60):
+        host.pool.end_all(failure(ValueError("final")))
+        for run in host.loop._runs.values():
+            run.retries = 0
+        host.turn()
+        assert [run.offset for run in host.pool.tasks] == [number]
+
+
+def test_who_waits_for_offsets_costs_nothing_for_those_that_are_reached(make_host: Any) -> None:
+    class Request:
+        reached = False
+
+        def set(self) -> None:
+            self.reached = True
+
+    taken, requests = [], []
+    for partitions in (4, 400):
+        host, request = make_host(partitions), Request()
+        host.exchange.inbox.put(Targets(request, {partition: int(partition == partitions - 1) for partition in range(partitions)}))
+        host.turn()
+        taken.append(steps(host.turn))
+        assert not request.reached
+        host.poll(partitions - 1, 1)
+        host.turn()
+        for run in host.pool.tasks:
+            run.retries = 0
+        host.pool.end_all(FAILED)
+        host.turn()
+        requests.append(request)
+    assert growth(*taken) < 1.5 and all(request.reached for request in requests)
