@@ -3,7 +3,7 @@
 Callbacks fire while no request comes in. The thread is started and stopped by gunicorn.conf.py.
 
 Needs:  pip install embedkq flask gunicorn, and a Kafka broker at localhost:9092. Another address goes into EMBEDKQ_HOSTS, another
-        topic into EMBEDKQ_TOPIC, another file for what the callbacks are told into EMBEDKQ_RESULTS.
+        topic into EMBEDKQ_TOPIC, another file for what the callbacks are told into RESULTS_FILE.
 Run:    gunicorn -w 2 flask_app:app            (or: -w 2 -k gthread; in this folder, where gunicorn.conf.py is found)
         curl -X POST localhost:8000/jobs/7
         curl localhost:8000/results
@@ -26,7 +26,7 @@ from embedkq import Job, Queue, Worker
 
 HOSTS = os.environ.get("EMBEDKQ_HOSTS", "localhost:9092")
 TOPIC = os.environ.get("EMBEDKQ_TOPIC", "example-flask")
-RESULTS = Path(os.environ.get("EMBEDKQ_RESULTS", "results.txt"))
+RESULTS = Path(os.environ.get("RESULTS_FILE", "results.txt"))
 
 app = Flask(__name__)
 queue = Queue(hosts=HOSTS, topic=TOPIC)

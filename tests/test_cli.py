@@ -459,3 +459,30 @@ def test_a_killed_command_line_leaves_nothing(hosts: str, topic: str, tmp_path: 
         kq_worker.send(signal.SIGKILL)
         began = time.monotonic()
         assert not psutil.wait_procs(family, 10)[1], f"left after {time.monotonic() - began:.1f} s"
+
+
+# The environment.
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("EMBEDKQ_SECRT", "EMBEDKQ_SECRET"), ("EMBEDKQ_TOPCI", "EMBEDKQ_TOPIC"), ("EMBEDKQ_ALLOWED", "EMBEDKQ_ALLOW")]
+)
+@pytest.mark.parametrize("verb", [["worker"], ["info"], ["dlq", "list"]], ids=" ".join)
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_one(verb: list[str], name: str, nearest: str) -> None:
+    ended = run(*verb, "--hosts=127.0.0.1:1", env={name: "x"})
+    assert ended.status == 2, ended
+    assert ended.err == f"Error: the environment has {name}, and embedkq knows no such setting: did you mean {nearest}?\n"
+
+
+def test_help_is_there_whatever_the_environment_holds() -> None:
+    assert run("worker", "--help", env={"EMBEDKQ_SECRT": "x"}).status == 0
+
+
+def test_what_kubernetes_and_flask_apps_have_in_the_environment_is_passed_over() -> None:
+    names = {
+        "EMBEDKQ_SERVICE_HOST": "10.0.0.1", "EMBEDKQ_SERVICE_PORT": "80", "EMBEDKQ_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "EMBEDKQ_PORT_80_TCP_ADDR": "10.0.0.1", "EMBEDKQ_WEB_SERVICE_PORT_HTTP": "80", "EMBEDKQ_WEB_PORT": "tcp://10.0.0.1:80",
+        "EMBEDKQ_HEALTH_URL": "/health", "EMBEDKQ_QUEUE_RETRIES": "3",
+    }
+    ended = run("info", "--hosts=127.0.0.1:1", env=names)
+    assert ended.status == 1 and "no Kafka broker at 127.0.0.1:1" in ended.err, ended

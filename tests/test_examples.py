@@ -28,7 +28,7 @@ NAMES = ["asgi_app.py", "asyncio_app.py", "callback.py", "flask_app.py", "flask_
 @pytest.fixture
 def programs(hosts: str, topic: str, tmp_path: Path) -> Iterator[Programs]:
     """Runs the examples with a topic and a file of the test's own."""
-    environment = {"EMBEDKQ_HOSTS": hosts, "EMBEDKQ_TOPIC": topic, "EMBEDKQ_RESULTS": str(tmp_path / "results")}
+    environment = {"EMBEDKQ_HOSTS": hosts, "EMBEDKQ_TOPIC": topic, "RESULTS_FILE": str(tmp_path / "results")}
     with Programs(tmp_path, environment) as programs:
         yield programs
 

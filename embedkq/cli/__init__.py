@@ -4,9 +4,15 @@ The verbs import what they need when they run, so that `kq --help` is there at o
 """
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
 import click
 
 from embedkq.cli.broker import broker
+from embedkq.cli.common import Refused
 from embedkq.cli.demo import demo
 from embedkq.cli.dlq import dlq
 from embedkq.cli.info import info
@@ -23,13 +29,51 @@ Examples:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+_HELP = ("-h", "--help")
+_NOT_OURS = re.compile(
+    r"EMBEDKQ_(CACHE|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+).fullmatch
+"""What the tests, and Kubernetes (for a service whose name begins so) have in the environment."""
+
+
+class _Kq(click.Group):
+    """The verbs; refuses a variable that nothing reads before any of them runs, but shows help whatever there is."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if not set(_HELP) & set(ctx.args):
+            _check_environment(self)
+        return super().invoke(ctx)
+
+
+@click.group(cls=_Kq, context_settings={"help_option_names": list(_HELP)}, epilog=_EPILOG)
 @click.version_option(__version__, "--version", "-V", prog_name="kq")
 def kq() -> None:
     """A Kafka job queue whose worker lives inside your application.
 
     Every option can also be given in the environment, under the name that its help shows.
     """
+
+
+def _check_environment(command: click.Command) -> None:
+    """Refuse a variable that nothing reads: a typing error in EMBEDKQ_SECRET would let unsigned jobs run."""
+    given = [name for name in os.environ if name.startswith("EMBEDKQ_") and not _NOT_OURS(name)]
+    if not given or set(given) <= set(_variables_of(command)):
+        return
+    from embedkq.configuration import check_names, known_names
+
+    try:  # a Flask app's own settings may stand beside those of the command line
+        check_names(given, {*_variables_of(command), *known_names()}, "the environment")
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def _variables_of(command: click.Command) -> Iterator[str]:
+    yield "EMBEDKQ_SECRET"
+    for parameter in command.params:
+        variables = parameter.envvar or ()
+        yield from (variables,) if isinstance(variables, str) else variables
+    for verb in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from _variables_of(verb)
 
 
 for _verb in (worker, info, dlq, demo, broker):
