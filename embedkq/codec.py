@@ -19,6 +19,7 @@ from embedkq.errors import DecodeError, EncodeError
 
 _PROTOCOL = 5
 _MAIN = b"__main__"
+_MOST_LOOKED_AT = 1024 * 1024
 _PythonPickler: Any = pickle._Pickler  # the one that dill builds on; the checker knows little of it
 
 
@@ -44,12 +45,33 @@ def decode_call(payload: bytes | memoryview) -> tuple[Callable[..., Any], tuple[
         DecodeError: the payload cannot be unpickled, or is no call; `__cause__` tells why.
     """
     try:
-        func, args, kwargs = decode_object(payload)
+        call = decode_object(payload)
     except Exception as error:
         raise DecodeError(f"the payload cannot be unpickled: {type(error).__name__}: {error}") from error
+    if type(call) is not tuple or len(call) != 3:
+        raise DecodeError(f"the payload is no function call but {type(call).__name__}")
+    func, args, kwargs = call
     if not (callable(func) and isinstance(args, tuple) and isinstance(kwargs, dict)):
         raise DecodeError(f"the payload is no function call but {type(func).__name__}, {type(args).__name__}, {type(kwargs).__name__}")
     return func, args, kwargs
+
+
+def is_pickle(payload: bytes | memoryview) -> bool:
+    """Whether the payload is a whole pickle, whether or not what it names can be found here. Runs none of its code.
+
+    Of a payload above 1 MiB only the end is checked.
+    """
+    if payload[-1:] != pickle.STOP:
+        return False
+    if len(payload) > _MOST_LOOKED_AT:
+        return True
+    import pickletools  # here, since hardly any process needs it
+
+    try:
+        *_, (last, _, place) = pickletools.genops(bytes(payload))
+    except Exception:  # noqa: BLE001  (whatever it is, it is no pickle)
+        return False
+    return last.name == "STOP" and place == len(payload) - 1
 
 
 def _blame(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> EncodeError:

@@ -100,7 +100,7 @@ class EncodeError(EmbedkqError, ValueError):
 
 
 class DecodeError(EmbedkqError, ValueError):
-    """Bytes that cannot be turned back into a function call or an outcome."""
+    """Bytes that cannot be turned back into a function call or an outcome: damaged, or a module or function that they name is missing."""
 
 
 class JobTooLarge(EmbedkqError, ValueError):

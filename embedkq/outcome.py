@@ -6,9 +6,11 @@ from typing import Literal, NamedTuple
 
 from embedkq.errors import DecodeError
 
-Status = Literal["success", "failure", "timeout", "undecodable"]
+Status = Literal["success", "failure", "timeout", "undecodable", "malformed"]
 
-_STATUSES: tuple[Status, ...] = ("success", "failure", "timeout", "undecodable")
+_STATUSES: tuple[Status, ...] = ("success", "failure", "timeout", "undecodable", "malformed")
+NOT_LOADED: tuple[Status, ...] = ("undecodable", "malformed")
+"""Statuses of a call that a child could not unpickle. The callback is told a failure, with `DecodeError`."""
 _NUMBER_OF = {status: number for number, status in enumerate(_STATUSES)}
 _HEADER = struct.Struct("=BIIIII")
 
@@ -17,12 +19,13 @@ class Outcome(NamedTuple):
     """The one form that every ending takes: bytes from a child, its death, or its limit.
 
     Attributes:
-        status: what the callback is told; `undecodable` for a record that is no job and has no callback.
+        status: what the callback is told, or one of `NOT_LOADED`: `undecodable` if another host, or this one later, may be able to
+            unpickle the call (a module is missing, its import raises or takes too long); `malformed` if the payload is no call anywhere.
         payload: the pickled result (success) or exception (failure). Empty where there is none.
         type_name: qualified name of the exception's type.
-        message: the exception's text, or why the record is undecodable.
-        traceback: formatted traceback (failure only), never empty there.
-        text: success: repr of the result for the log, at most 1 KiB, empty unless asked for. Failure: qualified names of the exception's
+        message: the exception's text.
+        traceback: formatted traceback, never empty where there is an exception.
+        text: success: repr of the result for the log, at most 1 KiB, empty unless asked for. With an exception: qualified names of its
             type and of all that it derives from, one a line.
     """
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from workerjobs import life_of
 
 from embedkq import channel, codec
 from embedkq.child.runner import LARGEST_RESULT
-from embedkq.errors import ChildStartFailed, JobCrashed, JobFailed, ResultTooLarge
+from embedkq.errors import ChildStartFailed, DecodeError, JobCrashed, JobFailed, ResultTooLarge, type_name
 from embedkq.worker import pace, supervisor
 from embedkq.worker.children import Child, Task
 
@@ -556,17 +557,27 @@ def test_after_a_first_success_failed_starts_end_the_pool_in_the_end(tmp_path: P
 # Payloads.
 
 
-@pytest.mark.parametrize("payload", [
-    b"", b"\x80", b"no pickle", b"\x80\x05K\x03.", codec.encode_object((1, (), {})), codec.encode_object((print, [], {})),
-    codec.encode_call(jobs.echo, (jobs.Unreadable(),), {}), codec.encode_call(jobs.echo, (jobs.ExitingPayload(),), {}),
-    codec.encode_object(jobs.echo).replace(b"echo", b"gone"), codec.encode_object(jobs.echo).replace(b"jobs", b"sboj"),
-], ids=["empty", "cut", "garbage", "no call", "not callable", "no arguments", "raises", "exits", "no function", "no module"])
-def test_a_payload_that_cannot_be_decoded_is_undecodable_and_harms_no_child(payload: bytes) -> None:
+@pytest.mark.parametrize(("payload", "status", "kind"), [
+    (b"", "malformed", EOFError), (b"\x80", "malformed", UnpicklingError), (b"no pickle", "malformed", UnpicklingError),
+    (b"\x80\x05K\x03.", "malformed", None), (codec.encode_object((1, (), {})), "malformed", None),
+    (codec.encode_object((print, [], {})), "malformed", None),
+    (codec.encode_call(jobs.echo, (1,), {})[:-3], "malformed", UnpicklingError),
+    (codec.encode_call(jobs.echo, (jobs.Unreadable(),), {}), "undecodable", ValueError),
+    (codec.encode_call(jobs.echo, (jobs.ExitingPayload(),), {}), "undecodable", SystemExit),
+    (codec.encode_call(jobs.echo, (), {}).replace(b"echo", b"gone"), "undecodable", AttributeError),
+    (codec.encode_call(jobs.echo, (), {}).replace(b"jobs", b"sboj"), "undecodable", ModuleNotFoundError),
+], ids=["empty", "begun", "garbage", "number", "not callable", "no arguments", "cut", "raises", "exits", "no function", "no module"])
+def test_a_payload_that_cannot_be_decoded_harms_no_child_and_says_whether_it_is_damaged(
+    payload: bytes, status: str, kind: type[BaseException] | None
+) -> None:
     with Harness(processes=1) as pool:
         pool.fill()
         pids = pool.pids
         (outcome,) = pool.finish(pool.submit_payload(payload))
-        assert outcome.status == "undecodable" and outcome.message
+        assert outcome.status == status and outcome.traceback
+        told = codec.decode_object(outcome.payload)
+        assert type(told) is DecodeError and str(told) == outcome.message
+        assert kind is None or (f"unpickled: {kind.__name__}" in outcome.message and type_name(kind) in outcome.text.splitlines())
         assert value_of(pool.run(jobs.echo, "next")) == "next" and pool.pids == pids
 
 
@@ -587,11 +598,11 @@ def test_a_payload_that_kills_one_child_in_decoding_runs_in_another(notes: str) 
 
 
 def test_a_payload_that_never_ends_in_decoding_is_undecodable_after_the_limit_of_decoding() -> None:
-    with Harness(decoding_seconds=0.3) as pool:
+    with Harness(decode_timeout=0.3) as pool:
         pool.fill()
         task = pool.submit(jobs.echo, jobs.EndlessPayload(), limit=30)
         (outcome,) = pool.finish(task)
-        assert outcome.status == "undecodable" and "longer than 0.3 s" in outcome.message
+        assert outcome.status == "undecodable" and "within 0.3 s (decode_timeout)" in outcome.message
         assert 0.3 <= pool.ended_at[task] - pool.submitted_at[task] < 1
         assert value_of(pool.run(jobs.echo, "next")) == "next"
 

@@ -33,7 +33,7 @@ RUN_OTHERWISE = (
     "my_module.py", "enqueue.py", "callback.py", "worker.py", "queue_api.py", "simple_app.py", "busy_app.py", "gunicorn.conf.py", "shop.py",
 )
 QUOTED = (
-    "callbacks have waited for", "unloadable. Skipping ...", "malformed. Skipping ...", "no Kafka broker at", "kq needs the package",
+    "callbacks have waited for", "unloadable. Job", "malformed. Skipping ...", "no Kafka broker at", "kq needs the package",
     "the embedded broker is not installed", "Closing consumer ...", "Callback failed:", "Enqueued:", "timed out after",
 )
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from support import ROOT, Recorder, Sender, committed, fire_until, lag, lines, send_many, wait_until, with_field
 
 from embedkq import Queue, Worker, options
-from embedkq.child.runner import failure
-from embedkq.errors import JobCrashed, JobExited
+from embedkq.child.runner import failure, not_loaded
+from embedkq.errors import DecodeError, JobCrashed, JobExited
 from embedkq.outcome import Outcome
 from embedkq.worker import donemap, notes, retries
 from embedkq.worker.messages import Run
@@ -71,6 +71,7 @@ def test_a_jobs_own_retries_take_the_place_of_the_workers(of_worker: int, own: i
 TIMEOUT = Outcome("timeout", traceback="stuck")
 CRASH = failure(JobCrashed(-9))
 EXIT = failure(JobExited("SystemExit"), SystemExit(2))
+MISSING = not_loaded(ModuleNotFoundError("no module"))._replace(status="failure")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ EXIT = failure(JobExited("SystemExit"), SystemExit(2))
         ([JobCrashed], CRASH, True), (["embedkq.errors.JobError"], CRASH, True), ([OSError], CRASH, False), ([TimeoutError], CRASH, False),
         ([SystemExit], EXIT, True), ([JobExited], EXIT, True), ([KeyboardInterrupt], EXIT, False),
         (None, FAILURE, True), (None, TIMEOUT, True), (None, CRASH, True),
-        (None, Outcome("success"), False), (None, Outcome("undecodable"), False), ([Exception], Outcome("undecodable"), False),
+        (None, Outcome("success"), False), ([ImportError], MISSING, True), ([DecodeError], MISSING, True), ([KeyError], MISSING, False),
     ],
 )
 def test_retry_on_takes_classes_and_names_and_what_derives_from_them(retry_on: Any, outcome: Outcome, again: bool) -> None:

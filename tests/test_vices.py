@@ -19,7 +19,7 @@ from support import lines
 
 from embedkq import codec
 from embedkq.child.runner import LOST_CHANNEL_STATUS
-from embedkq.errors import JobCrashed, JobExited, JobFailed, ResultNotPicklable
+from embedkq.errors import DecodeError, JobCrashed, JobExited, JobFailed, ResultNotPicklable
 
 HEALED_WITHIN = 0.5
 """Seconds after a vice's end within which the pool is at full strength."""
@@ -219,19 +219,19 @@ DECODING = [
 def test_a_vice_in_a_payload_is_no_job_and_harms_nobody(
     status: str, kind: Any, notes: bool, tmp_path: Path, table: list[tuple[str, ...]]
 ) -> None:
-    with Harness(decoding_seconds=LIMIT) as pool:
+    with Harness(decode_timeout=LIMIT) as pool:
         pool.fill()
         neighbour = Neighbour(pool, tmp_path)
         task = pool.submit(jobs.echo, kind(str(tmp_path / "notes")) if notes else kind(), limit=NEVER)
         (outcome,) = pool.finish(task)
-        assert outcome.status == status and outcome.message and not outcome.payload
+        assert outcome.status == status and type(codec.decode_object(outcome.payload)) is DecodeError
         pool.fill()
         healed = time.monotonic() - pool.ended_at[task]
         assert healed < HEALED_WITHIN
         _assert_good_manners(pool)
         neighbour.finish()
         seconds = pool.ended_at[task] - pool.submitted_at[task]
-        table.append((f"payload: {kind.__name__}", status, "-", f"{seconds:.3f}", "unharmed", f"{healed:.3f}"))
+        table.append((f"payload: {kind.__name__}", status, "DecodeError", f"{seconds:.3f}", "unharmed", f"{healed:.3f}"))
 
 
 def test_a_job_that_the_kernel_kills_for_its_memory_is_told_of_as_killed(tmp_path: Path, table: list[tuple[str, ...]]) -> None:

@@ -19,6 +19,7 @@ from embedkq import Job, Queue, Worker
 from embedkq.errors import (
     BrokerUnavailable,
     ChildStartFailed,
+    DecodeError,
     InsideCallback,
     JobCrashed,
     JobExited,
@@ -310,28 +311,36 @@ def test_a_slow_job_holds_up_its_offset_and_nothing_else(
     assert committed(hosts, group, topic)[0][0] == 51 and len(recorder) == 51
 
 
-def test_records_that_are_no_jobs_are_skipped_and_told(
+def test_a_record_that_is_no_job_is_skipped_and_one_that_cannot_be_loaded_has_its_callback(
     make_worker: Any, hosts: str, topic: str, group: str, tmp_path: Path, caplog: Any
 ) -> None:
     recorder = Recorder()
     from embedkq import codec, headers
 
     with Sender(hosts, topic) as sender:
-        good = headers.headers_of(str(uuid.uuid4()), 1, None)
+        deadly = workerjobs.DeadlyToRead(str(tmp_path / "deaths"))
+        gone = codec.encode_call(workerjobs.echo, (), {}).replace(b"echo", b"gone")
+        unsound = [b"garbage", None, codec.encode_object((workerjobs.Unreadable(),)), codec.encode_object((deadly, (), {})), gone]
+        ids = [str(uuid.uuid4()) for _ in unsound]
         sender.send_record(b"garbage", [], partition=0)
-        sender.send_record(b"garbage", good, partition=0)
-        sender.send_record(None, good, key=b"a tombstone", partition=0)
-        sender.send_record(codec.encode_object((workerjobs.Unreadable(),)), good, partition=0)
-        sender.send_record(codec.encode_object((workerjobs.DeadlyToRead(str(tmp_path / "deaths")), (), {})), good, partition=0)
+        for job_id, payload in zip(ids, unsound, strict=True):
+            sender.send_record(payload, headers.headers_of(job_id, 1, None, 0), key=job_id.encode(), partition=0)
         expected = sender.send(workerjobs.echo, "good", partition=0)
         sender.flush()
     with make_worker(recorder) as worker:
         assert worker.drain(60)
-    assert recorder.ids == {expected: 1}
-    assert committed(hosts, group, topic)[0][0] == 6
-    warnings = [record.getMessage() for record in caplog.records if "Skipping ..." in record.getMessage()]
+        assert worker.health().ended == {"success": 1, "failure": 5, "timeout": 0, "undecodable": 1}
+    assert recorder.ids == dict.fromkeys([*ids, expected], 1)
+    assert committed(hosts, group, topic)[0][0] == 7
+    for call in recorder.calls:
+        if call.job.id != expected:
+            assert (call.status, call.job, call.result) == ("failure", (call.job.id, 1, topic, None, None, None, None, call.job.key), None)
+            assert type(call.exception) is DecodeError and call.traceback and call.job.key == call.job.id.encode()
+    [gone_call] = [call for call in recorder.calls if call.job.id == ids[-1]]
+    assert "AttributeError" in str(gone_call.exception) and "gone" in gone_call.traceback
+    told = [record.getMessage() for record in caplog.records if "Record(" in record.getMessage()]
     where = f"Record(topic={topic}, partition=0, offset="
-    assert [text.split(". Skipping")[0] for text in warnings] == [f"{where}0) malformed"] + [f"{where}{n}) unloadable" for n in range(1, 5)]
+    assert sorted(text.split(". ")[0] for text in told) == [f"{where}0) malformed"] + [f"{where}{n}) unloadable" for n in range(1, 6)]
     assert len(lines(tmp_path / "deaths")) == 2  # tried once more on another child
 
 

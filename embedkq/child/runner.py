@@ -17,7 +17,7 @@ from typing import Any
 from embedkq import channel, codec
 from embedkq.child import output, process
 from embedkq.child.page import Phase, ProgressPage
-from embedkq.errors import JobExited, JobFailed, ResultNotPicklable, ResultTooLarge, type_name
+from embedkq.errors import DecodeError, JobExited, JobFailed, ResultNotPicklable, ResultTooLarge, type_name
 from embedkq.outcome import Outcome
 
 JOB_HEADER = struct.Struct("=QBQ")
@@ -128,7 +128,7 @@ class Runner:
         try:
             told, (function, args, kwargs) = _decode_kq(payload) if flags & FROM_KQ else (b"", codec.decode_call(payload))
         except BaseException as error:  # noqa: BLE001  (a payload may raise anything)
-            outcome = Outcome("undecodable", message=_message_of(error.__cause__ or error))
+            outcome = not_loaded(error, payload)
         else:
             page.write(number, Phase.RUNNING, time.monotonic_ns())
             if flags:
@@ -240,6 +240,18 @@ def failure(told: Exception, raised: BaseException | None = None) -> Outcome:
     return Outcome("failure", payload, name, message, _traceback_of(raised) or f"{name}: {message}\n", kinds[:_KINDS_CHARACTERS])
 
 
+def not_loaded(error: BaseException, payload: bytes | memoryview | None = None) -> Outcome:
+    """The outcome of a job whose payload could not be unpickled.
+
+    Args:
+        error: what unpickling raised; a `DecodeError` with the reason as its cause, or anything else.
+        payload: to tell a damaged one from one that other surroundings may load; None if it was not looked at.
+    """
+    told = error if isinstance(error, DecodeError) else DecodeError(f"the payload cannot be unpickled: {_kind_and_message_of(error)}")
+    damaged = payload is not None and ((error is told and error.__cause__ is None) or not codec.is_pickle(payload))
+    return failure(told, error.__cause__ or error)._replace(status="malformed" if damaged else "undecodable")
+
+
 def _check_rebuilds(value: Any, payload: bytes) -> None:
     # The owner unpickles in the host, on its own thread: it must neither raise nor hang there, so it is tried here first, under
     # the job's limit. Without a reference to a class or function there is nothing that could.
@@ -268,6 +280,10 @@ def _message_of(error: BaseException) -> str:
         return str(error)[:_MESSAGE_CHARACTERS]
     except BaseException:  # noqa: BLE001  (the exception's own code)
         return "(its text cannot be made)"
+
+
+def _kind_and_message_of(error: BaseException) -> str:
+    return f"{type_name(type(error))}: {_message_of(error)}"
 
 
 def _text_of(value: Any) -> str:

@@ -39,6 +39,7 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("proc-ttl", type=int, default=5000, metavar="JOBS", help="Jobs after which a child is replaced; 0 for never.")
 @option("offset", default="earliest", metavar="earliest|latest", help="Where a group without committed offset begins.")
 @option("processes", type=int, default=1, help="How many jobs run at once.")
+@option("decode-timeout", type=float, default=300.0, metavar="SECONDS", help="Limit of unpickling a job, imports of its modules included.")
 @option("dead-letter-topic", default=None, show_default=False, help="Where records go that cannot be run, and jobs that failed.")
 @option("retries", type=int, default=0, metavar="TIMES", help="How often a job runs again after it failed.")
 @option("backoff", type=float, default=1.0, metavar="SECONDS", help="Pause before the first time; it doubles.")

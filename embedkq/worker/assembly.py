@@ -44,7 +44,7 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
             log=log,
             make_pool=lambda selector: JobPool(
                 settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer,
-                host_load=exchange.host_load,
+                host_load=exchange.host_load, decode_timeout=settings.decode_timeout,
             ),
             max_jobs=max_jobs,
         )

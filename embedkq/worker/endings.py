@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from embedkq.child.runner import failure
 from embedkq.errors import HostCrashed, RecordRefused
-from embedkq.outcome import Outcome
+from embedkq.outcome import NOT_LOADED, Outcome
 from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.mailbox import Mailbox
@@ -70,6 +70,7 @@ class Endings:
         """The record is no job, or may not run."""
         self._log.kept_out(run, reason)
         told = "refused" if isinstance(reason, RecordRefused) else "malformed"
+        self.counts["undecodable"] += 1
         run.key = None  # it is in no key's lane
         run.death = Death(told, f"{type(reason).__name__}: {reason}", "", 0)
         self._bury(run)
@@ -77,13 +78,19 @@ class Endings:
     def settle(self, run: Run, outcome: Outcome) -> float | None:
         """The run has ended: seconds until its next attempt, or None if it does not run again. `hand_over` has to follow."""
         self._log.ended(run, outcome)
-        if outcome.status in ("failure", "timeout"):
+        reason = outcome.status
+        run.unread = reason in NOT_LOADED
+        if run.unread:
+            outcome = outcome._replace(status="failure")
+        if outcome.status != "success":
             run.attempts += 1
             pause = self._retries.pause_after(run, outcome)
             if pause is not None:
                 return pause
             if run.attempts > 1 or self._retries.most(run):
                 self._log.is_given_up(run)
+            exception = f"{outcome.type_name}: {outcome.message}" if outcome.type_name else ""
+            run.death = Death(reason, exception, outcome.traceback, run.attempts)
         self._end(run, outcome)
         return None
 
@@ -93,12 +100,7 @@ class Endings:
         outcome = failure(HostCrashed(crashes))
         run.attempts, run.unread = crashes, True
         run.death = Death("crashes", f"{outcome.type_name}: {outcome.message}", "", crashes)
-        self.counts["failure"] += 1
-        if self._handover is None or silently:
-            self.told += 1
-            self._bury(run)
-        else:
-            self._due.append(Finished(run, outcome))
+        self._end(run, outcome, silently)
 
     def hand_over(self) -> None:
         """Give the owner what was settled since."""
@@ -141,16 +143,9 @@ class Endings:
         if self._letters is not None:
             self._letters.disinherit()
 
-    def _end(self, run: Run, outcome: Outcome) -> None:
+    def _end(self, run: Run, outcome: Outcome, silently: bool = False) -> None:
         self.counts[outcome.status] += 1
-        if outcome.status == "undecodable":
-            run.death = Death("undecodable", f"DecodeError: {outcome.message}", "", run.attempts)
-            self._bury(run)
-            return
-        if outcome.status != "success":
-            exception = f"{outcome.type_name}: {outcome.message}" if outcome.type_name else ""
-            run.death = Death(outcome.status, exception, outcome.traceback, run.attempts)
-        if self._handover is None:
+        if self._handover is None or silently:
             self.told += 1
             self._bury(run)
         else:

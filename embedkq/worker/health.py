@@ -36,7 +36,7 @@ class Health:
         waiting_callbacks: callbacks that the owner has not fired yet.
         children_alive: child processes that are ready or at work.
         children_started: child processes started so far, replacements included.
-        ended: jobs that ended, by their last status; "undecodable" counts records that were no jobs.
+        ended: jobs that ended, by their last status; "undecodable" counts records that were no jobs, or were refused: no callback.
         lag: records that are not done, by partition, as far as this worker owns it.
     """
 

@@ -37,7 +37,8 @@ class JobLog:
             stuck = f"\nIt was stuck here:\n{outcome.traceback}" if outcome.traceback else ""
             logger.error("Job %s timed out after %g seconds.%s", _short(run), run.limit, stuck, extra={"job_id": run.job_id})
         else:
-            logger.warning("%s unloadable. Skipping ... (%s)", self._record(run), outcome.message)
+            text = "%s unloadable. Job %s failed: %s\n%s"
+            logger.error(text, self._record(run), _short(run), outcome.message, outcome.traceback.rstrip())
 
     def runs_again(self, run: Run, seconds: float, most: int) -> None:
         """Another attempt follows."""

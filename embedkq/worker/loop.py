@@ -250,8 +250,6 @@ class Loop:
             pause = endings.settle(run, outcome)
             if pause is not None:
                 self._run_again(run, pause)
-            elif outcome.status == "undecodable":
-                self._admissible += 1
         self.pool.ended.clear()
         endings.hand_over()
         self._finish()

@@ -31,7 +31,7 @@ class Run(Task):
         death: why it goes to the dead-letter topic, once its callback has returned; None if it does not.
         record: as it was polled.
         refusal: why the record may not run; None if it may.
-        unread: it took hosts down: nothing of it may be unpickled here.
+        unread: it took hosts down, or no child could unpickle it: nothing of it may be unpickled here.
         timeout: the job's own limit; `limit` is the one that counts.
     """
 

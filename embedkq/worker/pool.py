@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from embedkq.channel import INLINE_BYTES
 from embedkq.child.page import Phase
-from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure
+from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure, not_loaded
 from embedkq.errors import DecodeError, JobCrashed
 from embedkq.outcome import Outcome
 from embedkq.worker.children import Child, Task, patience
@@ -28,8 +28,6 @@ logger = logging.getLogger("embedkq.worker")
 
 T = TypeVar("T", bound=Task)
 
-DECODING_SECONDS = 30.0
-"""Limit of unpickling a payload, which may import modules; a child that takes longer is stopped, the record is undecodable."""
 _SOON = 0.01
 _STACK_SECONDS, _LONGEST_STACK_SECONDS = 0.002, 0.05
 """How often a child is looked at, at its limit, while it writes down where it is stuck, and for how long."""
@@ -49,17 +47,17 @@ class JobPool(Generic[T]):
         proc_ttl: tasks after which a child is replaced; None for never.
         initializer: an encoded call for each child to make before its first task; empty for none.
         host_load: how busy the application around it is.
-        decoding_seconds: limit of unpickling a payload.
+        decode_timeout: seconds that unpickling a payload, which may import modules, may take; None for no limit.
     """
 
     def __init__(
         self, processes: int, selector: selectors.BaseSelector, *, proc_ttl: int | None = None, initializer: bytes = b"",
-        host_load: HostLoad | None = None, decoding_seconds: float = DECODING_SECONDS,
+        host_load: HostLoad | None = None, decode_timeout: float | None = None,
     ) -> None:
         self.ended: list[tuple[T, Outcome]] = []
         self.begun: list[tuple[T, str]] = []
         self._processes, self._proc_ttl = processes, proc_ttl
-        self._decoding_seconds = decoding_seconds
+        self._decode_timeout = math.inf if decode_timeout is None else decode_timeout
         self._waiting: deque[T] = deque()
         self._numbers = 0
         self._pace = Pace(host_load or HostLoad())
@@ -260,7 +258,7 @@ class JobPool(Generic[T]):
             limit = child.tasks[0].limit
             child.check_at = math.inf if limit is None else since + limit
         elif phase is Phase.DECODING:
-            child.check_at = min(since + self._decoding_seconds, now + _SOON)
+            child.check_at = min(since + self._decode_timeout, now + _SOON)
         else:
             child.check_at = now + _SOON
         if len(child.tasks) > 1 and now < long_at:
@@ -288,9 +286,13 @@ class JobPool(Generic[T]):
             crashed = None if child.at_limit else failure(JobCrashed(self._supervisor.exit_code(child.pid)))
             outcome = crashed or Outcome("timeout", traceback=child.stack())
         elif child.at_limit:
-            outcome = Outcome("undecodable", message=f"unpickling took longer than {self._decoding_seconds:g} s")
+            outcome = not_loaded(DecodeError(
+                f"the payload was not unpickled within {self._decode_timeout:g} s (decode_timeout), imports included"
+            ))
         elif task.restarted:
-            outcome = Outcome("undecodable", message="two processes died over it before the call began")
+            outcome = not_loaded(DecodeError(
+                f"two processes died while they unpickled the payload (the second one: {JobCrashed(self._supervisor.exit_code(child.pid))})"
+            ))
         else:
             task.restarted = True  # nothing has run yet: another child may have it, once
             self._waiting.appendleft(task)

@@ -42,6 +42,7 @@ class Settings:
     handoff: Callable[[Callable[[], None]], Any] | None
     initializer: Callable[..., Any] | None
     initargs: Iterable[Any]
+    decode_timeout: float | None
     stop_timeout: float | None
     revoke_timeout: float
     dead_letter_topic: str | None
@@ -74,6 +75,7 @@ class Settings:
             from embedkq import codec
 
             self.encoded_initializer = codec.encode_call(self.initializer, tuple(self.initargs), {})
+        self.decode_timeout = options.check_timeout(self.decode_timeout, "decode_timeout")
         self.stop_timeout = options.check_timeout(self.stop_timeout, "stop_timeout")
         self.revoke_timeout = options.check_timeout(self.revoke_timeout, "revoke_timeout") or _REVOKE_SECONDS
         if self.dead_letter_topic is not None:

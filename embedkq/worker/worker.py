@@ -46,6 +46,7 @@ class Worker(Handle):
         processes: how many jobs run at once.
         handoff: makes the owner run a function soon (`root.after_idle`, `GLib.idle_add`, `reactor.callFromThread`).
         initializer, initargs: called in each child before its first job.
+        decode_timeout: seconds that a child may take to unpickle a job, which imports its modules; None for no limit.
         stop_timeout: seconds that `stop()` and leaving the `with` block give to running jobs before these are killed; None for ever.
         revoke_timeout: seconds that running jobs get when their partition goes to another worker.
         dead_letter_topic: where every record goes that cannot be run, and every job that failed, timed out or crashed; None for nowhere.
@@ -68,15 +69,15 @@ class Worker(Handle):
         callback: Callback | None = None, job_size: int = 1_000_000, cafile: str | None = None, certfile: str | None = None,
         keyfile: str | None = None, crlfile: str | None = None, proc_ttl: int | None = 5000, offset_policy: str = "earliest",
         *, group: str | None = None, processes: int = 1, handoff: Callable[[Callable[[], None]], Any] | None = None,
-        initializer: Callable[..., Any] | None = None, initargs: Iterable[Any] = (), stop_timeout: float | None = 30.0,
-        revoke_timeout: float = 10.0, dead_letter_topic: str | None = None, retries: int = 0, backoff: float = 1.0,
-        retry_on: Iterable[type[BaseException] | str] | None = None, max_crashes: int | None = 3,
+        initializer: Callable[..., Any] | None = None, initargs: Iterable[Any] = (), decode_timeout: float | None = 300.0,
+        stop_timeout: float | None = 30.0, revoke_timeout: float = 10.0, dead_letter_topic: str | None = None, retries: int = 0,
+        backoff: float = 1.0, retry_on: Iterable[type[BaseException] | str] | None = None, max_crashes: int | None = 3,
         secret: Secret | Sequence[Secret] | None = None, max_age: float | None = None, allow: Sequence[str] | None = None,
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(Settings(
             hosts, topic, timeout, callback, job_size, cafile, certfile, keyfile, crlfile, proc_ttl, offset_policy, group,
-            processes, handoff, initializer, initargs, stop_timeout, revoke_timeout, dead_letter_topic, retries,
+            processes, handoff, initializer, initargs, decode_timeout, stop_timeout, revoke_timeout, dead_letter_topic, retries,
             backoff, retry_on, max_crashes, secret, max_age, allow, kafka,
         ))
 
