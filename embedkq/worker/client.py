@@ -202,6 +202,8 @@ def options_of(
         "max_partition_fetch_bytes": max(1024 * 1024, job_size + 64 * 1024),
         "partition_assignment_strategy": [CooperativeStickyAssignor],
         "metrics_enabled": False,
+        # Without it kafka-python also returns the jobs of transactions that their producer has aborted.
+        "isolation_level": "read_committed",
         # Its 45 s would be how long the jobs of a host that was killed wait for another (KIP-735 has reasons of other consumers).
         "session_timeout_ms": SESSION_MILLISECONDS,
         # kafka-python's 30 s would leave a broker that is back unnoticed for as long. Of several hosts it picks one at random and waits
