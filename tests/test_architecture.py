@@ -28,9 +28,9 @@ LAYERS = (
     ("producer", "child"),
     ("info", "broker"),
     ("signing",),
-    ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe"),
+    ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private",),
-    ("job", "errors", "version", "forks", "clientsockets", "tether", "tls"),
+    ("job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 
@@ -56,7 +56,7 @@ PUBLIC_OF_KAFKA = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs"}
 
 NEVER_REACHED = {
     "worker.offsets": {"worker.loop", "worker.pool", "worker.consumer", "worker.mailbox", "kafka", "pebble", "threading"},
-    "worker.donemap": {"worker.loop", "worker.pool", "worker.consumer", "worker.mailbox", "kafka", "pebble", "threading"},
+    "donemap": {"worker.loop", "worker.pool", "worker.consumer", "worker.mailbox", "kafka", "pebble", "threading"},
     "worker.mailbox": {"worker.loop", "worker.pool", "worker.consumer", "kafka", "pebble"},
     "worker.lifecycle": {"worker.loop", "worker.pool", "worker.consumer", "kafka", "pebble"},
     "worker.pool": {"worker.worker", "worker.owner", "worker.loop", "worker.consumer", "kafka"},

@@ -11,12 +11,13 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import InvalidCommitOffsetSizeError, OffsetMetadataTooLargeError, RebalanceInProgressError, UnknownError
 
-from embedkq.worker import commit_requests, notes
+from embedkq import notes
+from embedkq.notes import Notes
+from embedkq.worker import commit_requests
 from embedkq.worker.assignment import Assignment
 from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.messages import Assigned, Message, Released, Revoked
-from embedkq.worker.notes import Notes
 from embedkq.worker.progress import Progress
 from tests.support import committed
 

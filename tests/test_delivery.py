@@ -21,8 +21,8 @@ from support import ROOT, Recorder, Sender, committed, fire_until, lag, lines, s
 from embedkq import Queue, Worker
 from embedkq.errors import BrokerUnavailable, WorkerFailed
 from embedkq.info import describe
+from embedkq.notes import decode
 from embedkq.worker import consumer as consumer_module
-from embedkq.worker.notes import decode
 
 pytestmark = pytest.mark.needs("kafka")
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from support import HANG_SECONDS, Recorder, committed, end_offsets, lines, with_admin, with_field
 
-from embedkq import Queue, Worker, codec, headers
+from embedkq import Queue, Worker, codec, donemap, headers
 from embedkq.deadletters import DeadLetter, Record, bury
 from embedkq.dlq import DeadLetters, Selection, dealt
 from embedkq.dlq.client import Ends
@@ -33,7 +33,6 @@ from embedkq.dlq.letters import letter_of
 from embedkq.dlq.retry import Retry, restored
 from embedkq.errors import EmbedkqError, LetterRefused, SignatureRefused
 from embedkq.signing import Signer
-from embedkq.worker import donemap
 
 pytestmark = pytest.mark.needs("kafka")
 

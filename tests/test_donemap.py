@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedkq.worker import donemap
-from embedkq.worker.donemap import LIMIT, Runs
+from embedkq import donemap
+from embedkq.donemap import LIMIT, Runs
 
 MAPS = int(os.environ.get("EMBEDKQ_MAPS", "20000"))
 MOST_OFFSET = 2**63 - 1

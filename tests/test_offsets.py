@@ -14,8 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from embedkq.worker import donemap, offsets
-from embedkq.worker.donemap import LIMIT, Runs
+from embedkq import donemap
+from embedkq.donemap import LIMIT, Runs
+from embedkq.worker import offsets
 from embedkq.worker.offsets import OffsetTracker
 from embedkq.worker.progress import Progress
 

@@ -16,10 +16,11 @@ import workerjobs
 from kafka.errors import KafkaError, KafkaTimeoutError, RebalanceInProgressError
 from support import ROOT, Recorder, committed, lag, lines, wait_until, with_admin
 
-from embedkq import Queue, Worker, deadletters, headers
+from embedkq import Queue, Worker, deadletters, headers, notes
 from embedkq.errors import HostCrashed
+from embedkq.notes import Notes
 from embedkq.outcome import Outcome
-from embedkq.worker import notes, poison
+from embedkq.worker import poison
 from embedkq.worker.commits import Commits
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.endings import Endings
@@ -29,7 +30,6 @@ from embedkq.worker.joblog import JobLog
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Assigned, Finished, Run
-from embedkq.worker.notes import Notes
 from embedkq.worker.owner import arguments_of
 from embedkq.worker.poison import PoisonGuard
 from embedkq.worker.retries import Retries

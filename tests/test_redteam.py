@@ -17,11 +17,10 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from poolharness import Harness
 from support import Recorder, Sender, committed, fire_until, lines, with_field
 
-from embedkq import Queue, Worker, codec, deadletters, headers
+from embedkq import Queue, Worker, codec, deadletters, donemap, headers
 from embedkq.child.runner import ENDED, LOGGED, REPLY_HEADER
 from embedkq.outcome import Outcome
 from embedkq.signing import Signer
-from embedkq.worker import donemap
 
 SECRET, RETIRED = "a secret of the red team's victim", "a secret that is known no more"
 SIGNER = Signer(SECRET)

@@ -18,13 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import ROOT, Recorder, Sender, committed, fire_until, lag, lines, send_many, wait_until, with_field
 
-from embedkq import Queue, Worker, options
+from embedkq import Queue, Worker, donemap, notes, options
 from embedkq.child.runner import failure, not_loaded
 from embedkq.errors import DecodeError, JobCrashed, JobExited
+from embedkq.notes import NOTHING, Notes
 from embedkq.outcome import Outcome
-from embedkq.worker import donemap, notes, retries
+from embedkq.worker import retries
 from embedkq.worker.messages import Run
-from embedkq.worker.notes import NOTHING, Notes
 from embedkq.worker.retries import Retries
 
 

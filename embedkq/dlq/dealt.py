@@ -11,10 +11,10 @@ import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from embedkq import donemap
 from embedkq.dlq.client import Client, Ends
+from embedkq.donemap import Runs
 from embedkq.errors import EmbedkqError
-from embedkq.worker import donemap
-from embedkq.worker.donemap import Runs
 
 logger = logging.getLogger("embedkq.dlq")
 

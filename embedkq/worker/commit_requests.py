@@ -10,7 +10,7 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
-from embedkq.worker import donemap, notes
+from embedkq import donemap, notes
 from embedkq.worker.progress import Progress
 
 logger = logging.getLogger("embedkq.worker")

@@ -8,7 +8,7 @@ from typing import Any
 
 from kafka import errors as kafka_errors
 
-from embedkq.worker import notes
+from embedkq import notes
 from embedkq.worker.client import TIMEOUT_MILLISECONDS
 from embedkq.worker.commit_requests import TOO_LARGE, CommitLimits, CommitRequests
 from embedkq.worker.exchange import Exchange

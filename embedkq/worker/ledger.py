@@ -5,9 +5,9 @@ import logging
 from collections.abc import Mapping, Set
 from types import MappingProxyType
 
-from embedkq.worker import donemap, notes
+from embedkq import donemap, notes
+from embedkq.notes import NOTHING, Notes
 from embedkq.worker.messages import Assigned, Released, Run
-from embedkq.worker.notes import NOTHING, Notes
 from embedkq.worker.offsets import OffsetTracker
 from embedkq.worker.progress import Progress
 

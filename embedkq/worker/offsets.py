@@ -10,8 +10,8 @@ from itertools import islice, pairwise
 from types import MappingProxyType
 from typing import Any
 
-from embedkq.worker import donemap
-from embedkq.worker.donemap import Runs
+from embedkq import donemap
+from embedkq.donemap import Runs
 from embedkq.worker.progress import Progress
 
 _SLACK = 1024

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from embedkq.worker import donemap
-from embedkq.worker.donemap import Runs
-from embedkq.worker.notes import NOTHING, Notes
+from embedkq import donemap
+from embedkq.donemap import Runs
+from embedkq.notes import NOTHING, Notes
 
 
 class Progress(NamedTuple):

@@ -28,7 +28,7 @@ import workerjobs
 from click.testing import CliRunner
 from rich.console import Console
 
-from embedkq import channel, codec, deadletters, headers, kqformat
+from embedkq import channel, codec, deadletters, donemap, headers, kqformat, notes
 from embedkq.child import process
 from embedkq.child.page import Phase, ProgressPage
 from embedkq.child.runner import BEGUN, ENDED, ENDED_PRINTING, LOGGED, REPLY_HEADER
@@ -37,14 +37,14 @@ from embedkq.cli.dlq import view
 from embedkq.dlq import letters
 from embedkq.errors import DecodeError
 from embedkq.job import Job
+from embedkq.notes import Notes
 from embedkq.outcome import Outcome
 from embedkq.signing import Signer
-from embedkq.worker import donemap, joboutput, notes
+from embedkq.worker import joboutput
 from embedkq.worker.children import Child, Task
 from embedkq.worker.gate import Gate
 from embedkq.worker.hostload import HostLoad
 from embedkq.worker.kqrun import KQRun
-from embedkq.worker.notes import Notes
 from embedkq.worker.pace import Pace
 from embedkq.worker.pool import JobPool
 

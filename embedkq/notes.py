@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from embedkq.worker import donemap
-from embedkq.worker.donemap import CHECKSUM, LIMIT, Runs
+from embedkq import donemap
+from embedkq.donemap import CHECKSUM, LIMIT, Runs
 
 _SEPARATOR = " "
 _STARTS_IN_VAIN = 2

@@ -157,6 +157,17 @@ def merge(start: int, done: Runs, other_start: int, other_done: Runs) -> tuple[i
     return start, tuple(runs)
 
 
+def lag(first: int, end: int, start: int, done: Runs) -> int:
+    """How many offsets of a log are not done: its own go from `first` to before `end`; all below `start` is done, and what `done` holds.
+
+    A start behind the end is of another log, in which this one's offsets say nothing: then none of them is done.
+    """
+    if start > end:
+        return end - first
+    start = max(first, start)
+    return end - start - sum(max(0, min(above, end) - max(below, start)) for below, above in done)
+
+
 def check(start: int, done: Runs) -> None:
     """Nothing, if `done` is as `Runs` says.
 
