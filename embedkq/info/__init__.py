@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
+from embedkq import donemap, notes
+from embedkq.donemap import Runs
 from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
 from embedkq.info.found import GroupInfo, Info, MemberInfo, PartitionInfo
 from embedkq.kafka_private import Admin
@@ -92,6 +94,13 @@ def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | N
             return inspector.largest_batch(topic)
     except Exception:  # noqa: BLE001  (not every user may ask, not every broker can answer)
         return None
+
+
+class _Committed(NamedTuple):
+    """What a group has committed of a partition: the first offset that is not done, and what is done above it."""
+
+    offset: int
+    done: Runs
 
 
 class Inspector:
@@ -220,12 +229,15 @@ class Inspector:
         described = self._admin.describe_groups(names)
         return [GroupInfo(name, described[name]["group_state"], _members_of(described[name])) for name in names]
 
-    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[TopicPartition, int]]:
+    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[TopicPartition, _Committed]]:
         if not groups:
             return {}
         answer = self._admin.list_group_offsets(dict.fromkeys(groups))
         return {
-            group: {partition: found.offset for partition, found in answer.get(group, {}).items() if found.offset >= 0}
+            group: {
+                partition: _Committed(found.offset, _done_above(found.offset, found.metadata or ""))
+                for partition, found in answer.get(group, {}).items() if found.offset >= 0
+            }
             for group in groups
         }
 
@@ -245,18 +257,26 @@ class Inspector:
 
 def _rows_of(
     partition: TopicPartition, ends: tuple[int, int] | None, groups: list[GroupInfo],
-    committed: Mapping[str, Mapping[TopicPartition, int]],
+    committed: Mapping[str, Mapping[TopicPartition, _Committed]],
 ) -> list[PartitionInfo]:
     first, last = ends or (None, None)
     if not groups:
         return [PartitionInfo(partition.topic, partition.partition, first, last)]
     rows = []
     for group in groups:
-        done = committed[group.name].get(partition)
-        lag = None if first is None or last is None else max(0, last - max(first, done or 0))
+        found = committed[group.name].get(partition)
+        offset, done = found or (0, ())
+        lag = None if first is None or last is None else donemap.lag(first, last, offset, done)
         owner = next((member.id for member in group.members if tuple(partition) in member.partitions), None)
-        rows.append(PartitionInfo(partition.topic, partition.partition, first, last, group.name, done, lag, owner))
+        rows.append(PartitionInfo(partition.topic, partition.partition, first, last, group.name, found and found.offset, lag, owner))
     return rows
+
+
+def _done_above(offset: int, metadata: str) -> Runs:
+    try:
+        return notes.decode(offset, metadata)[0]
+    except ValueError:  # no worker of ours has committed this, or it is damaged: only the offset counts then, for workers too
+        return ()
 
 
 def _members_of(described: Mapping[str, Any]) -> tuple[MemberInfo, ...]:
@@ -274,6 +294,6 @@ def _owned_by(member: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(owned))
 
 
-def _topics_of(group: GroupInfo, committed: Mapping[TopicPartition, int]) -> set[str]:
+def _topics_of(group: GroupInfo, committed: Mapping[TopicPartition, _Committed]) -> set[str]:
     owned = {topic for member in group.members for topic, _ in member.partitions}
     return owned | {partition.topic for partition in committed}

@@ -147,10 +147,15 @@ class Client:
                 pass  # no longer ours
             records.clear()
 
-    def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Offsets behind the last record, by partition."""
+    @property
+    def paused(self) -> list[int]:
+        """Partitions that are ours and not fetched at present."""
+        return [tp.partition for tp in self.kafka.paused()]
+
+    def end_offsets(self, partitions: Iterable[int], milliseconds: int = TIMEOUT_MILLISECONDS) -> dict[int, int]:
+        """Offsets behind the last record, by partition. Raises KafkaTimeoutError if they are not told in time."""
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
-        ends = self.kafka.end_offsets(wanted, timeout_ms=TIMEOUT_MILLISECONDS) if wanted else {}
+        ends = self.kafka.end_offsets(wanted, timeout_ms=milliseconds) if wanted else {}
         return {tp.partition: end for tp, end in ends.items()}
 
     def close(self) -> None:

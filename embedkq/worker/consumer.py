@@ -14,6 +14,7 @@ from typing import Any
 
 from kafka import errors as kafka_errors
 
+from embedkq import donemap
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
 from embedkq.probe import CREDENTIALS, refused_for_good
 from embedkq.worker.assignment import Assignment
@@ -31,6 +32,7 @@ logger = logging.getLogger("embedkq.worker")
 _POLL_MILLISECONDS = 500
 _ROOM_SECONDS = 0.2
 _POSITIONS_SECONDS = 1.0
+_ENDS_SECONDS, _ENDS_MILLISECONDS = 2.0, 1_000
 _FINAL_COMMIT_SECONDS = 5.0
 _SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -64,8 +66,8 @@ class Consumer:
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._client: Client | None = None
         self._requests: deque[Any] = deque()
-        self._ends: dict[int, int | None] = {}
-        self._positions_at = 0.0
+        self._ends: dict[int, int] = {}
+        self._positions_at = self._ends_at = 0.0
         self.away_since: float | None = None
         """`time.monotonic()` since which the broker does not answer; None if it does."""
         self._pause = _SHORTEST_PAUSE_SECONDS
@@ -85,9 +87,9 @@ class Consumer:
         self._requests.append(milestone)
 
     def lag(self) -> dict[int, int]:
-        """Records that are not done, by partition, as far as Kafka told with the last records. Any thread."""
+        """Records that are not done, by partition, as of the ends that Kafka told within the last seconds. Any thread."""
         return {
-            partition: max(0, end - progress.offset)
+            partition: donemap.lag(0, max(end, progress.offset), progress.offset, progress.done)
             for partition, progress in self.assignment.committable().items()
             if (end := self._ends.get(partition)) is not None
         }
@@ -155,6 +157,7 @@ class Consumer:
             self._pass_on(client, partition, records)
         self._answer_requests(client)
         self._tell_positions(client)
+        self._look_for_ends(client)
         wanted = self.assignment.committable()
         if self.commits.due(wanted) and self.commits.commit(client.kafka, wanted):
             self._exchange.confirm(wanted)
@@ -215,6 +218,7 @@ class Consumer:
                 client.seek_back(partition, polled.get(partition))
             else:
                 self.assignment.fresh.discard(partition)
+                self._ends.pop(partition, None)
                 self._tell(Assigned(partition, epoch, starts[partition][0], marked[partition]))
 
     def _start_of(self, client: Client, partition: int, records: list[Any] | None) -> tuple[int, str] | None:
@@ -247,10 +251,25 @@ class Consumer:
             return
         self._positions_at = time.monotonic() + _POSITIONS_SECONDS
         for partition, progress in self.assignment.committable().items():
-            self._ends[partition] = client.last_known_end(partition)
+            self._note_end(partition, client.last_known_end(partition))
             position = client.position(partition)
             if position is not None and progress.offset < position:
                 self._tell(Batch(partition, progress.epoch, (), 0, position))
+
+    def _look_for_ends(self, client: Client) -> None:
+        """What is paused is not fetched, so that no fetch tells how much came since."""
+        if time.monotonic() < self._ends_at:
+            return
+        try:
+            for partition, end in client.end_offsets(client.paused, _ENDS_MILLISECONDS).items():
+                self._note_end(partition, end)
+        except kafka_errors.KafkaError as error:  # an older end is known, and nothing but the lag depends on it
+            logger.debug("The ends of paused partitions could not be asked for: %r", error)
+        self._ends_at = time.monotonic() + _ENDS_SECONDS
+
+    def _note_end(self, partition: int, end: int | None) -> None:
+        if end is not None:
+            self._ends[partition] = max(end, self._ends.get(partition, 0))
 
     # The end.
 
