@@ -603,3 +603,11 @@ def names_of_modules() -> list[str]:
 
 def start_method() -> str:
     return multiprocessing.get_start_method()
+
+
+def describe_interpreter() -> dict[str, Any]:
+    """How the Python that runs this was started."""
+    return {
+        "executable": sys.executable, "flags": tuple(sys.flags), "options": dict(sys._xoptions), "warnings": list(sys.warnoptions),
+        "path": [entry or os.getcwd() for entry in sys.path],
+    }

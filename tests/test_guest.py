@@ -124,7 +124,7 @@ except Exception as error:
 
 def test_under_gevent_it_refuses_with_the_reason_and_the_cure() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", GEVENT], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.startswith("WorkerError gevent has replaced this process's threads") and "gthread" in done.stdout
+    assert done.stdout.startswith("WorkerError gevent has replaced this process's threading, ") and "gthread" in done.stdout
 
 
 DASH_C = """

@@ -9,10 +9,11 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from multiprocessing import process, spawn, util
+from multiprocessing import process, util
 
 from embedkq.channel import wait_readable
 from embedkq.forks import let_go_in_forks
+from embedkq.worker.python_executable import find_python
 
 _PRELOAD = ("pebble.pool.process", "embedkq.child.startup", "embedkq.child.runner")
 _END_SECONDS = 1.0
@@ -22,6 +23,16 @@ _COMMAND = "import sys; sys.path[:] = {path!r}; from embedkq.child.server import
 def import_path() -> list[str]:
     """`sys.path` as a process in another directory must see it."""
     return [entry or process.ORIGINAL_DIR or os.getcwd() for entry in sys.path]  # type: ignore[attr-defined]
+
+
+def interpreter_flags() -> list[str]:
+    """The flags that this process's Python was started with, as a child of its must be: -O, -W, -X, -E, -I and their like."""
+    flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    for option, value in sys._xoptions.items():  # that function knows some of them only
+        flag = option if value is True else f"{option}={value}"
+        if flag not in flags and f"-X{flag}" not in flags:
+            flags += ["-X", flag]
+    return flags
 
 
 class ForkServer:
@@ -97,9 +108,9 @@ class ForkServer:
             code = _COMMAND.format(
                 path=import_path(), requests=inherited[0], alive=inherited[1], pid=os.getpid(), preload=_PRELOAD
             )
-            executable = spawn.get_executable()
-            arguments = [executable, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
-            self._pid = util.spawnv_passfds(executable, arguments, inherited)  # type: ignore[arg-type]
+            executable = find_python()
+            arguments = [executable, *interpreter_flags(), "-c", code]
+            self._pid = util.spawnv_passfds(os.fsencode(executable), arguments, inherited)
         except BaseException:
             requests.close()
             os.close(alive)

@@ -6,6 +6,8 @@ import sys
 
 from embedkq.errors import WorkerError
 
+_MUST_BE_REAL = ("threading", "thread", "os", "select", "selectors", "socket", "subprocess", "time", "queue", "signal")
+
 
 def refuse_where_it_cannot_work() -> None:
     """Look at this process and its platform.
@@ -22,12 +24,11 @@ def refuse_where_it_cannot_work() -> None:
             f"this is {multiprocessing.current_process().name!r}, a daemonic multiprocessing process, which may not have children: "
             "start it with daemon=False, or start the worker in its parent"
         )
-    patched = _patched_by()
-    if patched:
-        raise WorkerError(
-            f"{patched} has replaced this process's threads by green ones, which one blocking call stops all together: "
-            "run the app with real threads (gunicorn -k gthread), or run the worker apart with `kq worker`"
-        )
+    _refuse_green_threads()
+    _refuse_uwsgi_without_threads()
+    from embedkq.worker.python_executable import find_python
+
+    find_python()
 
 
 def is_loop_running() -> bool:
@@ -42,10 +43,19 @@ def is_loop_running() -> bool:
     return True
 
 
-def _patched_by() -> str | None:
+def _refuse_green_threads() -> None:
     for library, module in (("gevent", "gevent.monkey"), ("eventlet", "eventlet.patcher")):
         monkey = sys.modules.get(module)
         check = getattr(monkey, "is_module_patched", None) or getattr(monkey, "is_monkey_patched", None)
-        if check is not None and (check("threading") or check("thread")):
-            return library
-    return None
+        replaced = [name for name in _MUST_BE_REAL if check is not None and check(name)]
+        if replaced:
+            raise WorkerError(
+                f"{library} has replaced this process's {', '.join(replaced)}, and a worker needs the real ones: "
+                "run the app with real threads (gunicorn -k gthread), or run the worker apart with `kq worker`"
+            )
+
+
+def _refuse_uwsgi_without_threads() -> None:
+    uwsgi_options = getattr(sys.modules.get("uwsgi"), "opt", None)  # the module exists inside uWSGI only
+    if uwsgi_options is not None and not {"enable-threads", "threads"} & set(uwsgi_options):
+        raise WorkerError("uWSGI runs no threads of Python here, and a worker needs two: start uWSGI with --enable-threads")
