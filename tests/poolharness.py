@@ -14,6 +14,7 @@ from typing import Any
 from support import HANG_SECONDS
 
 from embedkq import codec
+from embedkq.child.page import Phase
 from embedkq.outcome import Outcome
 from embedkq.worker.children import Task
 from embedkq.worker.pool import JobPool
@@ -31,6 +32,8 @@ class Harness:
         """By task, in the order in which they ended."""
         self.ended_at: dict[Task, float] = {}
         self.submitted_at: dict[Task, float] = {}
+        self.started_at: dict[Task, float] = {}
+        """`time.monotonic()` at which its call began, as its child's page said."""
         self.begun: dict[Task, str] = {}
         self.lowest_strength = processes
         self._selector = selectors.DefaultSelector()
@@ -63,6 +66,10 @@ class Harness:
         rest = min(self.pool.check_at - time.monotonic(), seconds)
         for key, _ in self._selector.select(max(0.0, rest)):
             key.data()
+        for child in self.pool._children.values():
+            phase, since = child.progress()
+            if phase is Phase.RUNNING:
+                self.started_at[child.tasks[0]] = since
         self.pool.tick(time.monotonic())
         now = time.monotonic()
         for task, outcome in self.pool.ended:

@@ -19,6 +19,8 @@ from embedkq import Job, codec, headers
 
 HANG_SECONDS = 60.0
 """A guard against hanging for ever; no test expects anything to take that long."""
+SOON_SECONDS = 10.0
+"""Within which happens what waits for nothing but a loaded machine. How quick it is on an idle one is for `make bench` to tell."""
 ROOT = Path(__file__).parent.parent
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import jobs
 import pytest
 from poolharness import Harness, descriptors, is_alive, kept_fork_server, value_of
-from support import lines, wait_until
+from support import SOON_SECONDS, lines, wait_until
 from workerjobs import life_of
 
 from embedkq import channel, codec
@@ -28,10 +28,7 @@ from embedkq.worker import pace, supervisor
 from embedkq.worker.children import Child, Task
 
 LIMIT = 1.0
-ENDED_WITHIN = 1.2
-"""Seconds after its start within which a job with a limit of 1 s is told of as ended."""
-HEALED_WITHIN = 0.5
-"""Seconds after the end of a job within which the pool is at full strength."""
+"""Seconds, of jobs that only a limit ends."""
 STUCK = (jobs.spin, jobs.sleep, jobs.block_in_c, jobs.block_in_c_holding_the_gil, jobs.ignore_sigterm, jobs.ignore_all_signals,
          jobs.stop_itself, jobs.catch_everything)
 
@@ -71,13 +68,13 @@ def test_a_stuck_job_is_ended_at_its_limit_and_its_process_gone(func: Callable[[
         pool.fill()
         task = pool.submit(func, notes, limit=LIMIT)
         (outcome,) = pool.finish(task)
-        started, pid = lines(notes)[0].split()
+        _, pid = lines(notes)[0].split()
         assert outcome.status == "timeout" and not outcome.payload
-        assert LIMIT <= pool.ended_at[task] - float(started) < ENDED_WITHIN
+        assert LIMIT <= pool.ended_at[task] - pool.started_at[task] < LIMIT + SOON_SECONDS
         assert not is_alive(int(pid))
         assert value_of(pool.run(jobs.echo, "next")) == "next"
         pool.fill()
-        assert time.monotonic() - pool.ended_at[task] < HEALED_WITHIN
+        assert time.monotonic() - pool.ended_at[task] < SOON_SECONDS
 
 
 def test_stuck_jobs_that_come_all_at_once_are_each_ended_at_their_limit(tmp_path: Path) -> None:
@@ -87,30 +84,32 @@ def test_stuck_jobs_that_come_all_at_once_are_each_ended_at_their_limit(tmp_path
         after = pool.submit(jobs.echo, "next")
         pool.finish()
         for task, func in tasks.items():
-            started, pid = lines(tmp_path / func.__name__)[0].split()
+            _, pid = lines(tmp_path / func.__name__)[0].split()
             assert pool.outcomes[task].status == "timeout", func.__name__
-            assert LIMIT <= pool.ended_at[task] - float(started) < ENDED_WITHIN, func.__name__
+            assert LIMIT <= pool.ended_at[task] - pool.started_at[task] < LIMIT + SOON_SECONDS, func.__name__
             assert not is_alive(int(pid)), func.__name__
         assert value_of(pool.outcomes[after]) == "next"
         pool.fill()
-        assert time.monotonic() - max(pool.ended_at.values()) < HEALED_WITHIN
+        assert time.monotonic() - max(pool.ended_at.values()) < SOON_SECONDS
 
 
 def test_a_limit_counts_from_when_the_job_begins_and_not_from_when_it_was_submitted() -> None:
     with Harness(processes=1) as pool:
         for _ in range(4):
-            pool.submit(jobs.pause, 0.3, limit=1.0)
+            pool.submit(jobs.pause, 1.0, limit=3.5)
         assert [outcome.status for outcome in pool.finish()] == ["success"] * 4
 
 
-def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_limit() -> None:
-    with Harness() as pool:
+def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_limit(notes: str, gate: Path) -> None:
+    with Harness(processes=1) as pool:
         pool.fill()
-        task = pool.submit(jobs.pause, 0.1, "in time", limit=0.3)
-        pool.run_until(lambda: pool.pool._children and any(c.stalled for c in pool.pool._children.values()), "it is watched")
-        time.sleep(0.6)  # nobody looks meanwhile
-        pool.pool.tick(time.monotonic())  # the limit is looked at first
-        assert value_of(pool.finish(task)[0]) == "in time"
+        (child,) = pool.pool._children.values()
+        task = pool.submit(jobs.wait_for, notes, str(gate), limit=60.0)
+        pool.run_until(lambda: child.stalled and task in pool.started_at, "it is watched")
+        gate.touch()
+        wait_until(lambda: child._page.ended, "it is done, and nobody looks")
+        pool.pool.tick(pool.started_at[task] + 61.0)  # the limit is looked at first
+        assert pool.finish(task)[0].status == "success"
 
 
 @pytest.mark.parametrize(("limits", "unsent", "average", "after"), [
@@ -157,9 +156,9 @@ def test_a_crash_is_known_at_once_with_its_status(func: Callable[..., Any], args
         error = value_of(outcome)
         assert outcome.status == "failure" and type(error) is JobCrashed and error.exitcode == status
         assert outcome.traceback and str(error) in outcome.traceback
-        assert pool.ended_at[task] - pool.submitted_at[task] < 1
+        assert pool.ended_at[task] - pool.submitted_at[task] < SOON_SECONDS
         pool.fill()
-        assert time.monotonic() - pool.ended_at[task] < HEALED_WITHIN
+        assert time.monotonic() - pool.ended_at[task] < SOON_SECONDS
 
 
 def test_a_grandchild_that_holds_the_channel_open_does_not_hide_a_crash(notes: str) -> None:
@@ -168,7 +167,7 @@ def test_a_grandchild_that_holds_the_channel_open_does_not_hide_a_crash(notes: s
         task = pool.submit(jobs.fork_grandchild_and_exit, notes)
         (outcome,) = pool.finish(task)
         assert value_of(outcome).exitcode == 3
-        assert pool.ended_at[task] - pool.submitted_at[task] < 1
+        assert pool.ended_at[task] - pool.submitted_at[task] < SOON_SECONDS
         grandchild = int(lines(notes)[0])
         pool.run_until(lambda: not is_alive(grandchild), "the grandchild is gone")
 
@@ -196,7 +195,7 @@ def test_idle_children_killed_from_outside_three_at_once_are_replaced() -> None:
             os.kill(pid, signal.SIGKILL)
         since = time.monotonic()
         pool.run_until(lambda: not pool.pids & killed and pool.is_full(), "three others are there")
-        assert time.monotonic() - since < HEALED_WITHIN
+        assert time.monotonic() - since < SOON_SECONDS
         for number in range(6):
             pool.submit(jobs.echo, number)
         assert [value_of(outcome) for outcome in pool.finish()] == list(range(6))
@@ -315,7 +314,7 @@ def test_a_host_that_looks_late_does_not_take_jobs_for_long() -> None:
         task = pool.submit(jobs.echo, 1)
         time.sleep(0.5)  # nobody looks meanwhile
         pool.finish(task)
-        assert pool.pool._pace.average < 0.01
+        assert pool.pool._pace.average < 0.02
 
 
 @pytest.mark.parametrize(("told", "ended"), [(0, 100.0), (99_000_000_000, 100.0), (104_000_000_000, 104.0), (2**64 - 1, 105.0)])
@@ -426,7 +425,7 @@ def test_closing_ends_what_runs_at_once(notes: str, gate: Path) -> None:
     pids = pool.pids
     since = time.monotonic()
     pool.close()
-    assert time.monotonic() - since < 2 and not any(map(is_alive, pids)) and not pool.outcomes
+    assert time.monotonic() - since < SOON_SECONDS and not any(map(is_alive, pids)) and not pool.outcomes
 
 
 # Replacement.
@@ -598,12 +597,12 @@ def test_a_payload_that_kills_one_child_in_decoding_runs_in_another(notes: str) 
 
 
 def test_a_payload_that_never_ends_in_decoding_is_undecodable_after_the_limit_of_decoding() -> None:
-    with Harness(decode_timeout=0.3) as pool:
+    with Harness(decode_timeout=2.0) as pool:
         pool.fill()
         task = pool.submit(jobs.echo, jobs.EndlessPayload(), limit=30)
         (outcome,) = pool.finish(task)
-        assert outcome.status == "undecodable" and "within 0.3 s (decode_timeout)" in outcome.message
-        assert 0.3 <= pool.ended_at[task] - pool.submitted_at[task] < 1
+        assert outcome.status == "undecodable" and "within 2 s (decode_timeout)" in outcome.message
+        assert 2.0 <= pool.ended_at[task] - pool.submitted_at[task] < 2.0 + SOON_SECONDS
         assert value_of(pool.run(jobs.echo, "next")) == "next"
 
 
