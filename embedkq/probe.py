@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from kafka import errors as kafka_errors
 
 from embedkq import tls
-from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
+from embedkq.errors import BrokerRefused, BrokerUnavailable
 from embedkq.kafka_private import (
     ApiVersionsRequest,
     KafkaConnectionManager,
@@ -83,14 +83,8 @@ def refuse_early(hosts: str, options: Mapping[str, Any]) -> None:
 
     Raises:
         BrokerRefused: every broker refuses, and will go on to.
-        EmbedkqError: no client works in this process.
         ValueError: a TLS file does not hold what it should.
     """
-    if not __debug__:
-        raise EmbedkqError(
-            "kafka-python does not work under `python -O` (or PYTHONOPTIMIZE): it reads a part of each answer inside an assert, "
-            "which -O leaves out. Start this process without -O."
-        )
     if is_guarded(options):
         reason = probe(hosts, options, EARLY_SECONDS, thorough=False).final
         if reason:

@@ -95,7 +95,7 @@ def test_what_the_application_has_chosen_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [
     [], ["-X", "utf8"], ["-X", "dev"], ["-X", "pycache_prefix=/nonexistent", "-X", "my_own=3"], ["-W", "error::UserWarning", "-B"], ["-I"],
-    ["-E", "-s"], ["-bb"],
+    ["-E", "-s"], ["-bb"], ["-O"], ["-OO"],
 ], ids=" ".join)
 def test_children_run_with_the_flags_of_their_host(flags: list[str]) -> None:
     done = run(*flags, "-c", POOL.format(path=PATH, before="sys.path.append('/added/later')"))
@@ -105,21 +105,6 @@ def test_children_run_with_the_flags_of_their_host(flags: list[str]) -> None:
 def test_environment_variables_reach_children() -> None:
     done = run("-c", POOL.format(path=PATH, before=""), PYTHONWARNINGS="error::UserWarning", PYTHONUTF8="1")
     assert done.returncode == 0 and done.stdout.count(" True\n") == 5, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("call", [
-    "Worker(hosts='127.0.0.1:1').start_background()", "Worker(hosts='127.0.0.1:1').start()", "Queue(hosts='127.0.0.1:1').enqueue(print)",
-])
-def test_under_minus_o_it_is_said_that_the_client_does_not_work(call: str) -> None:
-    script = f"from embedkq import Queue, Worker\ntry: {call}\nexcept Exception as error: print(type(error).__name__, error)"
-    for done in (run("-O", "-c", script), run("-c", script, PYTHONOPTIMIZE="1")):
-        assert done.stdout.startswith("EmbedkqError kafka-python does not work under `python -O`"), done.stderr
-
-
-def test_the_command_line_says_it_too() -> None:
-    for command in (["info", "--hosts=127.0.0.1:1"], ["worker", "--hosts=127.0.0.1:1"]):
-        done = run("-O", "-m", "embedkq", *command)
-        assert done.returncode and "does not work under `python -O`" in done.stderr and "Traceback" not in done.stderr
 
 
 # Threads.
