@@ -5,7 +5,6 @@ The public names load on first use, so that a child process (which imports this 
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from embedkq.version import __version__
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 _HOME = {"Job": "embedkq.job", "Queue": "embedkq.queue", "Worker": "embedkq.worker"}
 
 __all__ = ["Job", "Queue", "Worker", "__version__", "errors"]
-
-logging.getLogger("embedkq").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,6 @@
 """
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -30,9 +29,10 @@ from embedkq import Queue, Worker, configuration
 from embedkq.child import process, runner
 from embedkq.errors import EmbedkqError
 from embedkq.job import Job
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.owner import Callback
 
-logger = logging.getLogger("embedkq.flask")
+logger = SafeLogger("embedkq.flask")
 
 _EXTENSION = "embedkq"
 

@@ -1,7 +1,6 @@
 """Queue: puts function calls on a Kafka topic."""
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar, overload
 from embedkq import options
 from embedkq.errors import EnqueueFailed, JobTooLarge, QueueIncomplete
 from embedkq.job import Job
+from embedkq.safe_logging import INFO, SafeLogger, safe_repr
 from embedkq.signing import Secret, Signer
 
-logger = logging.getLogger("embedkq.queue")
+logger = SafeLogger("embedkq.queue")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Call = "Job | Callable[..., Any] | tuple[Any, ...]"
@@ -318,6 +318,6 @@ def _split(call: Any) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
 
 
 def _log(job: Job) -> None:
-    if logger.isEnabledFor(logging.INFO):
-        text = repr(job)
+    if logger.is_enabled_for(INFO):
+        text = safe_repr(job)
         logger.info("Enqueued: %s", text if len(text) <= _LOGGED_CHARACTERS else text[: _LOGGED_CHARACTERS - 3] + "...")

@@ -30,6 +30,7 @@ LAYERS = (
     ("signing",),
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private",),
+    ("safe_logging",),
     ("job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
@@ -53,6 +54,9 @@ CLIENTS = {"Producer": {"producer"}, "Consumer": {"worker.client"}, "Admin": {"i
 
 PUBLIC_OF_KAFKA = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs"}
 """The modules that kafka-python documents. Names of others, and names with an underscore, are for `kafka_private` alone."""
+
+LOGGING = {"safe_logging", "cli.common", "cli.worker", "child.output"}
+"""Who may import `logging`: to set it up, and the one that all others log through, whose methods cannot raise."""
 
 NEVER_REACHED = {
     "worker.offsets": {"worker.loop", "worker.pool", "worker.consumer", "worker.mailbox", "kafka", "pebble", "threading"},
@@ -166,7 +170,7 @@ def reached_from(module: str) -> dict[str, Import]:
 @pytest.mark.parametrize("module", sorted(files()))
 def test_imports_point_down(module: str) -> None:
     if not module:
-        assert {made.target for made in used(module)} <= {"__future__", "importlib", "logging", "typing", "version"}
+        assert {made.target for made in used(module)} <= {"__future__", "importlib", "typing", "version"}
         return
     for made in used(module):
         if made.ours and made.target and made.target.partition(".")[0] != module.partition(".")[0]:
@@ -234,6 +238,16 @@ def test_only_known_foreign_packages_are_imported() -> None:
         if not made.ours and made.target not in sys.stdlib_module_names
     }
     assert set(foreign) <= set(HOMES), foreign
+
+
+def test_only_the_safe_logger_logs() -> None:
+    """A filter, handler or `__repr__` of the application must not end a thread of ours: see `safe_logging`."""
+    found = {module for module in files() for made in imports_of(module) if made.target == "logging" and not made.ours}
+    assert found <= LOGGING, f"{found - LOGGING} log without embedkq.safe_logging.SafeLogger"
+    for module in LOGGING - {"safe_logging"}:
+        calls = [node.func for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
+        called = {function.attr for function in calls if isinstance(function, ast.Attribute)}
+        assert not called & {"debug", "info", "warning", "error", "exception", "critical", "log", "handle"}, module
 
 
 # What a fresh process imports.

@@ -49,7 +49,7 @@ after = look()
 for name in before:
     assert before[name] == during[name] == after[name], (name, before[name], during[name], after[name])
 handlers = [type(h).__name__ for h in logging.getLogger("embedkq").handlers]
-assert handlers == ["NullHandler"], handlers
+assert handlers == [], handlers
 print("nothing changed")
 """
 

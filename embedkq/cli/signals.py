@@ -1,7 +1,6 @@
 """Stops a foreground worker on SIGINT and SIGTERM: the first one finishes what runs, a second one kills it."""
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -10,7 +9,9 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-logger = logging.getLogger("embedkq.cli")
+from embedkq.safe_logging import SafeLogger
+
+logger = SafeLogger("embedkq.cli")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO_SECONDS = 1.0

@@ -6,7 +6,6 @@ never one that was not dealt with is taken for done.
 """
 from __future__ import annotations
 
-import logging
 import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,8 +14,9 @@ from embedkq import donemap
 from embedkq.dlq.client import Client, Ends
 from embedkq.donemap import Runs
 from embedkq.errors import EmbedkqError
+from embedkq.safe_logging import SafeLogger
 
-logger = logging.getLogger("embedkq.dlq")
+logger = SafeLogger("embedkq.dlq")
 
 AGAIN_SECONDS = 0.1
 """Between two looks at what is kept."""

@@ -5,7 +5,6 @@ The listener runs on the client's I/O thread, which also sends the heartbeats: n
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,13 +14,14 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from embedkq.kafka_private import AsyncConsumerRebalanceListener
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.commit_requests import TOO_LARGE
 from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.messages import Message, Released, Revoked
 from embedkq.worker.progress import Progress
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 _CHECK_SECONDS = 0.01
 

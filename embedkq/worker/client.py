@@ -1,7 +1,6 @@
 """Client: the only KafkaConsumer, with what it leaves to be wished for made up for. Consumer's thread, but for `disinherit`."""
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,8 +12,9 @@ from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerUnavailable, WorkerFailed
 from embedkq.kafka_private import Consumer, CooperativeStickyAssignor
 from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
+from embedkq.safe_logging import SafeLogger
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 OWNED_OPTIONS = (
     "bootstrap_servers", "group_id", "enable_auto_commit", "auto_offset_reset", "key_deserializer", "value_deserializer",

@@ -1,7 +1,6 @@
 """Commit requests: offsets and their metadata, split into requests that a broker accepts. Any thread, one at a time for each commit."""
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -11,9 +10,10 @@ from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
 from embedkq import donemap, notes
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.progress import Progress
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 TOO_LARGE = (
     kafka_errors.OffsetMetadataTooLargeError,

@@ -1,7 +1,6 @@
 """What is committed, when, and what a refused commit means. Consumer's thread."""
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,12 +8,13 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from embedkq import notes
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.client import TIMEOUT_MILLISECONDS
 from embedkq.worker.commit_requests import TOO_LARGE, CommitLimits, CommitRequests
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.progress import Progress
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 FATAL = (
     kafka_errors.AuthorizationError,

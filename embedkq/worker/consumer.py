@@ -5,7 +5,6 @@ from its group for ever while it goes on returning records (seen with poll(0) an
 """
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from kafka import errors as kafka_errors
 from embedkq import donemap
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
 from embedkq.probe import CREDENTIALS, refused_for_good
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.assignment import Assignment
 from embedkq.worker.client import Client, options_of
 from embedkq.worker.commits import FATAL, Commits
@@ -27,7 +27,7 @@ from embedkq.worker.health import Watch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 _POLL_MILLISECONDS = 500
 _ROOM_SECONDS = 0.2

@@ -5,7 +5,6 @@ are not done. A partition whose letters do not get written gives out no more rec
 """
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -16,12 +15,13 @@ from embedkq import deadletters
 from embedkq.deadletters import DeadLetter, Record
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
 from embedkq.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Message, Producer
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.load import Load
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Buried, Run
 from embedkq.worker.messages import Message as Told
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 MOST_WAITING = 200
 MOST_WAITING_BYTES = 8 * 1024 * 1024

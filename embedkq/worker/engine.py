@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import time
 import weakref
@@ -11,6 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from embedkq.errors import BrokerUnavailable, EmbedkqError
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.client import CONNECT_SECONDS
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.exchange import Exchange
@@ -19,7 +19,7 @@ from embedkq.worker.lifecycle import Lifecycle, State
 from embedkq.worker.loop import Loop
 from embedkq.worker.owner import Owner
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 _EXIT_SECONDS = 2.0
 _LEAVE_SECONDS = 15.0

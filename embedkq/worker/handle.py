@@ -1,13 +1,13 @@
 """A worker as every thread sees it: what it is, how it does, and that it shall stop."""
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from embedkq.errors import WorkerError
 from embedkq.forks import let_go_in_forks
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.lifecycle import Lifecycle, State, raise_failure
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.settings import Settings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embedkq.worker.engine import Engine
     from embedkq.worker.health import Health
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 
 class Handle:

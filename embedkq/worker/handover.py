@@ -1,14 +1,14 @@
 """Handover: the ends of jobs on their way to the owner, bounded in number and bytes. Worker's thread."""
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Finished, Run
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 MOST_WAITING = 1_000
 MOST_WAITING_BYTES = 64 * 1024 * 1024

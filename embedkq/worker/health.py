@@ -1,18 +1,20 @@
 """Health: how a worker does, and whether it makes progress. Any thread."""
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from embedkq.safe_logging import SafeLogger
+
 if TYPE_CHECKING:
     from embedkq.worker.engine import Engine
     from embedkq.worker.lifecycle import State
 
-logger = logging.getLogger("embedkq.worker")
+
+logger = SafeLogger("embedkq.worker")
 
 NO_PROGRESS_SECONDS = 20.0
 """A thread that makes no turn for so long is stuck: its turns take seconds at most, however long a job runs."""

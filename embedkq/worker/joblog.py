@@ -1,13 +1,12 @@
 """What is logged of each job, in KQ's wording, so that its users' searches go on working. Worker's thread."""
 from __future__ import annotations
 
-import logging
-
 from embedkq.errors import RecordRefused
 from embedkq.outcome import Outcome
+from embedkq.safe_logging import INFO, SafeLogger
 from embedkq.worker.messages import Run
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 
 class JobLog:
@@ -19,7 +18,7 @@ class JobLog:
     @property
     def announces(self) -> bool:
         """Whether anybody wants to know that a job begins, and what it returned."""
-        return logger.isEnabledFor(logging.INFO)
+        return logger.is_enabled_for(INFO)
 
     def began(self, run: Run, call: str) -> None:
         """A child has begun the call."""

@@ -2,47 +2,28 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 
-logger = logging.getLogger("embedkq.job")
+from embedkq import safe_logging
+from embedkq.safe_logging import SafeLogger
+
+logger = SafeLogger("embedkq.job")
 
 _READ_BYTES = 65536
 _READS = 16
 _LONGEST_LINE = 32_000
 
 
-def levels() -> dict[str, int]:
-    """The levels that the host's loggers have now, by name; "" for the root."""
-    found = {"": logging.getLogger().level}
-    for name, known in list(logging.Logger.manager.loggerDict.items()):
-        if isinstance(known, logging.Logger) and known.level != logging.NOTSET:
-            found[name] = known.level
-    return found
-
-
 def relay(content: bytes, job_id: str) -> None:
     """Log what a child has logged, as if it had been logged here, marked with the job's id."""
     try:
-        fields = json.loads(content)
-        record = logging.makeLogRecord({**fields, "args": (), "job_id": job_id})
-        target = _nearest(record.name)
-        if target.isEnabledFor(record.levelno):
-            target.handle(record)
-    except Exception as error:  # noqa: BLE001  (whatever a job sends, and whatever a handler makes of it: the worker goes on)
+        record = safe_logging.make_record({**json.loads(content), "args": (), "job_id": job_id})
+        if not isinstance(record.name, str) or not isinstance(record.levelno, int):
+            raise TypeError(f"name={record.name!r}, levelno={record.levelno!r}")
+    except BaseException as error:  # noqa: BLE001  (whatever a job sends, and the application's own record factory)
         logger.warning("A child sent a log record that cannot be read: %r", error, extra={"job_id": job_id})
-
-
-def _nearest(name: str) -> logging.Logger:
-    # A logger is for ever: one for each name that jobs make up would fill the host's memory. What has none of its own is handled by
-    # the nearest one above it, as it would be anyway.
-    known = logging.Logger.manager.loggerDict
-    while name:
-        found = known.get(name)
-        if isinstance(found, logging.Logger):
-            return found
-        name = name.rpartition(".")[0]
-    return logging.getLogger()
+    else:
+        safe_logging.handle(record)
 
 
 class Output:

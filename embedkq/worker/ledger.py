@@ -1,17 +1,17 @@
 """Ledger: how far each partition is done, over assignments that come and go. Worker's thread; anyone reads its snapshots."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Set
 from types import MappingProxyType
 
 from embedkq import donemap, notes
 from embedkq.notes import NOTHING, Notes
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.messages import Assigned, Released, Run
 from embedkq.worker.offsets import OffsetTracker
 from embedkq.worker.progress import Progress
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 _MAP_FULL = 0.75
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from embedkq.errors import EmbedkqError, WorkerError, WorkerFailed
+from embedkq.safe_logging import safe_repr
 
 
 class State(str, enum.Enum):
@@ -96,4 +97,4 @@ def raise_failure(error: BaseException) -> None:
     """Raise what a worker failed with: embedkq's own errors as they are, others as the cause of `WorkerFailed`."""
     if isinstance(error, EmbedkqError):
         raise error
-    raise WorkerFailed(f"the worker has failed: {error!r}") from error
+    raise WorkerFailed(f"the worker has failed: {safe_repr(error)}") from error

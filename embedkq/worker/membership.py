@@ -6,16 +6,16 @@ for as long as the session timeout; only the broker can say which it is.
 """
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from embedkq.errors import BrokerRefused, EmbedkqError
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.client import Client
 from embedkq.worker.commits import Commits
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 _ASK_SECONDS = 2.0
 

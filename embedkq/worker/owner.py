@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +13,11 @@ from embedkq.child.runner import FROM_KQ
 from embedkq.errors import Closed, DecodeError, InsideCallback, JobFailed, ResultNotPicklable, WrongThread
 from embedkq.job import Job
 from embedkq.outcome import Outcome
+from embedkq.safe_logging import SafeLogger, safe_repr
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Abandoned, Finished, Fired, Message, Run
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 Callback = Callable[[str, Job, Any, Any, Any], Any]
 
@@ -122,7 +122,7 @@ class Owner:
         try:
             self._call(arguments)
         except Exception as error:
-            logger.exception("Callback failed: %s", error)
+            logger.error("Callback failed: %s", error, exc_info=error)
 
     def _call(self, arguments: tuple[str, Job, Any, Any, Any]) -> None:
         self._callback(*arguments)  # type: ignore[misc]
@@ -238,7 +238,7 @@ def arguments_of(topic: str, run: Run, outcome: Outcome) -> tuple[str, Job, Any,
         try:
             return "success", job, codec.decode_object(outcome.payload), None, None
         except Exception as error:  # noqa: BLE001  (the result's own code)
-            told = ResultNotPicklable("its type", f"it cannot be rebuilt here: {error!r}")
+            told = ResultNotPicklable("its type", f"it cannot be rebuilt here: {safe_repr(error)}")
             return "failure", job, None, told, f"{type(told).__name__}: {told}\n"
     if outcome.status == "failure":
         return "failure", job, None, _exception_of(outcome), outcome.traceback

@@ -5,7 +5,6 @@ short; what it has not begun is taken back as soon as the one at its head takes 
 """
 from __future__ import annotations
 
-import logging
 import math
 import selectors
 import time
@@ -18,13 +17,14 @@ from embedkq.child.page import Phase
 from embedkq.child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure, not_loaded
 from embedkq.errors import DecodeError, JobCrashed
 from embedkq.outcome import Outcome
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.children import Child, Task, patience
 from embedkq.worker.hostload import HostLoad
 from embedkq.worker.joboutput import relay
 from embedkq.worker.pace import MOST_BYTES, Pace
 from embedkq.worker.supervisor import Supervisor
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 T = TypeVar("T", bound=Task)
 

@@ -7,7 +7,6 @@ whose unpickling raises leaves its future unfinished for ever (both seen with pe
 """
 from __future__ import annotations
 
-import logging
 import os
 import selectors
 import signal
@@ -23,11 +22,12 @@ from embedkq import channel
 from embedkq.child import process
 from embedkq.child.runner import serve
 from embedkq.errors import ChildStartFailed
+from embedkq.safe_logging import SafeLogger, levels
 from embedkq.worker.children import Child
-from embedkq.worker.joboutput import Output, levels
+from embedkq.worker.joboutput import Output
 from embedkq.worker.processes import make_context
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 START_SECONDS = 60.0
 """Limit of a child's start, user's initializer included, and of how long starts may fail before the worker gives up."""

@@ -1,7 +1,6 @@
 """Worker: what an application holds, and its owner's thread calls."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from embedkq import options
 from embedkq.child.process import in_child
 from embedkq.errors import WorkerError
+from embedkq.safe_logging import SafeLogger
 from embedkq.signing import Secret
 from embedkq.worker.guards import is_loop_running, refuse_where_it_cannot_work
 from embedkq.worker.handle import Handle
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embedkq.worker.engine import Engine
     from embedkq.worker.owner import Callback
 
-logger = logging.getLogger("embedkq.worker")
+logger = SafeLogger("embedkq.worker")
 
 W = TypeVar("W", bound="Worker")
 
