@@ -25,7 +25,7 @@ try:
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
     from kafka import __version__ as kafka_version
     from kafka.consumer.fetcher import Fetcher
-    from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+    from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener, SubscriptionState, TopicPartitionState
     from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
     from kafka.net.manager import KafkaConnectionManager
     from kafka.net.sasl import get_sasl_mechanism
@@ -50,6 +50,8 @@ __all__ = [
 NEEDED: dict[type, tuple[str, ...]] = {
     KafkaConsumer: ("_client", "_fetcher", "_metrics", "_net", "_subscription"),
     Fetcher: ("_next_partition_records", "config", "fetched_records"),
+    SubscriptionState: ("assignment",),
+    TopicPartitionState: ("highwater", "position"),
     NetworkSelector: ("_wakeup_w", "sleep"),
     KafkaProducer: ("_closed", "_sender", "_transaction_manager"),
     Sender: ("_client", "force_close"),
@@ -114,6 +116,15 @@ class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
     def bound_fetches(self, milliseconds: int) -> None:
         """From the next fetch on a broker that has no record waits so long for one before it answers. The thread that polls."""
         self._fetcher.config["fetch_max_wait_ms"] = milliseconds
+
+    def progress_of(self, topic_partition: Any) -> tuple[int | None, int | None]:
+        """Offset that is fetched next, and the end that the last fetch told; None for what is not known, or not assigned. Any thread.
+
+        `position` of a KafkaConsumer goes through all its partitions at each call, whatever the one that it is asked for.
+        """
+        state = self._subscription.assignment.get(topic_partition)
+        position = None if state is None else state.position
+        return None if position is None else position.offset, None if state is None else state.highwater
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the client's I/O thread, where heartbeats go on meanwhile."""

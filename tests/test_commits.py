@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import InvalidCommitOffsetSizeError, OffsetMetadataTooLargeError, RebalanceInProgressError, UnknownError
+from support import committed
 
 from embedkq import notes
 from embedkq.notes import Notes
@@ -19,7 +20,6 @@ from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.messages import Assigned, Message, Released, Revoked
 from embedkq.worker.progress import Progress
-from tests.support import committed
 
 
 def gaps(start: int, jobs: int, seed: int = 1) -> Progress:

@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from support import wait_until
 
 from embedkq.child.runner import failure
+from embedkq.worker.consumer import Consumer
 from embedkq.worker.endings import Endings
 from embedkq.worker.exchange import Exchange
+from embedkq.worker.gate import Gate
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.loop import Loop
 from embedkq.worker.messages import Assigned, Batch, Revoked, Run, Targets
 from embedkq.worker.poison import PoisonGuard
+from embedkq.worker.progress import Progress
 from embedkq.worker.retries import Retries
 
 FAILED = failure(ValueError("no"))
@@ -234,3 +238,33 @@ def test_who_waits_for_offsets_costs_nothing_for_those_that_are_reached(make_hos
         host.turn()
         requests.append(request)
     assert growth(*taken) < 1.5 and all(request.reached for request in requests)
+
+
+def test_a_turn_of_the_consumer_looks_at_each_partition_once(
+    hosts: str, make_topic: Any, group: str, kafka_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_turn(partitions: int) -> int:
+        topic, exchange = make_topic(partitions), Exchange()
+        consumer = Consumer(
+            exchange, hosts=hosts, topic=topic, group=f"{group}-{partitions}", offset_policy="earliest", job_size=1_000, gate=Gate(topic),
+            revoke_timeout=1.0, options=kafka_options,
+        )
+        client = consumer._connect()
+
+        def has_begun() -> bool:
+            consumer.turn(client)
+            return len(consumer.assignment.partitions) == partitions and not consumer.assignment.fresh
+
+        try:
+            wait_until(has_begun, "all partitions have begun")
+            exchange.publish({p: Progress(0, (), consumer.assignment.epoch(p) or 0) for p in range(partitions)})
+            monkeypatch.setattr(client.kafka, "poll", lambda milliseconds: {})
+            consumer.turn(client)
+            consumer._positions_at = 0.0
+            consumer.commits.hurry()
+            return steps(lambda: consumer.turn(client))
+        finally:
+            client.close()
+            exchange.inbox.close()
+
+    assert growth(one_turn(8), one_turn(128)) < 1.5 * 16

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from kafka import TopicPartition
@@ -42,6 +42,7 @@ class Client:
         self.topic = topic
         self._unknown_since: float | None = None
         self._asked_at = 0.0
+        self._all_flow = False
         self._options = options
         self._longest_wait = int(options.get("fetch_max_wait_ms", Consumer.DEFAULT_CONFIG["fetch_max_wait_ms"]))
         self._sockets = ClientSockets()
@@ -97,16 +98,19 @@ class Client:
         position, end = self.position(partition), self.last_known_end(partition)
         return position is not None and end is not None and position < end
 
-    def steer(self, unwanted: Iterable[int] | None) -> None:
+    def steer(self, unwanted: Collection[int] | None) -> None:
         """Have the next polls fetch all partitions but these (None: nothing at all). A pause does not survive a rebalance."""
+        if self._all_flow and unwanted is not None and not unwanted:
+            return
         assigned, paused = self.kafka.assignment(), self.kafka.paused()
         wanted = set(assigned) if unwanted is None else {tp for tp in assigned if tp.partition in unwanted}
-        if wanted != paused:
-            try:
-                self.kafka.pause(*(wanted - paused))
-                self.kafka.resume(*((paused - wanted) & assigned))
-            except (kafka_errors.IllegalStateError, KeyError):
-                pass  # the assignment changed meanwhile; the next call sees it
+        self._all_flow = False
+        try:
+            self.kafka.pause(*(wanted - paused))
+            self.kafka.resume(*((paused - wanted) & assigned))
+            self._all_flow = not wanted
+        except (kafka_errors.IllegalStateError, KeyError):
+            pass  # the assignment changed meanwhile; the next call sees it
 
     def start_of(self, partition: int, records: list[Any] | None) -> tuple[int | None, str]:
         """Where a partition begins, before any of its records: committed offset and metadata, else the position.
@@ -119,23 +123,19 @@ class Client:
         committed = self.kafka.committed(topic_partition, metadata=True, timeout_ms=TIMEOUT_MILLISECONDS)
         if committed is not None and committed.offset >= 0:
             return committed.offset, committed.metadata or ""
-        position = self.kafka.position(topic_partition, timeout_ms=TIMEOUT_MILLISECONDS)
+        position = self.position(partition)
+        if position is None:
+            position = self.kafka.position(topic_partition, timeout_ms=TIMEOUT_MILLISECONDS)
         return (records[0].offset if records else position), ""
 
     def position(self, partition: int) -> int | None:
         """Offset that the next poll fetches first; None if it is not known, or the partition not ours."""
-        try:
-            position: int | None = self.kafka.position(TopicPartition(self.topic, partition), timeout_ms=0)
-        except kafka_errors.IllegalStateError:
-            return None
+        position: int | None = self.kafka.progress_of(TopicPartition(self.topic, partition))[0]
         return position
 
     def last_known_end(self, partition: int) -> int | None:
         """Offset behind the partition's last record, as the last fetch told it; None if there was none."""
-        try:
-            end: int | None = self.kafka.highwater(TopicPartition(self.topic, partition))
-        except (kafka_errors.IllegalStateError, AssertionError):
-            return None
+        end: int | None = self.kafka.progress_of(TopicPartition(self.topic, partition))[1]
         return end
 
     def seek_back(self, partition: int, records: list[Any] | None) -> None:

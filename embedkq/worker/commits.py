@@ -55,6 +55,10 @@ class Commits:
         self._repeated = 0
         self._marked: set[int] = set()
 
+    def may_be_due(self) -> bool:
+        """Whether it can be time to commit anything at all: worth asking before it is worked out what."""
+        return time.monotonic() > self._tried + _INTERVAL_SECONDS
+
     def due(self, wanted: Mapping[int, Progress]) -> bool:
         """Whether it is time to commit this."""
         since = time.monotonic() - self._tried

@@ -158,12 +158,17 @@ class Consumer:
         self._answer_requests(client)
         self._tell_positions(client)
         self._look_for_ends(client)
+        self._commit_if_due(client)
+        if self._membership.is_lost(client, self.commits):
+            self._replace(client)
+
+    def _commit_if_due(self, client: Client) -> None:
+        if not self.commits.may_be_due():
+            return
         wanted = self.assignment.committable()
         if self.commits.due(wanted) and self.commits.commit(client.kafka, wanted):
             self._exchange.confirm(wanted)
             self._broker_is_back()
-        if self._membership.is_lost(client, self.commits):
-            self._replace(client)
 
     def _connect(self) -> Client:
         return Client(self.hosts, self._topic, self.assignment.listener, self._options)
