@@ -185,8 +185,9 @@ def _add_commands(app: flask.Flask) -> None:
         from embedkq.cli.worker import set_up_logging
 
         set_up_logging(verbose=True)
-        with SignalStop(_state().worker):
-            _state().worker.start()
+        made = _state().worker
+        with SignalStop(made, made.stop_timeout):
+            made.start()
 
     @group.command("info", help="Show this app's topic: offsets, lag, workers.")
     @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")

@@ -202,6 +202,7 @@ def test_a_bad_callback_is_told_in_one_line_before_any_connection(
     ("--offset=never", "offset_policy='never'"), ("--processes=0", "processes=0"), ("--max-jobs=0", "max_jobs=0"),
     ("--job-size=0", "job_size=0"), ("--proc-ttl=-1", "proc_ttl=-1"), ("--hosts=host:port", "hosts='host:port'"),
     ("--retry-on=no name", "--retry-on='no name'"), ("--max-crashes=-1", "max_crashes=-1"), ("--max-age=0", "max_age=0.0"),
+    ("--stop-timeout=-1", "stop_timeout=-1.0"), ("--decode-timeout=-1", "decode_timeout=-1.0"),
     ("--allow=", "allow"),
 ])
 def test_an_option_that_cannot_work_is_told_in_one_line(
@@ -294,6 +295,31 @@ def test_a_second_signal_kills(number: signal.Signals, hosts: str, topic: str, t
     again = run(*options, "--max-jobs=1")
     assert again.status == 0 and lines(noted) == ["a", "a"], again
     assert lag(hosts, topic, topic) == 0
+
+
+def test_what_still_runs_after_the_stop_timeout_is_killed_and_runs_again(hosts: str, topic: str, callback: str, tmp_path: Path) -> None:
+    noted, gate = tmp_path / "noted", tmp_path / "gate"
+    send_many(hosts, topic, jobs.note_and_wait, [(str(noted), "a", str(gate))])
+    options = ("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={callback}")
+    with Program(tmp_path, *options, "--stop-timeout=1.5") as kq_worker:
+        wait_until(lambda: lines(noted) == ["a"], "the job runs")
+        family = kq_worker.family()
+        kq_worker.send(signal.SIGTERM)
+        done = kq_worker.end()
+    assert done.status == 0 and not done.out, done
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == [
+        "[WARNING] Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it.",
+        "[WARNING] Killing what still runs 1.5 s after the signal (stop_timeout)",
+    ]
+    assert not psutil.wait_procs(family, 10)[1]
+    assert lag(hosts, topic, topic) == 1
+    gate.touch()
+    again = run(*options, "--max-jobs=1", "--stop-timeout=0")
+    assert again.status == 0 and again.out == "success note_and_wait a None False\n" and lines(noted) == ["a", "a"], again
+
+
+def test_a_stop_has_25_seconds_unless_told_otherwise() -> None:
+    assert worker.make_context("worker", []).params["stop_timeout"] == 25.0
 
 
 def test_a_signal_to_an_idle_worker_ends_it_at_once(hosts: str, topic: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Stops a foreground worker on SIGINT and SIGTERM: the first one finishes what runs, a second one kills it."""
+"""Stops a foreground worker on SIGINT and SIGTERM: the first one finishes what runs, a second one or a time limit kills it."""
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -17,7 +18,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO_SECONDS = 1.0
 """A signal so soon after the first is an echo of it (make and docker pass a Ctrl-C on a second time) and does not count."""
 _TICK_SECONDS = 0.1
-_CALLBACK_SECONDS = 5.0
+_CALLBACK_SECONDS = 4.0
+"""How long a callback that runs may go on once jobs were killed. With the 25 s that these get at first it ends before the 30 s after which
+Kubernetes and systemd lose patience."""
 
 
 class Stoppable(Protocol):
@@ -34,16 +37,21 @@ class SignalStop:
     acts on it. So a signal is heeded also while a callback is stuck in C code, and logs without the danger that a handler
     which interrupts a log call brings.
 
+    Args:
+        worker: to be stopped.
+        stop_timeout: seconds after the first signal when jobs that still run are killed; None for never.
+
     Attributes:
         killed_by: number of the second signal, which killed what ran; None if there was none.
     """
 
-    def __init__(self, worker: Stoppable) -> None:
+    def __init__(self, worker: Stoppable, stop_timeout: float | None = None) -> None:
         self.killed_by: int | None = None
         self._worker = worker
+        self._stop_timeout = math.inf if stop_timeout is None else stop_timeout
         self._first: float | None = None
         self._told = False
-        self._killed_at = 0.0
+        self._killed_at: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="embedkq-signals", daemon=True)
 
@@ -88,22 +96,29 @@ class SignalStop:
             os._exit(128 + number)  # a third one: somebody is not willing to wait for anything
         elif now - self._first >= ECHO_SECONDS:
             self.killed_by = number
-            self._killed_at = now
-            logger.warning("Killing what runs: it is not done and will run again.")
-            self._worker.request_stop(now=True)
+            self._kill(now, "Killing what runs: it is not done and will run again.")
+
+    def _kill(self, now: float, told: str, *args: object) -> None:
+        self._killed_at = now
+        logger.warning(told, *args)
+        self._worker.request_stop(now=True)
 
     def _insist(self) -> None:
         """What time brings about; asking again also reaches a worker that was not started yet at the first signal."""
         if self._first is None:
             return
         now = time.monotonic()
-        self._worker.request_stop(now=self.killed_by is not None)
-        if not self._told and self.killed_by is None and now - self._first >= ECHO_SECONDS:
+        self._worker.request_stop(now=self._killed_at is not None)
+        if self._killed_at is not None:
+            if now - self._killed_at >= _CALLBACK_SECONDS:
+                logger.error("A callback does not end: leaving without it.")
+                os._exit(1 if self.killed_by is None else 128 + self.killed_by)
+        elif now - self._first >= self._stop_timeout:
+            told = "Killing what still runs %g s after the signal (stop_timeout): it is not done and will run again."
+            self._kill(now, told, self._stop_timeout)
+        elif not self._told and now - self._first >= ECHO_SECONDS:
             self._told = True
             logger.warning("Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it.")
-        if self.killed_by is not None and now - self._killed_at >= _CALLBACK_SECONDS:
-            logger.error("A callback does not end: leaving without it.")
-            os._exit(128 + self.killed_by)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,8 @@ Examples:
 
 \b
 Signals: the first Ctrl-C (or SIGTERM) finishes what runs, commits and leaves with
-status 0. A second one, a second later or more, kills what runs: status 130 (143).
+status 0. What still runs after --stop-timeout is killed, and runs again later. A second
+signal, a second later or more, kills what runs at once: status 130 (143).
 """
 
 
@@ -39,7 +40,9 @@ status 0. A second one, a second later or more, kills what runs: status 130 (143
 @option("proc-ttl", type=int, default=5000, metavar="JOBS", help="Jobs after which a child is replaced; 0 for never.")
 @option("offset", default="earliest", metavar="earliest|latest", help="Where a group without committed offset begins.")
 @option("processes", type=int, default=1, help="How many jobs run at once.")
-@option("decode-timeout", type=float, default=300.0, metavar="SECONDS", help="Limit of unpickling a job, imports of its modules included.")
+@option("decode-timeout", type=float, default=300.0, metavar="SECONDS", help="Limit of unpickling a job, imports included; 0 for none.")
+@option("stop-timeout", type=float, default=25.0, metavar="SECONDS",
+        help="After SIGTERM or Ctrl-C jobs that run longer are killed, and run again later; 0 for no limit.")
 @option("dead-letter-topic", default=None, show_default=False, help="Where records go that cannot be run, and jobs that failed.")
 @option("retries", type=int, default=0, metavar="TIMES", help="How often a job runs again after it failed.")
 @option("backoff", type=float, default=1.0, metavar="SECONDS", help="Pause before the first time; it doubles.")
@@ -74,7 +77,8 @@ def worker(
             options.check_count("max_jobs", max_jobs, 1)
         settings |= {
             "callback": function, "offset_policy": offset, "secret": secrets_given(secret_files), "allow": allow or None,
-            "retry_on": exceptions_named(retry_on), "max_crashes": options.check_count("max_crashes", max_crashes, 0) or None,
+            "retry_on": exceptions_named(retry_on), **{name: settings[name] or None for name in ("decode_timeout", "stop_timeout")},
+            "max_crashes": options.check_count("max_crashes", max_crashes, 0) or None,
         }
         kafka = kafka_options(settings.pop("kafka_file"))
         made = Worker(**settings, kafka=kafka)
@@ -86,7 +90,7 @@ def worker(
 
 
 def _run(worker: Any, burst: bool, max_jobs: int | None) -> None:
-    with SignalStop(worker) as stopped, errors_in_one_line():
+    with SignalStop(worker, worker.stop_timeout) as stopped, errors_in_one_line():
         try:
             worker.start(burst=burst, max_jobs=max_jobs)
         except Exception:

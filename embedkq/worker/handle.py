@@ -62,6 +62,11 @@ class Handle:
         return self._settings.timeout
 
     @property
+    def stop_timeout(self) -> float | None:
+        """Seconds that running jobs get at a stop before they are killed, or None for ever."""
+        return self._settings.stop_timeout
+
+    @property
     def state(self) -> State:
         """Where the worker is in its life; compares equal to a string such as "running". Any thread."""
         return self._lifecycle.state
