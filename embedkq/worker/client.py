@@ -22,9 +22,12 @@ OWNED_OPTIONS = (
 )
 """Options of kafka-python that embedkq sets itself."""
 KNOWN_OPTIONS = frozenset(Consumer.DEFAULT_CONFIG)
+SESSION_MILLISECONDS = 10_000
+"""kafka-python's 45 s would be how long the jobs of a host that was killed wait for another (KIP-735 has reasons of other consumers)."""
+DEFAULT_OPTIONS: Mapping[str, Any] = {**Consumer.DEFAULT_CONFIG, "session_timeout_ms": SESSION_MILLISECONDS}
+"""What counts unless a user says otherwise."""
 CONNECT_SECONDS = 10.0
 _CONNECT_MARGIN_SECONDS = 0.5
-SESSION_MILLISECONDS = 10_000
 TIMEOUT_MILLISECONDS = 5_000
 """Limit of one request."""
 _FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
@@ -209,7 +212,6 @@ def options_of(
         "metrics_enabled": False,
         # Without it kafka-python also returns the jobs of transactions that their producer has aborted.
         "isolation_level": "read_committed",
-        # Its 45 s would be how long the jobs of a host that was killed wait for another (KIP-735 has reasons of other consumers).
         "session_timeout_ms": SESSION_MILLISECONDS,
         # kafka-python's 30 s would leave a broker that is back unnoticed for as long. Of several hosts it picks one at random and waits
         # until that may be tried again, so that with longer pauses it can miss the one that is well until its time to connect is up.

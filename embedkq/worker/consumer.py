@@ -26,6 +26,7 @@ from embedkq.worker.gathering import Gathering
 from embedkq.worker.health import Watch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
+from embedkq.worker.timeouts import revoke_seconds_of
 
 logger = SafeLogger("embedkq.worker")
 
@@ -62,7 +63,7 @@ class Consumer:
         session_seconds = self._options["session_timeout_ms"] / 1000
         exchange.session_seconds = session_seconds
         self.commits = Commits(topic, session_seconds)
-        self.assignment = Assignment(exchange, self.commits, self._tell, revoke_timeout)
+        self.assignment = Assignment(exchange, self.commits, self._tell, revoke_seconds_of(self._options, revoke_timeout))
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._client: Client | None = None
         self._requests: deque[Any] = deque()

@@ -9,6 +9,7 @@ from embedkq import options
 from embedkq.allowed import check_patterns
 from embedkq.signing import Secret, Signer
 from embedkq.worker.client import KNOWN_OPTIONS, OWNED_OPTIONS
+from embedkq.worker.timeouts import check_timeouts
 
 if TYPE_CHECKING:
     from embedkq.worker.owner import Callback
@@ -68,13 +69,7 @@ class Settings:
         self.processes = options.check_count("processes", self.processes, 1)
         if self.handoff is not None and not callable(self.handoff):
             raise TypeError(f"handoff must be a callable that has the owner run a function, not {self.handoff!r}")
-        self.encoded_initializer = b""
-        if self.initializer is not None and not callable(self.initializer):
-            raise TypeError(f"initializer must be callable, not {self.initializer!r}")
-        if self.initializer is not None:
-            from embedkq import codec
-
-            self.encoded_initializer = codec.encode_call(self.initializer, tuple(self.initargs), {})
+        self.encoded_initializer = self._encode_initializer()
         self.decode_timeout = options.check_timeout(self.decode_timeout, "decode_timeout")
         self.stop_timeout = options.check_timeout(self.stop_timeout, "stop_timeout")
         self.revoke_timeout = options.check_timeout(self.revoke_timeout, "revoke_timeout") or _REVOKE_SECONDS
@@ -95,3 +90,13 @@ class Settings:
             self.cafile, self.certfile, self.keyfile, self.crlfile, self.kafka, owned=OWNED_OPTIONS,
             known=KNOWN_OPTIONS, owner="Worker",
         )
+        check_timeouts(self.client_options, self.revoke_timeout)
+
+    def _encode_initializer(self) -> bytes:
+        if self.initializer is None:
+            return b""
+        if not callable(self.initializer):
+            raise TypeError(f"initializer must be callable, not {self.initializer!r}")
+        from embedkq import codec
+
+        return codec.encode_call(self.initializer, tuple(self.initargs), {})
