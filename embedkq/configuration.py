@@ -17,7 +17,7 @@ from embedkq.worker.worker import Worker
 
 PREFIX = "EMBEDKQ_"
 _IN_CODE_ONLY = {"self", "callback", "handoff", "initializer", "initargs"}
-_OF_APPS = {"WORKER", "APP", "HEALTH_URL"}
+_OF_APPS = {"WORKER", "APP", "HEALTH_URL", "INITIALIZER"}
 """Settings of a web framework's extension, which neither `Queue` nor `Worker` has."""
 
 

@@ -28,6 +28,7 @@ import flask
 from embedkq import Queue, Worker, configuration
 from embedkq.child import process, runner
 from embedkq.errors import EmbedkqError
+from embedkq.importing import function_named
 from embedkq.job import Job
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.owner import Callback
@@ -49,6 +50,7 @@ class EmbedKQ:
     - EMBEDKQ_WORKER: False for an app that only enqueues. Default True.
     - EMBEDKQ_APP: where a child process finds the app, as `flask --app` takes it ("shop", "shop:create_app"): jobs then run inside
       its context. Without it they run without one.
+    - EMBEDKQ_INITIALIZER: function to call in each child process before its first job, itself or as "MODULE:FUNCTION"; after EMBEDKQ_APP.
     - EMBEDKQ_HEALTH_URL: path of the health view, say "/health/jobs". Without it there is none.
 
     Args:
@@ -117,8 +119,8 @@ class _AppState:
         self.runs_worker = bool(app.config.get("EMBEDKQ_WORKER", True))
         self.health_url = app.config.get("EMBEDKQ_HEALTH_URL")
         self.queue = Queue(**configuration.queue_options(app.config))
-        where = app.config.get("EMBEDKQ_APP")
-        inside: dict[str, Any] = {"initializer": enter_app, "initargs": (where,)} if where else {}
+        set_up = (app.config.get("EMBEDKQ_APP"), _initializer_of(app))
+        inside: dict[str, Any] = {"initializer": set_up_child, "initargs": set_up} if any(set_up) else {}
         self.worker = Worker(**configuration.worker_options(app.config), callback=self._call, **inside)
 
     def start_once(self) -> None:
@@ -143,8 +145,25 @@ class _AppState:
                 function(status, job, result, exception, traceback)
 
 
+def set_up_child(where: str | None, initializer: Callable[[], Any] | None) -> None:
+    """Initializer of a child: enter the app, then call the app's own initializer, as far as there are any."""
+    if where:
+        enter_app(where)
+    if initializer is not None:
+        initializer()
+
+
+def _initializer_of(app: flask.Flask) -> Callable[[], Any] | None:
+    given = app.config.get("EMBEDKQ_INITIALIZER")
+    if isinstance(given, str):
+        return function_named(given, "EMBEDKQ_INITIALIZER")
+    if given is not None and not callable(given):
+        raise TypeError(f"EMBEDKQ_INITIALIZER must be a function or MODULE:FUNCTION, not {given!r}")
+    return given
+
+
 def enter_app(where: str) -> None:
-    """Initializer of a child: build the app, and run each job inside its context."""
+    """In a child: build the app, and run each job inside its context."""
     from flask.cli import ScriptInfo
 
     app = ScriptInfo(app_import_path=where, set_debug_flag=False).load_app()

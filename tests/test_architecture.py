@@ -27,7 +27,7 @@ LAYERS = (
     ("queue", "worker"),
     ("producer", "child"),
     ("info", "broker"),
-    ("signing",),
+    ("signing", "importing"),
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private",),
     ("safe_logging",),

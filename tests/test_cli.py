@@ -197,6 +197,68 @@ def test_a_bad_callback_is_told_in_one_line_before_any_connection(
     assert not was_tried()
 
 
+FRAMEWORK = """
+ready = False
+number = 7
+def set_up():
+    global ready
+    ready = True
+def set_up_with(settings): ...
+async def set_up_later(): ...
+def fail():
+    raise LookupError("no settings")
+"""
+SHOP_JOBS = """
+import framework
+if not framework.ready:
+    raise RuntimeError("apps are not loaded yet")
+def job(number):
+    return number
+"""
+BAD_INITIALIZERS = {
+    "framework": r"--initializer='framework' is not of the form MODULE:FUNCTION, such as django:setup",
+    "framework:set up": r"--initializer='framework:set up' is not of the form MODULE:FUNCTION, .*",
+    "framwork:set_up": r"--initializer='framwork:set_up': there is no module 'framwork'; did you mean 'framework'\?",
+    "email.mesage:set_up": r"--initializer='email.mesage:set_up': there is no module 'email.mesage'; did you mean 'email.message'\?",
+    "framework:setup": r"--initializer='framework:setup': 'framework' has no 'setup'; did you mean 'set_up'\?",
+    "framework:number": r"--initializer='framework:number' is no function, but 7",
+    "framework:set_up_with": r"--initializer='framework:set_up_with' is called without arguments: missing a required argument: 'settings'",
+    "framework:set_up_later": r"--initializer='framework:set_up_later' is `async def`, and would not be awaited.*",
+    "shop_jobs:job": r"--initializer='shop_jobs:job': importing 'shop_jobs' failed in .*, line 4: RuntimeError: apps are not loaded yet",
+    "framework:fail": r"--initializer: calling 'framework:fail' failed in .*, line 10: LookupError: no settings",
+}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder whose module of jobs can be imported only after a set-up."""
+    (tmp_path / "framework.py").write_text(FRAMEWORK)
+    (tmp_path / "shop_jobs.py").write_text(SHOP_JOBS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("has_callback", [True, False])
+def test_an_initializer_sets_up_what_jobs_need_to_be_imported(
+    has_callback: bool, hosts: str, topic: str, callback: str, shop: Path
+) -> None:
+    (shop / "enqueuing.py").write_text("import framework\nframework.set_up()\nfrom shop_jobs import job\n")
+    enqueue(hosts, topic, "enqueuing.job, 7", shop)
+    how = [f"--callback={callback}"] if has_callback else ["--verbose"]
+    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--initializer=framework:set_up", "--max-jobs=1", *how, cwd=shop)
+    assert done.status == 0 and ("success job 7 None False" in done.out if has_callback else "returned: 7" in done.err), done
+
+
+@pytest.mark.parametrize("reference", BAD_INITIALIZERS)
+def test_a_bad_initializer_is_told_in_one_line_before_any_connection(
+    reference: str, silent_host: tuple[str, Callable[[], bool]], callback: str, shop: Path
+) -> None:
+    hosts, was_tried = silent_host
+    done = run("worker", f"--hosts={hosts}", f"--initializer={reference}", f"--callback={callback}", cwd=shop)
+    assert done.status == 2 and not done.out, done
+    assert re.fullmatch(f"Error: {BAD_INITIALIZERS[reference]}", one_line(done)), done
+    assert not was_tried()
+
+
 @pytest.mark.parametrize(("given", "message"), [
     ("--timeout=0", "timeout=0.0"), ("--timeout=-1", "timeout=-1.0"), ("--topic=a b", "topic='a b'"), ("--group=", "group=''"),
     ("--offset=never", "offset_policy='never'"), ("--processes=0", "processes=0"), ("--max-jobs=0", "max_jobs=0"),

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 import pytest
 
-from embedkq import Queue, Worker, configuration
+from embedkq import Queue, Worker, codec, configuration
 
 flask = pytest.importorskip("flask")
 
@@ -47,6 +48,25 @@ def test_every_option_is_a_setting(kind: type) -> None:
 def test_what_is_no_setting_is_refused_with_the_nearest_one(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         app_with(**config)
+
+
+def test_an_initializer_is_a_function_or_the_name_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkq.flask import _initializer_of
+
+    assert _initializer_of(app_with(INITIALIZER="os:getpid")._app) is os.getpid
+    assert _initializer_of(app_with(INITIALIZER=os.getpid)._app) is os.getpid
+    assert _initializer_of(app_with()._app) is None
+    for app, expected in [(None, [1]), ("shop:create_app", ["app", 1])]:
+        encoded = app_with(INITIALIZER="os:getpid", APP=app).worker._settings.encoded_initializer
+        function, (where, initializer), _ = codec.decode_call(encoded)
+        assert (where, initializer) == (app, os.getpid)
+        called: list[Any] = []
+        monkeypatch.setattr("embedkq.flask.enter_app", lambda where, called=called: called.append("app"))
+        function(where, lambda called=called: called.append(1))
+        assert called == expected
+    for wrong, message in [("os:getpidd", "EMBEDKQ_INITIALIZER='os:getpidd': 'os' has no 'getpidd'; did you mean 'getpid'"), (7, "not 7")]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            app_with(INITIALIZER=wrong)
 
 
 def test_settings_of_others_are_passed_over() -> None:

@@ -381,12 +381,16 @@ def test_queue_and_worker_refuse_at_construction(kind: Any, error: type[Exceptio
     refused(error, name, value, lambda: kind(**{name: value}))
 
 
+async def later() -> None:
+    pass
+
+
 @pytest.mark.parametrize(
     ("error", "name", "value"),
     [
         (TypeError, "callback", 5), (ValueError, "offset_policy", "first"), (ValueError, "processes", 0), (TypeError, "processes", 1.5),
         (ValueError, "proc_ttl", -1), (ValueError, "group", ""), (TypeError, "handoff", 3), (ValueError, "stop_timeout", 0),
-        (TypeError, "initializer", 3),
+        (TypeError, "initializer", 3), (TypeError, "initializer", later), (ValueError, "decode_timeout", 0),
     ],
 )
 def test_a_worker_refuses_what_only_it_takes(error: type[Exception], name: str, value: Any) -> None:

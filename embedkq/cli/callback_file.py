@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from embedkq import options
-from embedkq.cli.importing import ImportFailed, import_by, text_of
+from embedkq.importing import ImportFailed, import_by, text_of
 
 FUNCTION_NAME = "callback"
 _MODULE_NAME = "embedkq_callback"

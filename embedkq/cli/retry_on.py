@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from embedkq.cli.importing import ImportFailed, import_by
+from embedkq.importing import ImportFailed, import_by
 
 _CURE = "Give the dotted name of an exception class, such as OSError or requests.exceptions.Timeout"
 _ALIKE = 0.8

@@ -43,6 +43,8 @@ signal, a second later or more, kills what runs at once: status 130 (143).
 @option("decode-timeout", type=float, default=300.0, metavar="SECONDS", help="Limit of unpickling a job, imports included; 0 for none.")
 @option("stop-timeout", type=float, default=25.0, metavar="SECONDS",
         help="After SIGTERM or Ctrl-C jobs that run longer are killed, and run again later; 0 for no limit.")
+@option("initializer", default=None, metavar="MODULE:FUNCTION", show_default=False,
+        help="Called in each child before its first job, such as django:setup. With --callback also here, which unpickles jobs for it.")
 @option("dead-letter-topic", default=None, show_default=False, help="Where records go that cannot be run, and jobs that failed.")
 @option("retries", type=int, default=0, metavar="TIMES", help="How often a job runs again after it failed.")
 @option("backoff", type=float, default=1.0, metavar="SECONDS", help="Pause before the first time; it doubles.")
@@ -67,6 +69,8 @@ def worker(
     """
     set_up_logging(verbose)
     _make_current_folder_importable()
+    if settings["initializer"] is not None:
+        settings["initializer"] = _load_initializer(settings["initializer"], is_called=callback is not None)
     function = None if callback is None else _load_callback(callback)
     from embedkq import Worker, options
     from embedkq.broker import WORKER_OPTIONS, is_embedded
@@ -99,6 +103,20 @@ def _run(worker: Any, burst: bool, max_jobs: int | None) -> None:
             sys.exit(1)  # the worker has logged it
     if stopped.killed_by is not None:
         sys.exit(128 + stopped.killed_by)
+
+
+def _load_initializer(reference: str, is_called: bool) -> Any:
+    from embedkq.importing import ImportFailed, function_named, import_by
+
+    try:
+        function = function_named(reference, "--initializer")
+        if is_called:  # before the callback's module is imported, which may need it
+            import_by(function, reference, "calling")
+    except ImportFailed as error:
+        raise Refused(f"--initializer: {error}") from error
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    return function
 
 
 def _load_callback(where: str) -> Any:

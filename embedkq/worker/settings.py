@@ -1,6 +1,7 @@
 """What a worker was given, checked. What only a run needs is not imported here: making a worker shall be quick."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,8 @@ class Settings:
             return b""
         if not callable(self.initializer):
             raise TypeError(f"initializer must be callable, not {self.initializer!r}")
+        if inspect.iscoroutinefunction(self.initializer):
+            raise TypeError(f"initializer={self.initializer!r} is `async def`, and would not be awaited: make it a plain `def`")
         from embedkq import codec
 
         return codec.encode_call(self.initializer, tuple(self.initargs), {})
