@@ -96,7 +96,7 @@ class QueueIncomplete(EmbedkqError):
 
 
 class EncodeError(EmbedkqError, ValueError):
-    """A function or an argument cannot be pickled; the message names it."""
+    """A function or an argument cannot be pickled, or not be rebuilt in a child process; the message names it, and what to do."""
 
 
 class DecodeError(EmbedkqError, ValueError):

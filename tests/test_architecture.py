@@ -31,7 +31,7 @@ LAYERS = (
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private",),
     ("safe_logging",),
-    ("job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
+    ("by_value", "job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 
@@ -40,7 +40,7 @@ HOMES = {
         "kafka_private", "producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.commit_requests",
         "worker.assignment", "dlq.client",
     },
-    "dill": {"codec"},
+    "dill": {"by_value.pickler"},
     "pebble": {"worker.supervisor"},
     "click": {"cli", "flask", "__main__"},
     "rich": {"cli", "__main__"},
