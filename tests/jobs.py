@@ -611,3 +611,30 @@ def describe_interpreter() -> dict[str, Any]:
         "executable": sys.executable, "flags": tuple(sys.flags), "options": dict(sys._xoptions), "warnings": list(sys.warnoptions),
         "path": [entry or os.getcwd() for entry in sys.path],
     }
+
+
+# Descriptors again.
+
+
+def wait_and_return(path: str, gate: str, count: int) -> str:
+    wait_for(path, gate)
+    return "x" * count
+
+
+def open_all_descriptors(count: int) -> str:
+    """Leaves its process without a descriptor."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),) * 2)
+    with contextlib.suppress(OSError):
+        while True:
+            os.open(os.devnull, os.O_RDONLY)
+    return "x" * count
+
+
+def open_one_descriptor() -> str:
+    os.close(os.open(os.devnull, os.O_RDONLY))
+    return "opened"
+
+
+def return_more_than_files_may_hold(count: int) -> str:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count // 2, resource.RLIM_INFINITY))
+    return "x" * count

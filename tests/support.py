@@ -1,14 +1,16 @@
 """What the tests of the worker share: a sender, a callback that remembers, a look at Kafka, and waiting for progress."""
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -186,6 +188,29 @@ def descendants() -> set[int]:
         more = {pid for pid, parent in parents.items() if parent in more}
         found |= more
     return found
+
+
+@contextlib.contextmanager
+def no_descriptors(but: int = 0) -> Iterator[Callable[[], None]]:
+    """Meanwhile this process may open no more than so many files; gives what takes those that have become free."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held[0], *map(int, os.listdir("/proc/self/fd"))) + 40, limits[1]))
+
+    def take_all() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(min(but, len(held))):
+            os.close(held.pop())
+
+    try:
+        take_all()
+        yield take_all
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def embedkq_threads() -> list[str]:

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import signal
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -338,22 +337,22 @@ def test_a_child_is_not_given_more_bytes_than_it_may_have(deep: None) -> None:
         assert 2 * len(payload) < most <= pace.MOST_BYTES + len(payload) + 200 and not child.size
 
 
-def test_what_cannot_be_sent_for_want_of_descriptors_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    send, refusals = channel.send, [OSError(errno.EMFILE, "too many open files"), BlockingIOError(errno.EAGAIN, "full")]
+def test_what_cannot_be_sent_for_want_of_memory_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    send, refusals = channel.Channel.send, [OSError(errno.ENOMEM, "no memory"), BlockingIOError(errno.EAGAIN, "full")]
 
-    def reluctant(end: socket.socket, message: bytes) -> None:
+    def reluctant(self: channel.Channel, message: bytes) -> None:
         if refusals:
             raise refusals.pop()
-        send(end, message)
+        send(self, message)
 
     with Harness(1) as pool:
         pool.fill()
-        monkeypatch.setattr(channel, "send", reluctant)
+        monkeypatch.setattr(channel.Channel, "send", reluctant)
         assert value_of(pool.run(jobs.echo, b"x" * 100_000)) == b"x" * 100_000 and not refusals
 
 
 def test_a_child_that_has_jobs_and_cannot_be_sent_more_is_looked_at_soon(monkeypatch: pytest.MonkeyPatch, deep: None) -> None:
-    def refuse(end: socket.socket, message: bytes) -> None:
+    def refuse(self: channel.Channel, message: bytes) -> None:
         raise BlockingIOError(errno.EAGAIN, "full")
 
     with Harness(processes=1) as pool:
@@ -365,7 +364,7 @@ def test_a_child_that_has_jobs_and_cannot_be_sent_more_is_looked_at_soon(monkeyp
         first = pool.submit(jobs.echo, 1)
         before = child.check_at
         with monkeypatch.context() as patch:
-            patch.setattr(channel, "send", refuse)
+            patch.setattr(channel.Channel, "send", refuse)
             second = pool.submit(jobs.echo, 2)
         assert list(child.tasks) == [first, second] and child.clogged
         assert child.head_since < child.check_at < before

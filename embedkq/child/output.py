@@ -21,6 +21,8 @@ _STACK_DESCRIPTOR = 700
 """The lowest number for the stack's file: a job that closes all descriptors and opens its own will hardly come that far."""
 _HELD_BACK = 100
 _LONGEST_TEXT = 32_000
+_LONGEST_RECORD = 32_000
+_TEXTS = ("stack_info", "exc_text", "msg")
 
 
 def redirect() -> int:
@@ -76,7 +78,7 @@ class LogsToHost(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record. Any thread of the child."""
         try:
-            content = json.dumps(_fields_of(record), default=str).encode()
+            content = _content_of(record)
             if self._send is not None:
                 self._send(content)
             elif len(self._held) < _HELD_BACK:
@@ -88,12 +90,30 @@ class LogsToHost(logging.Handler):
 logs = LogsToHost()
 
 
+def warn(text: str) -> None:
+    """Log a warning of embedkq's own in the host, past all that a job may have added to loggers."""
+    logs.emit(logging.LogRecord("embedkq.worker", logging.WARNING, __file__, 0, text, (), None))
+
+
 def send_logs(levels: Mapping[str, int]) -> None:
     """Have all loggers of this process send to the host, at the host's levels."""
     root = logging.getLogger()
     root.addHandler(logs)
     for name, level in levels.items():
         logging.getLogger(name or None).setLevel(level)
+
+
+def _content_of(record: logging.LogRecord) -> bytes:
+    # It must fit into one message: a thread or a forked copy of the process may be the one that logs, and only the thread that runs
+    # jobs may send what is larger.
+    fields = _fields_of(record)
+    content = json.dumps(fields, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    for name in _TEXTS:
+        if (excess := len(content) - _LONGEST_RECORD) > 0 and fields[name]:
+            text = fields[name].encode("utf-8", "backslashreplace")
+            fields[name] = text[: max(0, len(text) - excess - 200) * 2 // 3].decode("utf-8", "ignore") + " ..."
+            content = json.dumps(fields, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return content
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:

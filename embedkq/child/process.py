@@ -72,7 +72,7 @@ def tell_host(kind: bytes, descriptors: list[int], detail: str = "") -> None:
     if descriptors:
         channel.send_descriptors(_registration, message, descriptors)
     else:
-        channel.send(_registration, message)
+        _registration.send(message)
 
 
 def parts_of(message: bytes) -> tuple[bytes, int, str]:
@@ -83,7 +83,14 @@ def parts_of(message: bytes) -> tuple[bytes, int, str]:
 
 def _own_descriptors() -> list[int]:
     # The host gets the pidfd from the child itself: the number of a process that is gone may already be another's.
-    return [os.pidfd_open(os.getpid())] if hasattr(os, "pidfd_open") else []
+    if not hasattr(os, "pidfd_open"):
+        return []
+    try:
+        return [os.pidfd_open(os.getpid())]
+    except OSError as error:  # Linux before 5.3, and old profiles of seccomp: the host finds another way
+        if error.errno not in channel.NOT_ALLOWED:
+            raise
+        return []
 
 
 def _run_initializer(payload: bytes) -> None:

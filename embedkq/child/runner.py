@@ -5,7 +5,6 @@ import contextlib
 import inspect
 import os
 import signal
-import socket
 import struct
 import time
 import traceback
@@ -20,19 +19,23 @@ from embedkq.child.page import Phase, ProgressPage
 from embedkq.errors import DecodeError, JobExited, JobFailed, ResultNotPicklable, ResultTooLarge, type_name
 from embedkq.outcome import Outcome
 
-JOB_HEADER = struct.Struct("=QBQ")
-"""Number of the job, `ANNOUNCE` and `FROM_KQ` as far as they hold, length of its payload, which follows. A message holds several."""
-ANNOUNCE, FROM_KQ = 1, 2
-"""The child is to tell when the call begins, with its text; the payload is a job of KQ, which the child tells limit and id of."""
+JOB_HEADER = struct.Struct("=BQQ")
+"""`JOB`, with `ANNOUNCE` and `FROM_KQ` as far as they hold; number of the job; length of its payload, which follows. A message holds
+several."""
+ANNOUNCE, FROM_KQ, JOB = 1, 2, 4
+"""The child is to tell when the call begins, with its text; the payload is a job of KQ, which the child tells limit and id of; always."""
 REPLY_HEADER = struct.Struct("=BQ")
 """Kind of the reply, number of the job."""
 BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
 """Kinds of reply. `ENDED_PRINTING`: the job has ended, and printed what the host has not read yet."""
 
 LARGEST_RESULT = 64 * 1024 * 1024
+SPENT_STATUS = 75
+"""Exit status (EX_TEMPFAIL) of a child that has no descriptor left."""
 LOST_CHANNEL_STATUS = 74
 """Exit status (EX_IOERR) of a child whose channel a job has closed: its outcome can no longer be told."""
 
+_QUICK_NANOSECONDS = 500_000
 _TEXT_BYTES = 1024
 _KINDS_CHARACTERS = 16 * 1024
 _MESSAGE_CHARACTERS = 16 * 1024
@@ -60,19 +63,21 @@ class Runner:
         self._pid = os.getpid()
         host_end, self._end = channel.pair()
         claims_writer, self._claims = channel.claims_pair()
+        jobs, replies = channel.message_file(), channel.message_file()
+        self._channel = channel.Channel(self._end, replies, jobs)
         descriptor = channel.anonymous_file("embedkq-progress")
         ProgressPage.size(descriptor)
         self._page = ProgressPage(descriptor)
-        self._end_identity, self._claims_identity = _identify(self._end), _identify(self._claims)
+        self._end_identity, self._claims_identity = channel.identify(self._end.fileno()), channel.identify(self._claims.fileno())
         self._directory = os.getcwd()
         self._signals = {number: getsignal(number) for number in process.SIGNALS_FOR_HOST}
         self._has_alarm = any(signal.getitimer(signal.ITIMER_REAL))
         stack = output.watch_stack()
         self._number = self._claimed = 0
         output.logs.attach(self._send_log)
-        process.tell_host(
-            process.READY, [host_end.fileno(), claims_writer.fileno(), self._claims.fileno(), descriptor, stack], str(slot)
-        )
+        process.tell_host(process.READY, [
+            host_end.fileno(), claims_writer.fileno(), self._claims.fileno(), jobs, replies, descriptor, stack,
+        ], str(slot))
         os.close(descriptor)
         host_end.close()
         claims_writer.close()
@@ -88,24 +93,26 @@ class Runner:
     def _next(self) -> bytes:
         while True:
             try:
-                return channel.receive(self._end)
+                return self._channel.receive()
             except BlockingIOError:
                 # A job called socket.setdefaulttimeout or made the description non-blocking: wait for it here.
                 channel.wait_readable(self._end.fileno(), None)
-            except OSError:
+            except (OSError, DecodeError):
                 process.leave(LOST_CHANNEL_STATUS)
 
     def _some(self, jobs: memoryview) -> None:
         """Run the jobs of one message, but for those that the host has taken back."""
         position = 0
         while position < len(jobs):
-            number, flags, size = JOB_HEADER.unpack_from(jobs, position)
+            flags, number, size = JOB_HEADER.unpack_from(jobs, position)
             payload = position + JOB_HEADER.size
             position = payload + size
             if self._may_begin(number):
                 self._number = number
-                self._one(number, flags, jobs[payload:position])
+                harmless = self._one(number, flags, jobs[payload:position])
                 self._restore()
+                if not harmless:
+                    self._leave_if_spent()
 
     def _may_begin(self, number: int) -> bool:
         # The host has put the claim before the message: if it is not there, the host has taken it back. What comes in its place is
@@ -116,45 +123,62 @@ class Runner:
             except OSError:
                 process.leave(LOST_CHANNEL_STATUS)
         if self._claimed != number:
-            if _identify(self._claims) != self._claims_identity:
+            if channel.identify(self._claims.fileno()) != self._claims_identity:
                 process.leave(LOST_CHANNEL_STATUS)
             return False
         self._claimed = 0
         return True
 
-    def _one(self, number: int, flags: int, payload: memoryview) -> None:
+    def _one(self, number: int, flags: int, payload: memoryview) -> bool:
+        """Run one job and reply; whether it can hardly have done what takes time: it was quick, and a success."""
         page = self._page
-        page.write(number, Phase.DECODING, time.monotonic_ns())
+        began = time.monotonic_ns()
+        page.write(number, Phase.DECODING, began)
         try:
             told, (function, args, kwargs) = _decode_kq(payload) if flags & FROM_KQ else (b"", codec.decode_call(payload))
         except BaseException as error:  # noqa: BLE001  (a payload may raise anything)
             outcome = not_loaded(error, payload)
         else:
             page.write(number, Phase.RUNNING, time.monotonic_ns())
-            if flags:
+            if flags & (ANNOUNCE | FROM_KQ):
                 text = _text_of_call(function, args, kwargs) if flags & ANNOUNCE else ""
                 self._reply(BEGUN, number, told + text.encode("utf-8", "backslashreplace"))
             outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
         process.flush_output()
-        page.end(time.monotonic_ns())
+        ended = time.monotonic_ns()
+        page.end(ended)
         self._reply(ENDED_PRINTING if output.unread_output() else ENDED, number, outcome.pack())
+        return ended < began + _QUICK_NANOSECONDS and outcome.status == "success"
 
     def _reply(self, kind: int, number: int, content: bytes) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked and returned twice: only the process that was given it may answer
         try:
-            if _identify(self._end) != self._end_identity:
+            if channel.identify(self._end.fileno()) != self._end_identity:
                 process.leave(LOST_CHANNEL_STATUS)
-            channel.send(self._end, REPLY_HEADER.pack(kind, number) + content)
-        except OSError:
-            process.leave(LOST_CHANNEL_STATUS)
+            self._channel.send(REPLY_HEADER.pack(kind, number) + content)
+        except BlockingIOError:  # a job made the description non-blocking
+            channel.wait_writable(self._end.fileno())
+            self._reply(kind, number, content)
+        except OSError as error:
+            if error.errno not in channel.NO_ROOM or len(content) < channel.INLINE_BYTES:
+                process.leave(LOST_CHANNEL_STATUS)
+            self._reply(kind, number, failure(error).pack())
 
     def _send_log(self, content: bytes) -> None:
         try:
-            if _identify(self._end) == self._end_identity:
-                channel.send(self._end, REPLY_HEADER.pack(LOGGED, self._number) + content)
+            if channel.identify(self._end.fileno()) == self._end_identity:
+                self._end.send(REPLY_HEADER.pack(LOGGED, self._number) + content)
         except OSError:  # a job has closed it; its end will say so
             pass
+
+    def _leave_if_spent(self) -> None:
+        """Make room for another process where a job has left no descriptor for the next."""
+        try:
+            os.close(os.dup(self._end.fileno()))
+        except OSError as error:
+            output.warn(f"a job has left its process without file descriptors ({error}): replacing the process")
+            process.leave(SPENT_STATUS)
 
     def _restore(self) -> None:
         for number, handler in self._signals.items():
@@ -169,12 +193,6 @@ class Runner:
         if moved:
             with contextlib.suppress(OSError):  # it is gone: for the host as well
                 os.chdir(self._directory)
-
-
-def _identify(end: socket.socket) -> tuple[int, int]:
-    # A job may close descriptors and open others: then the number is the same, and what is meant for the host would go astray.
-    status = os.fstat(end.fileno())
-    return status.st_ino, status.st_dev
 
 
 def _decode_kq(payload: memoryview) -> tuple[bytes, tuple[Any, Any, Any]]:

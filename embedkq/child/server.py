@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -53,6 +55,7 @@ class Server:
         """By process id the pipe on which the host waits for the exit status."""
         self._defaults: dict[int, Any] = {}
         self._wakeup_reader, self._wakeup_writer = os.pipe()
+        self._descriptor_limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def run(self, preload: Sequence[str]) -> NoReturn:
         """Prepare, then serve until the end."""
@@ -90,6 +93,8 @@ class Server:
         for end in (self._wakeup_reader, self._wakeup_writer):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wakeup_writer, warn_on_full_buffer=False)
+        with contextlib.suppress(OSError, ValueError):  # it holds a pipe of each child, and all that a new one inherits
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptor_limits[1], self._descriptor_limits[1]))
         _prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         if os.getppid() != self._host_pid:  # it ended before the kernel was asked
@@ -104,13 +109,20 @@ class Server:
     def _answer(self, selector: selectors.BaseSelector) -> bool:
         """Fork a child as the host asks; False at the end of the host."""
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._requests, 1, _MOST_DESCRIPTORS)
+            message, descriptors, flags, _ = socket.recv_fds(self._requests, 1, _MOST_DESCRIPTORS)
         except OSError:
             return False
         if not message:
             return False
+        if flags & socket.MSG_CTRUNC or len(descriptors) < 2:
+            _refuse(descriptors, errno.EMFILE)
+            return True
         preparation, status, *inherited = descriptors
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _refuse(descriptors, error.errno or errno.EAGAIN)
+            return True
         if pid == 0:
             self._become_child(selector, preparation, status, inherited)
         with contextlib.suppress(OSError):  # also done in the child: whoever is first
@@ -128,6 +140,8 @@ class Server:
             signal.set_wakeup_fd(-1)
             for number, handler in {**self._defaults, signal.SIGHUP: signal.SIG_DFL}.items():
                 signal.signal(number, handler)
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, self._descriptor_limits)
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
             if os.getppid() != server_pid:
@@ -191,6 +205,14 @@ def _prctl(option: int, argument: int) -> None:
 def _kill_group(leader: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
+
+
+def _refuse(descriptors: list[int], number: int) -> None:
+    """Say why there will be no child, if there is a pipe to say it by."""
+    if len(descriptors) > 1:
+        _write(descriptors[1], -number)
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _write(pipe: int, number: int) -> None:

@@ -14,13 +14,14 @@ from typing import Generic, TypeVar
 from embedkq import channel
 from embedkq.child.output import STACK_SIGNAL
 from embedkq.child.page import Phase, ProgressPage
-from embedkq.child.runner import JOB_HEADER, REPLY_HEADER
+from embedkq.child.runner import JOB, JOB_HEADER, LARGEST_RESULT, REPLY_HEADER
 from embedkq.worker.joboutput import Output
 
 T = TypeVar("T", bound="Task")
 
 _STALL_SECONDS, _LONGEST_STALL_SECONDS = 0.005, 0.05
 _STACK_BYTES = 16 * 1024
+_LARGEST_REPLY = LARGEST_RESULT + 16 * 1024 * 1024
 _BELOW_THE_CALL = re.compile(r'^  File "[^"\n]*child/runner\.py", line \d+ in run_call\n(?:  .*\n)*', re.MULTILINE)
 
 
@@ -56,7 +57,7 @@ class Task:
     def parts(self) -> tuple[bytes, bytes]:
         """What goes down the child's channel."""
         payload = self.payload
-        return JOB_HEADER.pack(self.number, self.announce | self.form, len(payload)), payload
+        return JOB_HEADER.pack(JOB | self.announce | self.form, self.number, len(payload)), payload
 
 
 def patience(average: float) -> float:
@@ -71,10 +72,13 @@ class Child(Generic[T]):
     """One child that has registered: ready for jobs, at work, or dying."""
 
     def __init__(self, slot: int, pid: int, pidfd: int | None, output: Output, descriptors: list[int]) -> None:
-        end, claims_writer, claims, page, self._stack = descriptors
+        end, claims_writer, claims, jobs, replies, page, self._stack = descriptors
+        self._page = ProgressPage(page)  # first: it needs a descriptor more, and there may be none
         self.slot = slot
         self.pid = pid
         self.pidfd = pidfd
+        self.watched = pidfd
+        """Descriptor that is readable once the process has ended: its pidfd, or another where the kernel has none."""
         self.output = output
         self.tasks: deque[T] = deque()
         self.size = 0
@@ -98,15 +102,11 @@ class Child(Generic[T]):
         self._stack_bytes = 0
         self.last_job_id = "-"
         """Of the task that it was at work on last, for what it prints."""
-        self.end = channel.adopt(end)
+        self.end = _adopt(end)
+        self._channel = channel.Channel(self.end, jobs, replies, _LARGEST_REPLY)
         """Carries jobs down and replies up."""
-        self.end.setblocking(False)
         self._unsent = b""
-        self._claims_writer = channel.adopt(claims_writer)
-        self._claims_writer.setblocking(False)
-        self._claims = channel.adopt(claims)
-        self._claims.setblocking(False)
-        self._page = ProgressPage(page)
+        self._claims_writer, self._claims = _adopt(claims_writer), _adopt(claims)
         os.close(page)
 
     def give(self, tasks: Sequence[T]) -> bool:
@@ -128,10 +128,10 @@ class Child(Generic[T]):
         """Send what found no room in the channel so far."""
         if self._unsent:
             try:
-                channel.send(self.end, self._unsent)
+                self._channel.send(self._unsent)
             except OSError:
-                # What was taken back still fills the channel, until the child is done with its first task; or this process has no
-                # descriptor left for a large message; or the child is gone, which its pidfd tells. The claims are out: it is tried again.
+                # What was taken back still fills the channel, until the child is done with its first task; or this machine has no
+                # memory for a large message; or the child is gone, which its pidfd tells. The claims are out: it is tried again.
                 return
             self._unsent = b""
 
@@ -141,9 +141,13 @@ class Child(Generic[T]):
         return bool(self._unsent)
 
     def next_reply(self) -> tuple[int, int, bytes] | None:
-        """Kind, number of the task, and a message with the content behind `REPLY_HEADER`; None if there is none now."""
+        """Kind, number of the task, and a message with the content behind `REPLY_HEADER`; None if there is none now.
+
+        Raises:
+            DecodeError: what is there is no reply.
+        """
         try:
-            message = channel.receive(self.end)
+            message = self._channel.receive()
         except OSError:
             return None
         if len(message) < REPLY_HEADER.size:  # end of file
@@ -195,11 +199,8 @@ class Child(Generic[T]):
 
     def ask_for_stack(self) -> None:
         """Have it write down where it is stuck, within milliseconds."""
-        if STACK_SIGNAL is not None and self.pidfd is not None:
-            try:
-                signal.pidfd_send_signal(self.pidfd, STACK_SIGNAL)
-            except OSError:
-                pass
+        if STACK_SIGNAL is not None:
+            self._signal(STACK_SIGNAL)
 
     def stack_grows(self) -> bool:
         """Whether it has not begun to write its stack down, or has written more since the last call."""
@@ -214,13 +215,18 @@ class Child(Generic[T]):
     def kill(self) -> None:
         """End the process at once, whatever it does (SIGKILL)."""
         self.killed = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
         try:
             if self.pidfd is not None:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self.pidfd, number)
             else:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
         except ProcessLookupError:
             pass
+        except OSError:  # a sandbox that allows one of the two system calls
+            os.kill(self.pid, number)
 
     def hang_up(self) -> None:
         """Let the process end by itself once it has done what it has."""
@@ -233,7 +239,7 @@ class Child(Generic[T]):
 
     def close(self) -> None:
         """Give all descriptors back, once the process is gone."""
-        for end in (self.end, self._claims_writer, self._claims):
+        for end in (self._channel, self._claims_writer, self._claims):
             end.close()
         self._page.close()
         os.close(self._stack)
@@ -241,3 +247,9 @@ class Child(Generic[T]):
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    end = channel.adopt(descriptor)
+    end.setblocking(False)
+    return end

@@ -18,6 +18,7 @@ from embedkq.worker.health import Watch
 from embedkq.worker.lifecycle import Lifecycle, State
 from embedkq.worker.loop import Loop
 from embedkq.worker.owner import Owner
+from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 
 logger = SafeLogger("embedkq.worker")
 
@@ -115,7 +116,7 @@ class Engine:
         error: BaseException | None = None
         self._exchange.host_load.leave_out_this_thread()
         try:
-            self.loop = self._make_loop()
+            self.loop = self._loop_once_possible()
             while self.loop.turn():
                 self.last_turn = time.monotonic()
                 self.watch.look(self.last_turn)
@@ -127,6 +128,19 @@ class Engine:
         except BaseException as caught:  # noqa: BLE001
             error = error or caught
         self._end(error)
+
+    def _loop_once_possible(self) -> Loop:
+        told = False
+        while True:
+            try:
+                return self._make_loop()
+            except OSError as error:
+                if not is_shortage(error) or self._stop_asked:
+                    raise
+                if not told:
+                    logger.warning("The worker waits to start: %s.", cure_for(error))
+                told = True
+            time.sleep(RETRY_SECONDS)
 
     def _heed(self) -> None:
         connected = self.consumer.connected

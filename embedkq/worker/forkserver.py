@@ -8,15 +8,15 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing import process, util
 
-from embedkq.channel import wait_readable
 from embedkq.forks import let_go_in_forks
 from embedkq.worker.python_executable import find_python
 
 _PRELOAD = ("pebble.pool.process", "embedkq.child.startup", "embedkq.child.runner")
-_END_SECONDS = 1.0
+_END_SECONDS, _END_POLL_SECONDS = 1.0, 0.002
 _COMMAND = "import sys; sys.path[:] = {path!r}; from embedkq.child.server import main; main({requests}, {alive}, {pid}, {preload!r})"
 
 
@@ -58,25 +58,24 @@ class ForkServer:
             if not self._users:
                 self._end()
 
-    def fork(self, descriptors: Sequence[int]) -> tuple[int, int]:
-        """A new child, which inherits the descriptors: a pipe with its process id and later its exit status, and one to prepare it by.
+    def fork(self, descriptors: Sequence[int]) -> tuple[int, int, int]:
+        """A new child, which inherits the descriptors.
+
+        Returns:
+            A pipe with its process id (or a negative errno, if there is no child) and later its exit status, one to prepare it by, and a
+            duplicate of that.
 
         Raises:
             OSError: no server can be started.
         """
-        with self._lock:
-            status, child_status = os.pipe()
-            child_preparation, preparation = os.pipe()
-            try:
-                self._ask([child_preparation, child_status, *descriptors])
-            except BaseException:
-                os.close(status)
-                os.close(preparation)
-                raise
-            finally:
-                os.close(child_status)
-                os.close(child_preparation)
-            return status, preparation
+        with self._lock, contextlib.ExitStack() as ours, contextlib.ExitStack() as childs:
+            status, child_status = _pipe(ours, childs)
+            child_preparation, preparation = _pipe(childs, ours)
+            lifeline = os.dup(preparation)
+            ours.callback(os.close, lifeline)
+            self._ask([child_preparation, child_status, *descriptors])
+            ours.pop_all()
+            return status, preparation, lifeline
 
     def disinherit(self) -> None:
         """In a forked copy of the process: the server is the parent's."""
@@ -98,28 +97,25 @@ class ForkServer:
                     raise
 
     def _start(self) -> None:
-        requests, server_requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        server_alive, alive = os.pipe()
-        inherited: list[int] = []
-        try:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as servers:
+            requests, server_requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.push(requests)
+            servers.push(server_requests)
+            server_alive, alive = _pipe(servers, ours)
             requests.setblocking(True)
             # Above the standard streams, whose numbers they may have in a host that has closed those.
-            inherited += (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in (server_requests.fileno(), server_alive))
+            inherited: list[int] = []
+            for end in (server_requests.fileno(), server_alive):
+                inherited.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3))
+                servers.callback(os.close, inherited[-1])
             code = _COMMAND.format(
                 path=import_path(), requests=inherited[0], alive=inherited[1], pid=os.getpid(), preload=_PRELOAD
             )
             executable = find_python()
             arguments = [executable, *interpreter_flags(), "-c", code]
             self._pid = util.spawnv_passfds(os.fsencode(executable), arguments, inherited)
-        except BaseException:
-            requests.close()
-            os.close(alive)
-            raise
-        finally:
-            server_requests.close()
-            for descriptor in (server_alive, *inherited):
-                os.close(descriptor)
-        self._requests, self._alive = requests, alive
+            ours.pop_all()
+            self._requests, self._alive = requests, alive
 
     def _is_alive(self) -> bool:
         # By the socket, not by waitpid: the host may reap all children, or ignore SIGCHLD.
@@ -131,13 +127,11 @@ class ForkServer:
         pid, self._pid = self._pid, None
         if pid is None:
             return
-        watch = os.pidfd_open(pid) if hasattr(os, "pidfd_open") and _exists(pid) else None
         self._close()  # at which it kills all and leaves
-        if watch is not None:
-            wait_readable(watch, _END_SECONDS)
-            os.close(watch)
+        deadline = time.monotonic() + _END_SECONDS
         with contextlib.suppress(ChildProcessError):  # the host reaped it
-            os.waitpid(pid, 0 if watch is None else os.WNOHANG)
+            while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(_END_POLL_SECONDS)
 
     def _close(self) -> None:
         if self._requests is not None:
@@ -147,8 +141,11 @@ class ForkServer:
         self._requests = self._alive = None
 
 
-def _exists(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[int, int]:
+    reader, writer = os.pipe()
+    readers.callback(os.close, reader)
+    writers.callback(os.close, writer)
+    return reader, writer
 
 
 server = ForkServer()

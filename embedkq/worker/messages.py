@@ -101,7 +101,7 @@ class Assigned(NamedTuple):
     metadata: str
 
 
-@dataclass(eq=False)
+@dataclass
 class Revoked:
     """Client's I/O thread to worker's: these partitions are going away.
 

@@ -198,7 +198,12 @@ class JobPool(Generic[T]):
     def _read_replies(self, child: Child[T]) -> None:
         ended = 0
         for _ in range(_MOST_REPLIES):
-            if (reply := child.next_reply()) is None:
+            try:
+                reply = child.next_reply()
+            except DecodeError as error:
+                self._distrust(child, error)
+                return
+            if reply is None:
                 break
             kind, number, message = reply
             if kind == LOGGED:
@@ -216,8 +221,7 @@ class JobPool(Generic[T]):
             try:
                 outcome = Outcome.unpack(message, REPLY_HEADER.size)
             except DecodeError as error:
-                logger.warning("The child of Job %s sent what is %s. It is replaced.", child.job_id, error)
-                self._supervisor.stop_hard(child)  # a job speaks with its own tongue on the channel: nothing that follows can be trusted
+                self._distrust(child, error)
                 return
             self.ended.append((child.answered(), outcome))
             ended += 1
@@ -227,6 +231,11 @@ class JobPool(Generic[T]):
             self._pace.note(ended, child.head_since - since)
             child.stalled = False
             child.look_first(self._pace.average)
+
+    def _distrust(self, child: Child[T], error: DecodeError) -> None:
+        # A job writes to the channel itself: nothing that follows can be trusted.
+        logger.warning("The child process of Job %s sent an invalid reply (%s); replacing the child.", child.job_id, error)
+        self._supervisor.stop_hard(child)
 
     def _begin(self, child: Child[T], task: T, content: bytes) -> None:
         limit = task.limit

@@ -31,6 +31,7 @@ from embedkq.child.startup import rebuild_process
 from embedkq.forks import let_go_in_forks
 from embedkq.worker.forkserver import import_path, server
 from embedkq.worker.pipelock import PipeLock
+from embedkq.worker.shortage import RETRY_SECONDS, is_shortage
 
 _MOST_DEAD = 100
 
@@ -48,13 +49,17 @@ class Context(context.ForkServerContext):
     def __init__(self) -> None:
         # Pebble drops a dead process when it sees it, which may be before anybody here could ask how it ended.
         self._processes: dict[int, Any] = {}
+        self.shortage: OSError | None = None
+        """Why the start of a process waits; None if none does. Any thread."""
+        self._thread = threading.get_ident()
+        self._ended = threading.Event()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         let_go_in_forks(self)
         self._begin()
 
     def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """A process that is not started yet."""
-        return self._process_class()(self._processes, *args, **kwargs)
+        return self._process_class()(self, *args, **kwargs)
 
     def RLock(self) -> PipeLock:  # type: ignore[override]
         """A recursive lock between processes."""
@@ -82,6 +87,24 @@ class Context(context.ForkServerContext):
             child._popen.wait_status(deadline - time.monotonic())
         code: int | None = child._popen.returncode
         return code
+
+    def sentinel_of(self, pid: int) -> int | None:
+        """Descriptor that is readable once this child has ended, until `forget`; None while it is just being started. Any thread."""
+        child = self._processes.get(pid)
+        return None if child is None else int(child.sentinel)
+
+    def outwait(self, error: OSError) -> bool:
+        """Wait for a moment because a process could not be started; False if nobody should wait. Any thread."""
+        # An exception in pebble's own thread would end its pool, and with it all that runs there. The thread that made this context
+        # starts the first processes, and has more to do than to wait.
+        if not is_shortage(error) or threading.get_ident() == self._thread:
+            return False
+        self.shortage = error
+        return not self._ended.wait(RETRY_SECONDS)
+
+    def end_waiting(self) -> None:
+        """No start of a process shall wait any more. Any thread."""
+        self._ended.set()
 
     def forget(self, pid: int) -> None:
         """Nobody will ask for the exit status of this child any more. Any thread."""
@@ -116,18 +139,19 @@ class SpawnContext(Context):
 class _OwnProcess:
     """What both kinds of process share; first among the bases."""
 
-    def __init__(self, processes: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, own: Context, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._own = processes
+        self._own = own
 
     def start(self) -> None:
         """Start it; the host does not see it among its children, nor wait for it at exit."""
         super().start()  # type: ignore[misc]
         process._children.discard(self)  # type: ignore[attr-defined]
-        dead = [pid for pid, child in list(self._own.items()) if child._popen.returncode is not None]
+        processes = self._own._processes
+        dead = [pid for pid, child in list(processes.items()) if child._popen.returncode is not None]
         for pid in dead[:-_MOST_DEAD]:  # they died before anybody here knew them
-            self._own.pop(pid, None)
-        self._own[self.pid] = self  # type: ignore[attr-defined]
+            processes.pop(pid, None)
+        processes[self.pid] = self  # type: ignore[attr-defined]
 
     def __reduce__(self) -> Any:
         # In the child a plain process: our own class lives beside the Kafka client, whose import takes 0.2 s, and multiprocessing's
@@ -162,14 +186,30 @@ class ForkServerPopen(popen_forkserver.Popen):
 
     def _launch(self, process_obj: Any) -> None:
         content = _prepared(self, process_obj)
-        self.sentinel, preparation = server.fork(self._fds)  # type: ignore[attr-defined]
-        # Held open as long as this object lives: by its end a child could see that of its parent.
-        lifeline = os.dup(preparation)
-        self._descriptors = (lifeline, self.sentinel)
+        while True:
+            try:
+                self._fork(content)
+                break
+            except OSError as error:
+                if not process_obj._own.outwait(error):
+                    raise
+        process_obj._own.shortage = None
+
+    def _fork(self, content: memoryview) -> None:
+        # The one end of the preparation is held open as long as this object lives: by its end a child could see that of its parent.
+        sentinel, preparation, lifeline = server.fork(self._fds)  # type: ignore[attr-defined]
+        try:
+            with open(preparation, "wb") as file:
+                file.write(content)
+            pid = forkserver.read_signed(sentinel)
+            if pid < 0:
+                raise OSError(-pid, os.strerror(-pid))
+        except BaseException:
+            util.close_fds(sentinel, lifeline)  # type: ignore[attr-defined]
+            raise
+        self.pid, self.sentinel = pid, sentinel
+        self._descriptors = (lifeline, sentinel)
         self.finalizer = util.Finalize(self, util.close_fds, self._descriptors)  # type: ignore[attr-defined]
-        with open(preparation, "wb") as file:
-            file.write(content)
-        self.pid = forkserver.read_signed(self.sentinel)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Its exit code; None while it runs."""

@@ -7,12 +7,15 @@ whose unpickling raises leaves its future unfinished for ever (both seen with pe
 """
 from __future__ import annotations
 
+import errno
+import math
 import os
 import selectors
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ from embedkq.safe_logging import SafeLogger, levels
 from embedkq.worker.children import Child
 from embedkq.worker.joboutput import Output
 from embedkq.worker.processes import make_context
+from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 
 logger = SafeLogger("embedkq.worker")
 
@@ -35,11 +39,12 @@ _FIRST_STARTS = 3
 _EXIT_CODE_SECONDS = 0.5
 _HANG_UP_SECONDS = 0.3
 _LOOK_SECONDS = 1.0
-_READY_DESCRIPTORS = 5
+_TELL_AGAIN_SECONDS = 60.0
+_READY_DESCRIPTORS = 7
 
 
 class _Starting(NamedTuple):
-    """A child that has not registered yet."""
+    """A child that has not registered yet; `pidfd` is None where the kernel has none."""
 
     pidfd: int | None
     output: Output
@@ -83,13 +88,17 @@ class Supervisor:
         self._start_errors: list[tuple[float, str]] = []
         self._silent_looks = 0
         self._futures: dict[int, Future[None]] = {}
-        self._context = make_context()
         self._registration, self._children_end = channel.pair()
         self._registration.setblocking(False)
+        self._context = make_context()
+        self._told_shortage = -math.inf
         selector.register(self._registration, selectors.EVENT_READ, self._hear)
+        self._deaf = False
+        """Whether registrations wait until this process has descriptors for them."""
         self.look_at = 0.0
         """`time.monotonic()` at which `look` wants to be called."""
-        self._pebble = self._start_pebble()
+        self._pebble: ProcessPool | None = None
+        self._start_pebble()
 
     def look(self, now: float) -> None:
         """Bring the children to full strength, where no event would."""
@@ -97,10 +106,21 @@ class Supervisor:
         for pid, starting in list(self._starting.items()):
             if now > starting.deadline:
                 os.kill(pid, signal.SIGKILL)
-        if not self._pebble.active:
+        if self._pebble is None:
+            self._start_pebble()
+        elif not self._pebble.active:
             self._replace_pebble()
+        if self._deaf:
+            self._selector.register(self._registration, selectors.EVENT_READ, self._hear)
+            self._deaf = False
+            self._hear()
+        self._watch_starting()
+        shortage = self._context.shortage
+        if shortage is not None:
+            self._tell_shortage(shortage)
+        waits = self._starting or self._deaf or self._pebble is None or shortage is not None
         # In looks and not in seconds: this process may have been frozen meanwhile.
-        self._silent_looks = self._silent_looks + 1 if self.weak_since is not None and not self._starting else 0
+        self._silent_looks = self._silent_looks + 1 if self.weak_since is not None and not waits else 0
         if self._silent_looks * _LOOK_SECONDS > START_SECONDS:
             raise self._give_up(
                 f"no child process has registered for {START_SECONDS:g} s: what it printed is on this process's stderr "
@@ -127,7 +147,9 @@ class Supervisor:
 
     def close(self) -> None:
         """End all children: what has nothing to do by itself, the rest at once. Takes up to about half a second."""
-        self._pebble.stop()  # type: ignore[no-untyped-call]  # first, or pebble would replace the children that leave
+        self._context.end_waiting()
+        if self._pebble is not None:
+            self._pebble.stop()  # type: ignore[no-untyped-call]  # first, or pebble would replace the children that leave
         for child in self.children.values():
             if child.tasks:
                 child.kill()
@@ -135,14 +157,16 @@ class Supervisor:
                 child.hang_up()
         deadline = time.monotonic() + _HANG_UP_SECONDS
         for child in self.children.values():
-            if child.pidfd is not None:
-                channel.wait_readable(child.pidfd, deadline - time.monotonic())
-        self._pebble.join()
+            if child.watched is not None:
+                channel.wait_readable(child.watched, deadline - time.monotonic())
+        if self._pebble is not None:
+            self._pebble.join()
         for child in list(self.children.values()):
             self._forget(child)
         for pid in list(self._starting):
             self._forget_starting(pid)
-        self._selector.unregister(self._registration)
+        if not self._deaf:
+            self._selector.unregister(self._registration)
         self._close_registration()
         self._context.close()
 
@@ -156,7 +180,7 @@ class Supervisor:
 
     # How children come.
 
-    def _start_pebble(self) -> ProcessPool:
+    def _start_pebble(self) -> None:
         pool = ProcessPool(
             max_workers=self._processes,
             context=self._context,  # type: ignore[arg-type]  # its lock is a lock in all but type
@@ -164,35 +188,83 @@ class Supervisor:
             initargs=[self._children_end, self._setup],
         )
         self.look_at = time.monotonic() + _LOOK_SECONDS
-        for slot in range(self._processes):
-            self._futures[slot] = pool.schedule(serve, args=(slot,))
-        return pool
+        try:
+            for slot in range(self._processes):
+                self._futures[slot] = pool.schedule(serve, args=(slot,))
+        except (OSError, EOFError, BrokenProcessPool) as error:
+            pool.stop()  # type: ignore[no-untyped-call]
+            pool.join()
+            cause = error.__cause__ if isinstance(error, BrokenProcessPool) else error
+            if not (isinstance(cause, OSError) and is_shortage(cause)):
+                self._start_failed(f"the process that forks them ended: {cause or error!r}. What it printed is on this process's stderr.")
+                return
+            self._tell_shortage(cause)
+        else:
+            self._pebble = pool
+
+    def _tell_shortage(self, error: OSError) -> None:
+        now = time.monotonic()
+        self.look_at = now + RETRY_SECONDS
+        if now > self._told_shortage + _TELL_AGAIN_SECONDS:
+            self._told_shortage = now
+            logger.warning("Child processes wait to be started: %s. Jobs that run are not affected.", cure_for(error))
 
     def _hear(self) -> None:
+        """Read what children register, as long as this process has descriptors for it: else it stays until there are some."""
         while True:
             try:
-                message, descriptors = channel.receive_descriptors(self._registration)
+                message, descriptors, complete = channel.peek(self._registration)
             except OSError:
                 return
             self._silent_looks = 0
-            kind, pid, detail = process.parts_of(message)
-            if kind == process.STARTING and len(descriptors) in (1, 2):
-                self._child_starts(pid, *descriptors)
-            elif kind == process.READY and pid in self._starting and len(descriptors) == _READY_DESCRIPTORS:
-                self._child_is_ready(pid, int(detail), descriptors)
-            elif kind == process.FAILED and pid in self._starting:
-                self._forget_starting(pid)
-                self._start_failed(detail)
-            else:  # a job speaks up here, where it has nothing to say
+            try:
+                if not complete:
+                    raise OSError(errno.EMFILE, "too many open files")
+                understood = self._register(message, descriptors)
+            except OSError as error:
+                _close_all(descriptors)
+                if not is_shortage(error):
+                    raise
+                self._selector.unregister(self._registration)
+                self._deaf = True
+                self._tell_shortage(error)
+                return
+            channel.drop(self._registration)
+            if not understood:  # a job speaks up here, where it has nothing to say
                 logger.warning("A child process sent what is no registration.")
-                for descriptor in descriptors:
-                    os.close(descriptor)
+                _close_all(descriptors)
+            elif understood is not True:
+                self._start_failed(understood)
+
+    def _register(self, message: bytes, descriptors: list[int]) -> bool | str:
+        """Whether the message is a child's; why the child does not start, if it says that. Raises OSError with nothing changed."""
+        kind, pid, detail = process.parts_of(message)
+        if kind == process.STARTING and len(descriptors) in (1, 2):
+            self._child_starts(pid, *descriptors)
+            return True
+        if kind == process.READY and pid in self._starting and len(descriptors) == _READY_DESCRIPTORS:
+            self._child_is_ready(pid, int(detail), descriptors)
+            return True
+        if kind == process.FAILED and pid in self._starting and not descriptors:
+            self._forget_starting(pid)
+            return detail or "it does not say why"
+        return False
 
     def _child_starts(self, pid: int, output: int, pidfd: int | None = None) -> None:
         self._starting[pid] = starting = _Starting(pidfd, Output(output), time.monotonic() + START_SECONDS)
         self._selector.register(output, selectors.EVENT_READ, partial(self._read_output, starting.output, None))
-        if pidfd is not None:
-            self._selector.register(pidfd, selectors.EVENT_READ, partial(self._died_starting, pid))
+        self._watch_starting()
+
+    def _watch_starting(self) -> None:
+        """Be told when a child dies that has not registered yet."""
+        for pid, starting in self._starting.items():
+            watched = self._watched(pid, starting.pidfd)
+            if watched is not None and watched not in self._selector.get_map():
+                self._selector.register(watched, selectors.EVENT_READ, partial(self._died_starting, pid))
+
+    def _watched(self, pid: int, pidfd: int | None) -> int | None:
+        """Descriptor that is readable once the process has ended; None if there is none yet."""
+        return self._context.sentinel_of(pid) if pidfd is None else pidfd
 
     def _died_starting(self, pid: int) -> None:
         self._hear()  # it may have told why
@@ -203,8 +275,10 @@ class Supervisor:
             self._start_failed(f"it was not ready after {START_SECONDS:g} s" if late else ended)
 
     def _child_is_ready(self, pid: int, slot: int, descriptors: list[int]) -> None:
-        pidfd, output, _ = self._starting.pop(pid)
+        pidfd, output, _ = self._starting[pid]
         child: Child[Any] = Child(slot, pid, pidfd, output, descriptors)
+        child.watched = self._watched(pid, pidfd)
+        del self._starting[pid]
         self.children[pid] = child
         self._start_errors.clear()
         self.started += 1
@@ -212,8 +286,9 @@ class Supervisor:
             self.weak_since = None
         self._selector.register(child.end, selectors.EVENT_READ, partial(self._on_reply, child))
         self._watch_output(output, child)
-        if pidfd is not None:
-            self._selector.modify(pidfd, selectors.EVENT_READ, partial(self._on_death, child))
+        self._unwatch(child.watched)
+        if child.watched is not None:
+            self._selector.register(child.watched, selectors.EVENT_READ, partial(self._on_death, child))
         self._on_ready(child)
 
     def _start_failed(self, reason: str) -> None:
@@ -232,6 +307,8 @@ class Supervisor:
 
     def _schedule(self, slot: int) -> None:
         self._futures[slot].cancel()  # after an exit with status 0 pebble would wait for the task's end for ever
+        if self._pebble is None:
+            return
         try:
             self._futures[slot] = self._pebble.schedule(serve, args=(slot,))
         except RuntimeError:  # pebble has given up: a new pool is made at the next look
@@ -239,38 +316,37 @@ class Supervisor:
 
     def _replace_pebble(self) -> None:
         logger.warning("The process pool broke; a new one is started, and what had not begun runs there.")
-        broken = self._pebble
+        broken, self._pebble = self._pebble, None
         for child in list(self.children.values()):
             child.kill()
-            if child.pidfd is not None:
-                channel.wait_readable(child.pidfd, _HANG_UP_SECONDS)
+            if child.watched is not None:
+                channel.wait_readable(child.watched, _HANG_UP_SECONDS)
             self._on_death(child)
-        broken.stop()  # type: ignore[no-untyped-call]
-        broken.join()
-        self._pebble = self._start_pebble()
+        if broken is not None:
+            broken.stop()  # type: ignore[no-untyped-call]
+            broken.join()
+        self._start_pebble()
 
     def _forget(self, child: Child[Any]) -> None:
         del self.children[child.pid]
-        self._context.forget(child.pid)
         self.weak_since = self.weak_since or time.monotonic()
         child.output.read(child.job_id)
         child.output.end_line(child.job_id)
         self._selector.unregister(child.end)
         self._unwatch(child.output.descriptor)
-        if child.pidfd is not None:
-            self._selector.unregister(child.pidfd)
+        self._unwatch(child.watched)
+        self._context.forget(child.pid)
         child.close()
 
     def _forget_starting(self, pid: int) -> None:
         starting = self._starting.pop(pid, None)
-        self._context.forget(pid)
         if starting is not None:
             starting.output.read("-")
             starting.output.end_line("-")
             self._unwatch(starting.output.descriptor)
-            if starting.pidfd is not None:
-                self._selector.unregister(starting.pidfd)
+            self._unwatch(self._watched(pid, starting.pidfd))
             starting.close()
+        self._context.forget(pid)
 
     def _watch_output(self, output: Output, child: Child[Any]) -> None:
         self._unwatch(output.descriptor)
@@ -280,12 +356,15 @@ class Supervisor:
         if not output.read("-" if child is None else child.job_id):
             self._unwatch(output.descriptor)  # closed by a job, which is its right
 
-    def _unwatch(self, descriptor: int) -> None:
-        try:
+    def _unwatch(self, descriptor: int | None) -> None:
+        if descriptor is not None and descriptor in self._selector.get_map():
             self._selector.unregister(descriptor)
-        except KeyError:
-            pass
 
     def _close_registration(self) -> None:
         self._registration.close()
         self._children_end.close()
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -14,6 +14,7 @@ from embedkq.worker.guards import is_loop_running, refuse_where_it_cannot_work
 from embedkq.worker.handle import Handle
 from embedkq.worker.lifecycle import State
 from embedkq.worker.settings import Settings
+from embedkq.worker.shortage import cure_for, is_shortage
 
 if TYPE_CHECKING:
     from embedkq.worker.engine import Engine
@@ -163,9 +164,14 @@ class Worker(Handle):
         if not self.state.ended:
             raise WorkerError(f"{self!r} is {self.state} already: stop it before starting it again")
         refuse_where_it_cannot_work()
-        from embedkq.worker.assembly import make_engine  # here, since most of it is of no use before a start
+        try:
+            from embedkq.worker.assembly import make_engine  # here, since most of it is of no use before a start
 
-        engine = make_engine(self._settings, self._lifecycle, max_jobs)
+            engine = make_engine(self._settings, self._lifecycle, max_jobs)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            raise WorkerError(f"{self!r} cannot start: {cure_for(error)}") from error
         self._lifecycle.move(State.STARTING)
         self._error_told = False
         self._engine = engine

@@ -280,7 +280,9 @@ def _of_channel() -> Iterator[list[Target]]:
     ProgressPage.size(page)
     output, printed = os.pipe()
     given = [each.detach() for each in (end, writer, claims)]
-    child: Child[Task] = Child(0, 0, None, joboutput.Output(output), [*given, page, stack])
+    jobs, replies = channel.message_file(), channel.message_file()
+    child_channel = channel.Channel(child_end, os.dup(replies), os.dup(jobs))
+    child: Child[Task] = Child(0, 0, None, joboutput.Output(output), [*given, jobs, replies, page, stack])
     pool: Any = object.__new__(JobPool)
     pool.ended, pool.begun, pool._pace = [], [], Pace(HostLoad())
     pool._supervisor = SimpleNamespace(stop_hard=lambda child: None)
@@ -301,7 +303,7 @@ def _of_channel() -> Iterator[list[Target]]:
         message, how = made
         renew()
         if how == 0:  # more than fits goes by a file
-            channel.send(child_end, message + bytes(channel.INLINE_BYTES))
+            child_channel.send(message + bytes(channel.INLINE_BYTES))
         elif how == 1:
             channel.send_descriptors(child_end, message or b"x", [output, stack])
         else:
@@ -327,7 +329,7 @@ def _of_channel() -> Iterator[list[Target]]:
         yield [Target("reply of a child", make, read_reply, 8), Target("claims taken back", make_claims, take_back, 4)]
     finally:
         child.close()
-        child_end.close()
+        child_channel.close()
         os.close(printed)
 
 
