@@ -12,6 +12,7 @@
     ├── JobTooLarge (ValueError)              larger than job_size, or than the broker takes
     ├── RecordRefused                         a record that may not run here; never raised to users, only logged
     │   ├── SignatureRefused                  not signed, altered, moved from another topic, too old
+    │   │   └── SecretUnknown                 signed with a secret that the worker does not have
     │   ├── FunctionRefused                   a function that `allow` does not name
     │   └── LetterRefused                     a dead letter that may not be put back; `kq dlq retry` tells it
     ├── WorkerError (RuntimeError)
@@ -131,6 +132,21 @@ class RecordRefused(EmbedkqError):
 
 class SignatureRefused(RecordRefused):
     """A record is not signed, was altered, comes from another topic, or is too old."""
+
+
+class SecretUnknown(SignatureRefused):
+    """A record is signed with a secret that this worker does not have.
+
+    Attributes:
+        name: of that secret, a digest of it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"it is signed with a secret that this worker does not know, named {self.name}"
 
 
 class FunctionRefused(RecordRefused):

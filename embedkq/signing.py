@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import struct
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from embedkq.errors import DecodeError, SignatureRefused
+from embedkq.errors import DecodeError, SecretUnknown, SignatureRefused
 from embedkq.headers import SIGNATURE, value_of, with_value
 
 _ABSENT = -1
@@ -21,6 +22,7 @@ _BLOCK = 64
 """Bytes that SHA-256 takes at a time."""
 _LENGTHS = struct.Struct(">4q").pack
 _SHORTEST_SECRET = 16
+_NAME = re.compile(rb"[0-9a-f]{16}").fullmatch
 
 Secret = str | bytes | Path
 """A secret itself, or the path of a file that holds one."""
@@ -79,7 +81,9 @@ class Signer:
         name, _, digest = signature.partition(b":")
         secret = self._keys.get(name)
         if secret is None:
-            raise SignatureRefused("it is signed with a secret that this worker does not know")
+            if not _NAME(name):
+                raise SignatureRefused("it is signed in a form that this version of embedkq does not know")
+            raise SecretUnknown(name.decode())
         if not hmac.compare_digest(digest, secret.digest(topic, key, told, payload)):
             raise SignatureRefused("its signature does not fit: it was altered, or signed for another topic")
         return told

@@ -27,6 +27,7 @@ EXAMPLES: dict[str, Callable[[], errors.EmbedkqError]] = {
     "JobTooLarge": lambda: errors.JobTooLarge(2_000_000, 1_000_000),
     "RecordRefused": lambda: errors.RecordRefused("not here"),
     "SignatureRefused": lambda: errors.SignatureRefused("altered"),
+    "SecretUnknown": lambda: errors.SecretUnknown("0123456789abcdef"),
     "FunctionRefused": lambda: errors.FunctionRefused("os.system"),
     "LetterRefused": lambda: errors.LetterRefused("not signed"),
     "WorkerError": lambda: errors.WorkerError("no"),

@@ -13,6 +13,7 @@ import pytest
 from support import wait_until
 
 from embedkq.child.runner import failure
+from embedkq.worker.circuit_breaker import CircuitBreaker
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.endings import Endings
 from embedkq.worker.exchange import Exchange
@@ -78,6 +79,7 @@ class Host:
         log = JobLog("topic")
         self.loop = Loop(
             self.exchange, topic="topic", endings=Endings(log, self.retries, None, None), retries=self.retries, log=log,
+            breaker=CircuitBreaker("topic", verifies=False),
             make_pool=lambda selector: self.pool,  # type: ignore[arg-type, return-value]
             make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, 2, None),
         )

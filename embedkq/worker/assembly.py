@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 
 from embedkq.errors import WorkerError
+from embedkq.worker.circuit_breaker import CircuitBreaker
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.deadletter import DeadLetters
 from embedkq.worker.endings import Endings
@@ -40,6 +41,7 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
             topic=settings.topic,
             endings=Endings(log, retries, callbacks, _make_letters(settings, exchange)),
             retries=retries,
+            breaker=CircuitBreaker(settings.topic, settings.signer is not None and settings.dead_letter_topic is None),
             make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, settings.processes, settings.max_crashes),
             log=log,
             make_pool=lambda selector: JobPool(

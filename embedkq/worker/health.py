@@ -70,7 +70,7 @@ def health_of(state: State, engine: Engine | None) -> Health:
         return Health(str(state), False, tuple(reasons))
     now = time.monotonic()
     consumer = engine.consumer
-    reasons += reasons_of(engine, now)
+    reasons += reasons_of(engine, now) + loop.breaker.reasons
     return Health(
         str(state), not reasons, tuple(reasons),
         seconds_since_poll=_since(consumer.last_poll, now),

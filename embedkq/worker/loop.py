@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from embedkq.worker import circuit_breaker
 from embedkq.worker.backlog import Queued
+from embedkq.worker.circuit_breaker import CircuitBreaker
 from embedkq.worker.endings import Endings
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.fence import Fence
@@ -35,6 +37,7 @@ class Loop:
         topic: str,
         endings: Endings,
         retries: Retries,
+        breaker: CircuitBreaker,
         log: JobLog,
         make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
         make_guard: Callable[[Exchange, Ledger], PoisonGuard],
@@ -42,6 +45,7 @@ class Loop:
     ) -> None:
         self.endings = endings
         self.retries = retries
+        self.breaker = breaker
         self._exchange = exchange
         self._inbox = exchange.inbox
         self._backlog = exchange.backlog
@@ -82,6 +86,8 @@ class Loop:
         self._tell_begun()
         self._settle()
         self._backlog.hold(self._ledger.crowded() | self.retries.full | self._guard.held_up | self.endings.held_up(time.monotonic()))
+        if self.breaker.full:
+            self._backlog.hold(self._tracker.snapshot().keys())
         if not self._stopping and self._fence.open:
             self._admit()
             self._finish()
@@ -178,12 +184,15 @@ class Loop:
     # Admission.
 
     def _admit(self) -> None:
-        room = self.pool.room()
+        room = self.breaker.room(self.pool.room())
         if room > 0 and not self.endings.full:
-            runs = self.retries.take_ready(room)
+            runs = [] if self.breaker.probes_new else self.retries.take_ready(room)
             runs += self._backlog.take_ready(room - len(runs))
             while (most := int(min(room - len(runs), self._admissible))) > 0 and (queued := self._backlog.next_queued(most)):
                 runs += self._admit_some(queued)
+            if self.breaker.probes_new:
+                runs += self.retries.take_ready(room - len(runs))
+            self.breaker.probe(runs)
             for run in self._guard.sift(runs):
                 self.pool.submit(run)
             for condemned in self._guard.condemned:
@@ -216,8 +225,13 @@ class Loop:
         self._runs[place] = run
         run.attempts = self._ledger.notes_of(run.partition).attempts.get(run.offset, 0)
         if run.refusal is not None:
-            self.endings.kept_out(run, run.refusal)
+            if not self.breaker.holds_refused(run):
+                self.endings.kept_out(run, run.refusal)
             return False
+        if self.breaker.verifies:
+            for refused in self.breaker.verified():
+                if refused.refusal is not None:
+                    self.endings.kept_out(refused, refused.refusal)
         self._admissible -= 1
         return True
 
@@ -225,6 +239,8 @@ class Loop:
         """What of these partitions has not begun will not run here. Goes through all that is held once, however many they are."""
         for run in self._backlog.drop(partitions):
             self._forgo(run)
+        for run in self.breaker.drop(partitions):
+            del self._runs[run.partition, run.offset]
         waiting = {run for run in self._runs.values() if run.partition in partitions}
         for run in [*self.retries.drop(partitions), *self._guard.drop(partitions), *self.pool.take_back(waiting)]:
             self._forgo(run)
@@ -240,6 +256,8 @@ class Loop:
     def _tell_begun(self) -> None:
         for run, text in self.pool.begun:
             self._log.began(run, text)
+            if self.breaker.in_a_row:
+                self.breaker.loaded()
         self.pool.begun.clear()
 
     def _settle(self) -> None:
@@ -247,6 +265,9 @@ class Loop:
         for run, outcome in self.pool.ended:
             if self._runs.get((run.partition, run.offset)) is not run:
                 continue  # abandoned
+            if (outcome.status == "undecodable" or self.breaker.in_a_row) and self.breaker.holds(run, outcome):
+                self._hold(run, circuit_breaker.PROBE_SECONDS)
+                continue
             pause = endings.settle(run, outcome)
             if pause is not None:
                 self._run_again(run, pause)
@@ -255,16 +276,22 @@ class Loop:
         self._finish()
 
     def _run_again(self, run: Run, pause: float) -> None:
-        """Hold the run for another attempt; where its partition is about to go, or is gone, it is given up as if it had not begun."""
+        """Hold the run for another attempt."""
         self._ledger.failed(run)
-        if self._stopping or not self._backlog.is_open(run.partition):
+        if self._hold(run, pause):
+            self._log.runs_again(run, pause, self.retries.most(run))
+        else:
             self._log.goes_elsewhere(run)
+
+    def _hold(self, run: Run, pause: float) -> bool:
+        """Begin the run again later; False if its partition is gone, or about to go: it is given up as if it had not begun."""
+        if self._stopping or not self._backlog.is_open(run.partition):
             self._forgo(run)
             self._backlog.leave_lane(run)
-        else:
-            self._log.runs_again(run, pause, self.retries.most(run))
-            self._guard.left(run)
-            self.retries.hold(run, pause)
+            return False
+        self._guard.left(run)
+        self.retries.hold(run, pause)
+        return True
 
     def _finish(self) -> None:
         """What is done: its offset counts, its key is free."""

@@ -31,13 +31,14 @@ class Run(Task):
         death: why it goes to the dead-letter topic, once its callback has returned; None if it does not.
         record: as it was polled.
         refusal: why the record may not run; None if it may.
+        unloadable: a child of this worker could not unpickle it.
         unread: it took hosts down, or no child could unpickle it: nothing of it may be unpickled here.
         timeout: the job's own limit; `limit` is the one that counts.
     """
 
     __slots__ = (
         "attempts", "backoff", "death", "epoch", "key", "offset", "partition", "record", "refusal", "retries", "size", "timeout",
-        "timestamp", "unread",
+        "timestamp", "unloadable", "unread",
     )
 
     def __init__(self, partition: int, epoch: int, record: Record) -> None:
@@ -54,8 +55,24 @@ class Run(Task):
         self.retries: int | None = None
         self.backoff: float | None = None
         self.refusal: Exception | None = None
+        self.unloadable = False
         self.unread = False
         self.death: Death | None = None
+
+    def forget_payload(self) -> None:
+        """Keep nothing but the record's place: it will not run here, nor be written elsewhere."""
+        self.key, self.payload, self.record = None, b"", _Forgotten(self.offset)
+
+
+@dataclass
+class _Forgotten:
+    """What is left of a record whose content is not needed any more."""
+
+    offset: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Iterable[tuple[str, bytes]] = ()
+    timestamp: int = 0
 
 
 class Death(NamedTuple):
