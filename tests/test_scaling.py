@@ -5,6 +5,7 @@ Steps are counted instead of seconds (bytecode instructions of one thread), so t
 from __future__ import annotations
 
 import math
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,10 @@ import pytest
 from support import wait_until
 
 from embedkq.child.runner import failure
+from embedkq.outcome import Outcome
+from embedkq.worker import backlog as backlog_module
+from embedkq.worker import retries as retries_module
+from embedkq.worker.backlog import RUN_BYTES
 from embedkq.worker.circuit_breaker import CircuitBreaker
 from embedkq.worker.consumer import Consumer
 from embedkq.worker.endings import Endings
@@ -20,7 +25,8 @@ from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.loop import Loop
-from embedkq.worker.messages import Assigned, Batch, Revoked, Run, Targets
+from embedkq.worker.mailbox import Mailbox
+from embedkq.worker.messages import Assigned, Batch, Fired, Revoked, Run, Targets
 from embedkq.worker.poison import PoisonGuard
 from embedkq.worker.progress import Progress
 from embedkq.worker.retries import Retries
@@ -72,13 +78,13 @@ class Pool:
 class Host:
     """A worker's loop with so many partitions, without Kafka and without children."""
 
-    def __init__(self, partitions: int, room: int = 64) -> None:
+    def __init__(self, partitions: int, room: int = 64, callbacks: Mailbox[Any] | None = None) -> None:
         self.exchange = Exchange()
         self.pool = Pool(room)
         self.retries = Retries(retries=1, backoff=600.0)
         log = JobLog("topic")
         self.loop = Loop(
-            self.exchange, topic="topic", endings=Endings(log, self.retries, None, None), retries=self.retries, log=log,
+            self.exchange, topic="topic", endings=Endings(log, self.retries, callbacks, None), retries=self.retries, log=log,
             breaker=CircuitBreaker("topic", verifies=False),
             make_pool=lambda selector: self.pool,  # type: ignore[arg-type, return-value]
             make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, 2, None),
@@ -270,3 +276,106 @@ def test_a_turn_of_the_consumer_looks_at_each_partition_once(
             exchange.inbox.close()
 
     assert growth(one_turn(8), one_turn(128)) < 1.5 * 16
+
+
+# What is held.
+
+
+def test_all_that_a_worker_holds_is_counted_until_it_is_gone(make_host: Any) -> None:
+    host = make_host(6, room=8)
+    backlog, chance = host.exchange.backlog, random.Random(1)
+    for partition in range(6):
+        host.poll(partition, 40, key=b"key" if partition == 0 else None)
+    assert backlog.held_bytes == 6 * 40 * (len(b"payload") + RUN_BYTES) + 40 * len(b"key")
+    for _ in range(30):
+        host.turn()
+        for run in host.pool.tasks:
+            run.retries = chance.choice((0, 1))
+        host.pool.end_all(FAILED)
+    host.exchange.inbox.put(Revoked(frozenset({1, 2}), lost=False))
+    host.exchange.inbox.put(Batch(1, 1, [Run(1, 1, Polled(40))], 7, 41))  # polled before, and too late
+    backlog.coming(1, 7)
+    host.turn()
+    assert backlog.held_bytes > 0
+    host.loop.stop()
+    host.pool.end_all(failure(ValueError("final")))
+    host.turn()
+    assert host.loop.in_flight == 0 and backlog.held_bytes == 0 and not backlog.full
+
+
+def test_results_that_wait_for_their_callback_are_counted(make_host: Any) -> None:
+    box: Mailbox[Any] = Mailbox()
+    host = make_host(1, callbacks=box)
+    host.poll(0, 1)
+    host.turn()
+    host.pool.end_all(Outcome("success", b"x" * 1_000_000))
+    host.turn()
+    assert host.exchange.backlog.held_bytes == len(b"payload") + RUN_BYTES + 1_000_000
+    host.exchange.inbox.put(Fired([finished.run for finished in box.take()]))
+    host.turn()
+    assert host.exchange.backlog.held_bytes == 0
+
+
+def test_a_job_larger_than_all_that_may_be_held_runs(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "MOST_BYTES", 5)
+    monkeypatch.setattr(retries_module, "MOST_HELD_BYTES_IN_ALL", 5)
+    host = make_host(2)
+    host.poll(0, 1)
+    assert host.exchange.backlog.full and not host.exchange.backlog.wait_for_room(0.0)
+    host.turn()
+    host.pool.end_all(FAILED)
+    host.turn()
+    assert len(host.retries) == 1 and host.exchange.backlog.full
+    host.retries.wake(math.inf)
+    host.turn()
+    assert len(host.pool.tasks) == 1
+    host.pool.end_all(failure(ValueError("final")))
+    host.turn()
+    assert host.loop.in_flight == 0 and host.exchange.backlog.wait_for_room(0.0)
+
+
+def test_retries_of_many_partitions_are_bounded_together_and_healthy_partitions_go_on(
+    make_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries_module, "MOST_HELD_BYTES_IN_ALL", 100 * len(b"payload"))
+    host = make_host(33, room=16)
+    for partition in range(32):
+        host.poll(partition, 50)
+    for _ in range(200):
+        host.turn()
+        host.pool.end_all(FAILED)
+    assert 100 <= len(host.retries) < 100 + 33 * 16  # a partition of which none waits yet is given a turn
+    host.poll(32, 50)
+    for _ in range(20):
+        host.turn()
+        for run in host.pool.tasks:
+            assert run.partition == 32
+            run.retries = 0
+        host.pool.end_all(FAILED)
+    assert host.loop._ledger.tracker.watermark(32) == 50
+    host.retries.wake(math.inf)
+    for _ in range(1_000):
+        host.turn()
+        for run in host.pool.tasks:
+            run.retries = 0
+        host.pool.end_all(FAILED)
+    assert [host.loop._ledger.tracker.watermark(partition) for partition in range(32)] == [50] * 32
+
+
+def test_what_waits_for_busy_keys_is_bounded_over_all_partitions(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "READ_AHEAD_BYTES_IN_ALL", 200)
+    host = make_host(8, room=1_000)
+    for partition in range(8):
+        host.poll(partition, 40, key=f"key {partition}".encode())
+    for _ in range(20):
+        host.turn()
+    assert host.exchange.backlog._waiting.over and len(host.exchange.backlog) > 100
+    order = []
+    for _ in range(1_000):
+        for run in host.pool.tasks:
+            run.retries = 0
+            order.append((run.partition, run.offset))
+        host.pool.end_all(FAILED)
+        host.turn()
+    assert sorted(order) == [(partition, offset) for partition in range(8) for offset in range(40)]
+    assert all(offset == [n for p, n in order if p == partition].index(offset) for partition, offset in order)

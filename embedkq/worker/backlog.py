@@ -11,10 +11,16 @@ from embedkq.worker.messages import Batch, Run
 
 MOST_RECORDS = 2_000
 MOST_BYTES = 64 * 1024 * 1024
+"""How many bytes of records, and of results that wait for their callback, a worker holds before it fetches no more: here, in children,
+before another attempt, and until their dead letters are written."""
+RUN_BYTES = 512
+"""What a record takes beside its key and value, its headers included or nearly so."""
 READ_AHEAD = 1_000
 """How many records of one partition may wait for an earlier one with their key before the partition is left alone ..."""
 READ_AHEAD_BYTES = 16 * 1024 * 1024
-"""... and how many bytes they may have together."""
+"""... and how many bytes they may have together ..."""
+READ_AHEAD_BYTES_IN_ALL = 24 * 1024 * 1024
+"""... and those of all partitions."""
 _AT_ONCE = 16
 """How many records of one partition are given out before another one has its turn."""
 
@@ -37,11 +43,10 @@ class Queued(NamedTuple):
 class _Polled:
     """What one poll brought of a partition, and how much of it was given out."""
 
-    __slots__ = ("position", "runs", "size", "taken")
+    __slots__ = ("position", "runs", "taken")
 
     def __init__(self, batch: Batch) -> None:
         self.runs = batch.runs
-        self.size = batch.size
         self.position = batch.position
         self.taken = 0
 
@@ -60,12 +65,12 @@ class Backlog:
         self._set_aside: set[int] = set()
         self._lanes: dict[bytes, deque[Run]] = {}
         self._ready: deque[Run] = deque()
-        self._waiting = Load(READ_AHEAD, READ_AHEAD_BYTES)
+        self._waiting = Load(READ_AHEAD, READ_AHEAD_BYTES, READ_AHEAD_BYTES_IN_ALL)
         self._on_hold: frozenset[int] = frozenset()
         # Each of these has one writer, so their difference needs no lock: the consumer's thread counts what comes ...
         self._came_records = self._came_bytes = 0
-        # ... and the worker's what has gone.
-        self._gone_records = self._gone_bytes = 0
+        # ... and the worker's what is no longer here, and what the worker does not hold any more.
+        self._gone_records = self._left_bytes = 0
         self._stuck_records = 0
         self._room = threading.Event()
 
@@ -74,13 +79,17 @@ class Backlog:
     def coming(self, records: int, size: int) -> None:
         """So many records of so many bytes are on their way here. Consumer's thread."""
         self._came_records += records
-        self._came_bytes += size
+        self._came_bytes += size + records * RUN_BYTES
 
     @property
     def full(self) -> bool:
         """Whether no more should come. Any thread."""
-        records, size = self._came_records - self._gone_records, self._came_bytes - self._gone_bytes
-        return records - self._stuck_records >= MOST_RECORDS or size >= MOST_BYTES
+        return self._came_records - self._gone_records - self._stuck_records >= MOST_RECORDS or self.held_bytes >= MOST_BYTES
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all records that the worker holds, wherever they are. Any thread."""
+        return self._came_bytes - self._left_bytes
 
     def wait_for_room(self, seconds: float) -> bool:
         """Until it is no longer full; whether it is not. Consumer's thread."""
@@ -124,7 +133,8 @@ class Backlog:
     def add(self, batch: Batch) -> None:
         """Queue what was polled; what belongs to another assignment is dropped."""
         if self._epochs.get(batch.partition) != batch.epoch:
-            self._gone(len(batch.runs), batch.size)
+            self._gone(len(batch.runs))
+            self._forget(batch.runs)
             return
         queue = self._queues[batch.partition]
         if not queue:
@@ -137,7 +147,9 @@ class Backlog:
             queue = self._queues.pop(partition, None)
             if queue is not None:
                 del self._epochs[partition]
-                self._gone(sum(len(polled.runs) - polled.taken for polled in queue), sum(polled.size for polled in queue))
+                for polled in queue:
+                    self._gone(len(polled.runs) - polled.taken)
+                    self._forget(polled.runs[polled.taken :])
             self._waiting.forget(partition)
         self._turns = deque(partition for partition in self._turns if partition not in partitions)
         self._set_aside.difference_update(partitions)
@@ -149,6 +161,7 @@ class Backlog:
         self._ready = deque(run for run in self._ready if run.partition not in partitions)
         for run in ready:  # each of them had its key
             self.leave_lane(run)
+        self._turn_again(set(self._set_aside))  # what was dropped may have filled up the others
         return waiting + ready
 
     def next_queued(self, most: int) -> Queued | None:
@@ -163,13 +176,13 @@ class Backlog:
             runs = polled.runs[polled.taken : polled.taken + min(most, _AT_ONCE)]
             polled.taken += len(runs)
             if polled.taken < len(polled.runs):
-                self._gone(len(runs), 0)
+                self._gone(len(runs))
                 self._turns.append(partition)
                 return Queued(partition, self._epochs[partition], runs, None)
             queue.popleft()
             if queue:
                 self._turns.append(partition)
-            self._gone(len(runs), polled.size)
+            self._gone(len(runs))
             return Queued(partition, self._epochs[partition], runs, polled.position)
         return None
 
@@ -198,8 +211,11 @@ class Backlog:
             self._lanes.pop(run.key, None)
             return
         following = lane.popleft()
+        were_over = self._waiting.over
         self._waiting.remove(following.partition, following.size)
-        if following.partition in self._set_aside:
+        if were_over and not self._waiting.over:
+            self._turn_again(set(self._set_aside))
+        elif following.partition in self._set_aside:
             self._turn_again({following.partition})
         self._ready.append(following)
 
@@ -209,8 +225,21 @@ class Backlog:
         self._set_aside.difference_update(free)
         self._turns.extend(free)
 
-    def _gone(self, records: int, size: int) -> None:
+    def grow(self, size: int) -> None:
+        """Something that the worker holds takes so many bytes more: a job has a result."""
+        self._left_bytes -= size
+
+    def leave(self, run: Run) -> None:
+        """The worker does not hold this run any more."""
+        self._left_bytes += run.size + RUN_BYTES
+        if not self._room.is_set() and not self.full:
+            self._room.set()
+
+    def _forget(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self.leave(run)
+
+    def _gone(self, records: int) -> None:
         self._gone_records += records
-        self._gone_bytes += size
         if not self._room.is_set() and not self.full:
             self._room.set()

@@ -35,6 +35,7 @@ _FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
 _UNKNOWN_TOPIC_SECONDS = 15.0
 _ASK_SECONDS = 1.0
 _CLOSE_MILLISECONDS = 2_000
+_FETCH_BYTES = 16 * 1024 * 1024
 
 
 class Client:
@@ -208,6 +209,8 @@ def options_of(
     """All options of the KafkaConsumer; `options` are the user's own."""
     return {
         "max_partition_fetch_bytes": max(1024 * 1024, job_size + 64 * 1024),
+        # kafka-python's 50 MiB wait here, and come at once, beside what the worker holds.
+        "fetch_max_bytes": max(_FETCH_BYTES, job_size + 64 * 1024),
         "partition_assignment_strategy": [CooperativeStickyAssignor],
         "metrics_enabled": False,
         # Without it kafka-python also returns the jobs of transactions that their producer has aborted.

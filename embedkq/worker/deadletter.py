@@ -25,7 +25,7 @@ logger = SafeLogger("embedkq.worker")
 
 MOST_WAITING = 200
 MOST_WAITING_BYTES = 8 * 1024 * 1024
-"""From so many letters of one partition that wait, or so many bytes, on, no more of its records are begun."""
+"""From so many letters of one partition that wait on, or so many bytes of all, no more of their records are begun."""
 _HELD_UP_SECONDS = 1.0
 _MOST_AT_ONCE = 500
 _LETTER_BYTES = 512 * 1024
@@ -84,7 +84,7 @@ class DeadLetters:
         of_both = {name: value for name, value in options.items() if name in wanted}
         self._producer = Producer(hosts, job_size + _LETTER_BYTES, of_both)
         self._letters: Mailbox[_Letter] = Mailbox()
-        self._load = Load(MOST_WAITING, MOST_WAITING_BYTES)
+        self._load = Load(MOST_WAITING, MOST_WAITING_BYTES, MOST_WAITING_BYTES)
         self._waiting: dict[int, int] = {}
         self._since: dict[int, float] = {}
         self._closing = threading.Event()

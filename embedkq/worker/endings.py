@@ -149,6 +149,7 @@ class Endings:
             self.told += 1
             self._bury(run)
         else:
+            run.size += len(outcome.payload)
             self._due.append(Finished(run, outcome))
 
     def _bury(self, run: Run) -> None:

@@ -196,7 +196,9 @@ class Loop:
             for run in self._guard.sift(runs):
                 self.pool.submit(run)
             for condemned in self._guard.condemned:
+                size = condemned[0].size
                 self.endings.condemn(*condemned)
+                self._backlog.grow(condemned[0].size - size)
             self._guard.condemned.clear()
             self.endings.hand_over()
         self.pool.feed()
@@ -207,7 +209,9 @@ class Loop:
         announce = self._log.announces
         runs = []
         for run in polled:
-            if self._tracker.admit(partition, run.offset) and self._is_new(run):
+            if not self._tracker.admit(partition, run.offset):
+                self._backlog.leave(run)
+            elif self._is_new(run):
                 run.announce = announce
                 if run.key is None or self._backlog.enter_lane(run):
                     runs.append(run)
@@ -221,6 +225,7 @@ class Loop:
         under_way = self._runs.get(place)
         if under_way is not None:
             under_way.epoch = run.epoch  # one run, one callback; its end finishes this admission
+            self._backlog.leave(run)
             return False
         self._runs[place] = run
         run.attempts = self._ledger.notes_of(run.partition).attempts.get(run.offset, 0)
@@ -249,6 +254,7 @@ class Loop:
     def _forgo(self, run: Run) -> None:
         self._guard.left(run)
         del self._runs[run.partition, run.offset]
+        self._backlog.leave(run)
         self._admissible += 1  # another may run in its place, where only so many may
 
     # Settling.
@@ -268,7 +274,9 @@ class Loop:
             if (outcome.status == "undecodable" or self.breaker.in_a_row) and self.breaker.holds(run, outcome):
                 self._hold(run, circuit_breaker.PROBE_SECONDS)
                 continue
+            size = run.size
             pause = endings.settle(run, outcome)
+            self._backlog.grow(run.size - size)
             if pause is not None:
                 self._run_again(run, pause)
         self.pool.ended.clear()
@@ -300,6 +308,7 @@ class Loop:
                 if run.key is not None:
                     self._backlog.leave_lane(run)
                 self._guard.left(run)
+                self._backlog.leave(run)
                 self._ledger.finish(run)
         self.endings.done.clear()
         self._to_fire -= self.endings.told

@@ -18,7 +18,9 @@ LONGEST_PAUSE_SECONDS = 300.0
 """However often a job has failed it does not wait longer than this, unless its backoff is longer by itself."""
 MOST_HELD = 500
 MOST_HELD_BYTES = 16 * 1024 * 1024
-"""From so many jobs of one partition that wait for another attempt, or so many bytes, on, no more of its records are begun."""
+MOST_HELD_BYTES_IN_ALL = 24 * 1024 * 1024
+"""From so many jobs of one partition that wait for another attempt, or so many bytes, on, no more of its records are begun; from so many
+bytes of all partitions on, no more of those that have any."""
 _MOST_DOUBLINGS = 60
 _KINDS_OF_TIMEOUT = frozenset(type_name(kind) for kind in (TimeoutError, Exception, BaseException))
 
@@ -36,7 +38,7 @@ class Retries:
         self._retries = retries
         self._backoff = backoff
         self._retry_on = None if retry_on is None else frozenset(retry_on)
-        self._load = Load(MOST_HELD, MOST_HELD_BYTES)
+        self._load = Load(MOST_HELD, MOST_HELD_BYTES, MOST_HELD_BYTES_IN_ALL)
         self._held: list[tuple[float, int, Run]] = []
         self._numbers = itertools.count()
         self._ready: deque[Run] = deque()
