@@ -176,7 +176,7 @@ BAD_CALLBACKS = {
     "number.py": ("callback = 7\n", r"'callback' in 'number\.py' is not callable, but 7"),
     "few.py": ("def callback(status, job): ...\n", r"'callback' in 'few\.py': .*five positional arguments.*"),
     "many.py": ("def callback(a, b, c, d, e, f): ...\n", r"'callback' in 'many\.py': .*five positional arguments.*"),
-    "keyword.py": ("def callback(a, b, c, d, *, e): ...\n", r"'callback' in 'keyword\.py': .*five positional arguments.*"),
+    "keyword_only.py": ("def callback(a, b, c, d, *, e): ...\n", r"'callback' in 'keyword_only\.py': .*five positional arguments.*"),
     "later.py": ("async def callback(a, b, c, d, e): ...\n", r"'callback' in 'later\.py' is `async def`.*make it a plain `def`"),
 }
 

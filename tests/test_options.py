@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -208,7 +207,7 @@ def six(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> None: ...
     [
         Callbacks().five, Callbacks.of_class, Callbacks.of_none, Callbacks(), asynchronous, print, max, dict.__init__,
         functools.partial(six, 1),
-        lambda *args: None, lambda a, b, c, d, e, *, f=1: None, lambda a, *rest, **more: None, operator.methodcaller("x"),
+        lambda *args: None, lambda a, b, c, d, e, *, f=1: None, lambda a, *rest, **more: None,
     ],
 )
 def test_what_takes_five_positional_arguments_is_a_callback(callback: Any) -> None:

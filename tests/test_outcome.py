@@ -49,7 +49,7 @@ def test_any_other_bytes_are_refused_or_read_without_running_code(data: bytes) -
 
 def test_a_status_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DecodeError):
-        Outcome.unpack(bytes([4]) + Outcome("success").pack()[1:])
+        Outcome.unpack(bytes([250]) + Outcome("success").pack()[1:])
 
 
 def test_text_that_is_no_unicode_is_escaped() -> None:

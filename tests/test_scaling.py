@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -116,6 +117,29 @@ class Host:
 
 def steps(call: Callable[[], Any]) -> int:
     """How many bytecode instructions of this thread a call takes."""
+    return _monitored(call) if sys.version_info >= (3, 12) else _traced(call)
+
+
+def _monitored(call: Callable[[], Any]) -> int:
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+    here, count = threading.get_ident(), 0
+
+    def took(*_: Any) -> None:
+        nonlocal count
+        count += threading.get_ident() == here
+
+    monitoring.use_tool_id(monitoring.PROFILER_ID, "embedkq tests")
+    monitoring.register_callback(monitoring.PROFILER_ID, monitoring.events.INSTRUCTION, took)
+    monitoring.set_events(monitoring.PROFILER_ID, monitoring.events.INSTRUCTION)
+    try:
+        call()
+    finally:
+        monitoring.set_events(monitoring.PROFILER_ID, 0)
+        monitoring.free_tool_id(monitoring.PROFILER_ID)
+    return count
+
+
+def _traced(call: Callable[[], Any]) -> int:
     count = 0
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
