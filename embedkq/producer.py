@@ -16,6 +16,7 @@ from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, EmbedkqErro
 from embedkq.forks import let_go_in_forks
 from embedkq.kafka_private import Producer as KafkaProducer
 from embedkq.probe import CREDENTIALS, LATE_SECONDS, is_guarded, look_for_reason, refuse_early
+from embedkq.send_window import InFlight, SendWindow
 
 OWNED_OPTIONS = (
     "bootstrap_servers", "key_serializer", "value_serializer", "acks", "enable_idempotence", "max_request_size", "transactional_id",
@@ -24,7 +25,7 @@ OWNED_OPTIONS = (
 """Options of kafka-python that embedkq sets itself."""
 KNOWN_OPTIONS = frozenset(KafkaProducer.DEFAULT_CONFIG)
 SEND_SECONDS = 10.0
-"""How long a send may take in all, connecting included."""
+"""How long a send may take until the next acknowledgement, connecting included."""
 _OVERHEAD_BYTES = 4096
 _NO_RIGHT = "AuthorizationFailedError"
 _CONNECT_MARGIN_SECONDS = 0.5
@@ -79,6 +80,8 @@ class Producer:
             "enable_idempotence": True,
             "max_request_size": job_size + _OVERHEAD_BYTES,
         }
+        linger = self._options["linger_ms"]
+        self._window = SendWindow(linger / 1000 if isinstance(linger, (int, float)) else 0.0)
         self._lock = threading.Lock()
         self._kafka: Any = None
         self._sockets: ClientSockets | None = None
@@ -100,39 +103,52 @@ class Producer:
             raise failures[0]
 
     def send_all(self, messages: Sequence[Message]) -> dict[int, Exception]:
-        """Send all, then wait once; why some were not acknowledged, by index. Raises nothing but `Closed`."""
-        deadline = time.monotonic() + SEND_SECONDS
+        """Send all; why some were not acknowledged, by index. Raises nothing but `Closed`.
+
+        So many bytes are on their way at once as the broker acknowledges quickly. It takes as long as it takes while acknowledgements
+        come; without one for 10 s the rest is not sent.
+        """
         failures: dict[int, Exception] = {}
-        futures: list[Any] = []
+        flight = InFlight(self._window, SEND_SECONDS)
         for index, message in enumerate(messages):
-            try:
-                kafka = self._connected(deadline)
-            except Closed:
-                raise
-            except Exception as error:  # noqa: BLE001  (told for each message)
-                failure = self._explained(error, message, handed_over=False)
-                failures.update(dict.fromkeys(range(index, len(messages)), failure))
+            size = message.size
+            while not flight.has_room(size):
+                self._settle_oldest(flight, messages, failures)
+            if flight.lost is None:
+                self._hand_over(flight, index, message, size, failures)
+            if flight.lost is not None:
+                failures.update({rest: flight.lost for rest in range(index, len(messages)) if rest not in failures})
                 break
-            try:
-                futures.append(kafka.send(
-                    message.topic, value=message.value, key=message.key, headers=list(message.headers), partition=message.partition
-                ))
-            except Exception as error:  # noqa: BLE001
-                futures.append(None)
-                failures[index] = self._explained(error, message, handed_over=False)
-                if isinstance(failures[index], BrokerUnavailable):
-                    rest = range(index + 1, len(messages))
-                    failures.update(dict.fromkeys(rest, failures[index]))
-                    break
-        for index, future in enumerate(futures):
-            if future is not None:
-                try:
-                    future.get(timeout=max(0.0, deadline - time.monotonic()))
-                except Exception as error:  # noqa: BLE001
-                    failures[index] = self._explained(error, messages[index], handed_over=True)
-                    if isinstance(error, kafka_errors.KafkaTimeoutError) or kafka.is_spent():
-                        self._retire(kafka)
+        while flight:
+            self._settle_oldest(flight, messages, failures)
         return self._with_limit(self._with_reason(failures), messages)
+
+    def _hand_over(self, flight: InFlight, index: int, message: Message, size: int, failures: dict[int, Exception]) -> None:
+        kafka = None
+        try:
+            kafka = self._connected(flight.deadline)
+            future = kafka.send(
+                message.topic, value=message.value, key=message.key, headers=list(message.headers), partition=message.partition
+            )
+        except Closed:
+            raise
+        except Exception as error:  # noqa: BLE001  (told for each message)
+            failures[index] = self._explained(error, message, handed_over=False)
+            if kafka is None or isinstance(failures[index], BrokerUnavailable):
+                flight.lost = failures[index]
+        else:
+            flight.add(index, kafka, future, size)
+
+    def _settle_oldest(self, flight: InFlight, messages: Sequence[Message], failures: dict[int, Exception]) -> None:
+        index, kafka, error = flight.next_end()
+        if error is None:
+            return
+        failures[index] = self._explained(error, messages[index], handed_over=True)
+        if isinstance(failures[index], BrokerUnavailable):
+            why = type(error).__name__
+            flight.lose(self._unavailable(messages[index], f"{why}, and no more were sent", maybe_sent=False))
+        if isinstance(error, kafka_errors.KafkaTimeoutError) or kafka.is_spent():
+            self._retire(kafka)
 
     def close(self, seconds: float = SEND_SECONDS) -> None:
         """Send what waits, for so many seconds at most, and close. Any thread; doing it twice does no harm."""

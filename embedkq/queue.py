@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, overload
@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Call = "Job | Callable[..., Any] | tuple[Any, ...]"
 
 _WINDOW = 5_000
+_WINDOW_BYTES = 8 * 1024 * 1024
 _LOGGED_CHARACTERS = 1024
 _LARGEST_JOB = 1_000_000
 
@@ -77,11 +78,11 @@ class _Enqueues:
 
         Raises:
             EnqueueFailed: tells which were acknowledged and which not; `__cause__` is the first reason.
-            TypeError, EncodeError, JobTooLarge: a call cannot be sent; those before it may have been, up to 5,000 at a time.
+            TypeError, EncodeError, JobTooLarge: a call cannot be sent; those before it may have been, up to 5,000 or 8 MiB at a time.
         """
         iterator = iter(calls)
         acknowledged: list[Job] = []
-        while window := [self._prepare(*_split(call)) for call in islice(iterator, _WINDOW)]:
+        while window := self._prepare_some(iterator):
             failures = self._queue._producer().send_all([message for _, message in window])
             acknowledged += [job for index, (job, _) in enumerate(window) if index not in failures]
             if failures:
@@ -138,6 +139,15 @@ class _Enqueues:
         if message.size > self._queue.job_size:
             raise JobTooLarge(message.size, self._queue.job_size)
         return Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key), message
+
+    def _prepare_some(self, calls: Iterator[Any]) -> list[tuple[Job, Any]]:
+        some, size = [], 0
+        for call in islice(calls, _WINDOW):
+            some.append(self._prepare(*_split(call)))
+            size += len(some[-1][1].value)
+            if size >= _WINDOW_BYTES:
+                break
+        return some
 
     def _call_of(self, job: Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
         if args or kwargs:
