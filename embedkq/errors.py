@@ -219,14 +219,17 @@ class HostCrashed(JobError):
 
     Attributes:
         count: how often.
+        hosts: names of the hosts that it ran on then, as far as they are known.
     """
 
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
+    def __init__(self, count: int, hosts: Sequence[str] = ()) -> None:
+        super().__init__(count, hosts)
         self.count = count
+        self.hosts = tuple(hosts)
 
     def __str__(self) -> str:
-        return f"the worker's own process went down {self.count} times while this job ran alone in it, so it is not run any more"
+        where = f" (on {', '.join(self.hosts)})" if self.hosts else ""
+        return f"the worker's own process went down {self.count} times{where} while this job ran alone in it, so it is not run any more"
 
 
 class JobExited(JobError):

@@ -3,13 +3,14 @@
 The text: that of the map (see `donemap`; nothing if nothing is done above the start), and behind a space, where there is something to
 note, base85 of a checksum and varints: how often the partition was begun without progress, the suspect (its distance from the start,
 plus one; 0 for none), how many records have taken hosts down, and of each distance and count, then the same for attempts up to the end.
-Distances are from the offset before. The checksum covers the start too, as the map's does.
+Distances are from the offset before. The checksum covers the start too, as the map's does. Attempts at offsets that no log reaches
+are names of hosts, 7 bytes of a name each.
 """
 from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from embedkq import donemap
@@ -21,34 +22,47 @@ _MOST_CRASHES = 16
 """Records whose crashes are noted: those with the lowest offsets, for they hold up the rest."""
 _MOST_NUMBERS = 16_384
 _MOST_BYTES = 64 * 1024
+_MOST_HOSTS = 5
+_FIRST_NAME, _LAST_NAME = 2**61, 2**61 + 2**16
+_LONGEST_NAME, _PIECE = 64, 7
 
 
 class Notes(NamedTuple):
     """What is known of records that are not done. Immutable; any thread.
 
     Attributes:
-        starts: how often the partition was assigned since it was last given up in order or made progress.
+        starts: how often a host has begun jobs of the partition since it was last given up in order or made progress.
         suspect: offset of the job that runs while each runs alone; None for none.
         crashes: how often a host went down over a record that was the suspect, by offset.
         attempts: how often a job has failed, timed out or crashed, by offset.
+        hosts: names of the hosts that went down over a suspect, the last few; behind them the one that the present suspect runs on.
     """
 
     starts: int = 0
     suspect: int | None = None
     crashes: Mapping[int, int] = {}
     attempts: Mapping[int, int] = {}
+    hosts: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
-        return hash((self.starts, self.suspect, frozenset(self.crashes.items()), frozenset(self.attempts.items())))
+        return hash((self.starts, self.suspect, frozenset(self.crashes.items()), frozenset(self.attempts.items()), self.hosts))
 
     @property
     def careful(self) -> bool:
         """Whether the partition was begun so often without progress that its jobs should run one at a time."""
         return self.starts > _STARTS_IN_VAIN
 
-    def begun_again(self) -> Notes:
-        """As of a new assignment, to a host that has not had the partition before."""
-        return self.blamed()._replace(starts=self.starts + 1)
+    def begun(self) -> Notes:
+        """As of a host that is about to begin the first job of the partition."""
+        return self._replace(starts=self.starts + 1)
+
+    def suspecting(self, offset: int, host: str) -> Notes:
+        """As of a host that is about to run this job alone."""
+        return self._replace(suspect=offset, hosts=(*self.hosts, host)[-_MOST_HOSTS:])
+
+    def cleared(self) -> Notes:
+        """As of a suspect that did its host no harm."""
+        return self if self.suspect is None else self._replace(suspect=None, hosts=self.hosts[:-1])
 
     def blamed(self) -> Notes:
         """As of a host that went down over its suspect, if it had one."""
@@ -57,8 +71,8 @@ class Notes(NamedTuple):
         return self._replace(suspect=None, crashes={**self.crashes, self.suspect: self.crashes.get(self.suspect, 0) + 1})
 
     def given_up(self) -> Notes:
-        """As of an assignment that ends in order."""
-        return self._replace(starts=0, suspect=None)
+        """As of an assignment that ends in order, or of a host that was asked to stop: however it ends, it is not to blame."""
+        return self.cleared()._replace(starts=0)
 
     def of_open(self, start: int, done: Runs) -> Notes:
         """The same without what is known of records that are done."""
@@ -72,14 +86,36 @@ class Notes(NamedTuple):
         """As of the moment in which this offset is done."""
         if offset not in self.crashes and offset not in self.attempts and offset != self.suspect:
             return self
-        return self._replace(
-            suspect=None if offset == self.suspect else self.suspect,
-            crashes={other: count for other, count in self.crashes.items() if other != offset},
+        noted = self.cleared() if offset == self.suspect else self
+        crashes = {other: count for other, count in self.crashes.items() if other != offset}
+        return noted._replace(
+            crashes=crashes, hosts=noted.hosts if crashes or noted.suspect is not None else (),
             attempts={other: count for other, count in self.attempts.items() if other != offset},
         )
 
 
 NOTHING = Notes()
+
+
+def _pairs_of_names(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Names of hosts as attempts at offsets that no log reaches: a version that does not know of them carries them along."""
+    pairs = []
+    for number, name in enumerate(names):
+        content = name.encode("utf-8", "replace")[:_LONGEST_NAME]
+        for place in range(0, len(content), _PIECE):
+            piece = int.from_bytes(b"\1" + content[place : place + _PIECE], "big")  # the 1 keeps zeros in front
+            pairs.append((_FIRST_NAME + number * _LONGEST_NAME + place, piece))
+    return pairs
+
+
+def _names_in(pairs: Mapping[int, int]) -> tuple[str, ...]:
+    names: dict[int, bytes] = {}
+    for offset in sorted(pairs):
+        number = (offset - _FIRST_NAME) // _LONGEST_NAME
+        piece = pairs[offset].to_bytes(_PIECE + 2, "big").lstrip(b"\0")[1:]
+        names[number] = names.get(number, b"") + piece
+    texts = [name.decode("utf-8", "replace") for name in list(names.values())[:_MOST_HOSTS]]
+    return tuple("".join(c if c.isprintable() else "?" for c in text) for text in texts)
 
 
 def encode(start: int, done: Runs, notes: Notes, limit: int = LIMIT) -> str:
@@ -117,6 +153,9 @@ def decode(start: int, text: str) -> tuple[Runs, Notes]:
 
 def _encode(start: int, notes: Notes) -> str:
     crashes, attempts = (sorted(pair for pair in counts.items() if pair[0] >= start) for counts in (notes.crashes, notes.attempts))
+    attempts = [pair for pair in attempts if pair[0] < _FIRST_NAME]
+    if start < _FIRST_NAME:
+        attempts += _pairs_of_names(notes.hosts)
     suspect = notes.suspect if notes.suspect is not None and notes.suspect >= start else None
     numbers = [notes.starts, 0 if suspect is None else suspect - start + 1, len(crashes[:_MOST_CRASHES])]
     for pairs in (crashes[:_MOST_CRASHES], attempts):
@@ -138,7 +177,9 @@ def _decode(start: int, text: str) -> Notes:
         raise ValueError(f"its notes hold {len(numbers)} numbers that make no sense")
     middle = 3 + 2 * numbers[2]
     suspect = start + numbers[1] - 1 if numbers[1] else None
-    return Notes(numbers[0], suspect, _counts(start, numbers[3:middle]), _counts(start, numbers[middle:]))
+    attempts = _counts(start, numbers[middle:])
+    names = {offset: attempts.pop(offset) for offset in list(attempts) if _FIRST_NAME <= offset < _LAST_NAME}
+    return Notes(numbers[0], suspect, _counts(start, numbers[3:middle]), attempts, _names_in(names))
 
 
 def _counts(start: int, numbers: list[int]) -> dict[int, int]:

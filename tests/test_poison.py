@@ -4,8 +4,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +15,11 @@ from typing import Any
 
 import pytest
 import workerjobs
-from kafka.errors import KafkaError, KafkaTimeoutError, RebalanceInProgressError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from support import ROOT, Recorder, committed, lag, lines, wait_until, with_admin
 
 from embedkq import Queue, Worker, deadletters, headers, notes
-from embedkq.errors import HostCrashed
+from embedkq.errors import BrokerUnavailable, HostCrashed
 from embedkq.notes import Notes
 from embedkq.outcome import Outcome
 from embedkq.worker import poison
@@ -56,7 +58,7 @@ class Host:
         self.exchange = Exchange()
         self.ledger = Ledger("topic")
         self.guard = PoisonGuard(self.exchange, self.ledger, 1, MOST)
-        self.ledger.assign(Assigned(0, 1, offset, notes.encode(offset, (), noted.begun_again())))
+        self.ledger.assign(Assigned(0, 1, offset, notes.encode(offset, (), noted)))
         self.guard.assigned(0)
 
     def admit(self, *numbers: int) -> list[Run]:
@@ -71,7 +73,9 @@ class Host:
 
 
 def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -> None:
-    assert not Host(Notes(starts=1)).ledger.suspicious
+    host = Host(Notes(starts=1))
+    [run] = host.admit(0)
+    assert host.guard.sift([run]) == [] and not host.ledger.suspicious
     host = Host(Notes(starts=2))
     first, second = runs = host.admit(0, 1)
     assert host.guard.sift(runs) == [] and host.guard.held_up == {0}
@@ -104,9 +108,44 @@ def test_care_ends_after_some_jobs_and_some_time_and_only_once_that_is_committed
 def test_progress_is_no_start_in_vain() -> None:
     host = Host(Notes(starts=1))
     [run] = host.admit(0)
-    assert host.guard.sift([run]) == [run] and host.commit().starts == 2
+    assert host.guard.sift([run]) == [] and host.exchange.careful and host.commit().starts == 2
+    assert host.guard.sift([]) == [run] and not host.exchange.careful
     host.ledger.finish(run)
     assert host.commit() == Notes()
+
+
+def test_nothing_is_noted_of_a_host_that_has_begun_nothing() -> None:
+    for noted in (Notes(), Notes(starts=2), Notes(crashes={3: 1}, hosts=("other",))):
+        host = Host(noted)
+        assert host.guard.sift([]) == [] and host.commit() == noted and not host.exchange.careful
+
+
+def test_the_first_jobs_wait_for_a_commit_once_and_not_when_the_host_gets_the_partition_again() -> None:
+    host = Host(Notes())
+    first, second, third = host.admit(0, 1, 2)
+    assert host.guard.sift([first]) == [] and host.guard.sift([second]) == [] and host.commit() == Notes(starts=1)
+    assert host.guard.sift([]) == [first, second] and host.guard.sift([third]) == [third]
+    host.ledger.assign(Assigned(0, 2, 0, notes.encode(0, (), Notes(starts=1))))
+    host.guard.assigned(0)
+    runs = host.admit(0)
+    assert host.guard.sift(runs) == runs and host.commit() == Notes(starts=1)
+
+
+def test_holes_are_no_progress_and_do_not_keep_the_first_job_waiting() -> None:
+    host = Host(Notes())
+    [run] = host.admit(5)  # what is before it is compacted away
+    assert host.guard.sift([run]) == [] and host.commit() == Notes(starts=1) and host.exchange.committed[0].offset == 5
+    assert host.guard.sift([]) == [run]
+
+
+def test_a_host_that_was_asked_to_stop_is_not_to_blame() -> None:
+    host = Host(Notes(starts=2, crashes={4: 1}, hosts=("other",)))
+    [run] = host.admit(0)
+    host.guard.sift([run])
+    assert host.commit().suspect == 0 and host.exchange.committed[0].notes.hosts == ("other", socket.gethostname())
+    told = host.exchange.committed[0].given_up().notes
+    assert told == Notes(crashes={4: 1}, hosts=("other",))
+    assert Host(told).ledger.notes_of(0) == told
 
 
 def test_what_hosts_went_down_over_is_condemned_and_a_host_lost_to_that_has_it_pass_in_silence() -> None:
@@ -116,8 +155,9 @@ def test_what_hosts_went_down_over_is_condemned_and_a_host_lost_to_that_has_it_p
         [run] = host.admit(0)
         host.guard.sift([run])
         noted = host.commit()
-        verdicts.append("runs" if host.guard.sift([]) else host.guard.condemned[0][1:])
+        verdicts.append("runs" if host.guard.sift([]) else (host.guard.condemned[0][1].count, host.guard.condemned[0][2]))
     assert verdicts == ["runs"] * MOST + [(MOST, False), (MOST + 1, True)]
+    assert host.guard.condemned[0][1].hosts == (socket.gethostname(),)
 
 
 def test_what_was_dropped_is_no_longer_suspected() -> None:
@@ -157,39 +197,41 @@ def test_without_a_dead_letter_topic_a_condemned_job_has_its_callback_and_is_don
     told: Mailbox[Finished] = Mailbox()
     endings = Endings(JobLog("topic"), Retries(), told, None)
     run = Run(0, 1, Polled(7))
-    endings.condemn(run, MOST, silently)
+    endings.condemn(run, HostCrashed(MOST, ("web-1", "web-2")), silently)
     endings.hand_over()
     if not silently:
         assert [(finished.run, finished.outcome.status) for finished in told.take()] == [(run, "failure")] and not endings.done
         endings.fired([run])
     assert endings.done == [run] and not told.take() and endings.told == 1
     assert [record.levelname for record in caplog.records] == ["ERROR"] and "offset=7" in caplog.text
+    assert "3 times (on web-1, web-2)" in caplog.text and "SIGTERM" in caplog.text and "enqueue it again" in caplog.text
 
 
 class Broker:
-    """Takes commits, or refuses them as in the middle of a rebalance."""
+    """Takes commits."""
 
-    def __init__(self, refuses: bool) -> None:
-        self.refuses = refuses
+    def __init__(self) -> None:
         self.taken: list[tuple[int, str]] = []
 
     def commit(self, offsets: Any, timeout_ms: int) -> None:
-        if self.refuses:
-            raise RebalanceInProgressError
         self.taken += [(known.offset, known.metadata) for known in offsets.values()]
 
 
-def test_a_beginning_is_committed_once_and_a_refusal_counts_as_one_of_a_commit() -> None:
-    commits = Commits("topic", 10.0)
-    known = notes.encode(5, ((7, 8),), Notes(starts=1, attempts={6: 2}))
-    assert commits.mark(Broker(refuses=True), {0: (5, known), 1: (5, "not ours")}) == {1: "not ours"}
-    assert commits.refused_since is not None
-    broker = Broker(refuses=False)
-    marked = commits.mark(broker, {0: (5, known), 1: (5, "not ours")})
-    assert broker.taken == [(5, marked[0])] and marked[1] == "not ours" and commits.refused_since is None
-    assert notes.decode(5, marked[0]) == (((7, 8),), Notes(starts=2, attempts={6: 2}))
-    assert commits.mark(broker, {0: (5, "as it was")}) == {0: "as it was"}  # this host has it again, and is alive
-    assert commits.mark(broker, {}) == {} and len(broker.taken) == 1
+def test_a_consumer_that_has_passed_on_first_records_waits_a_moment_for_the_commit_that_they_need() -> None:
+    commits, host, broker = Commits("topic", 10.0), Host(Notes()), Broker()
+
+    def ask() -> None:
+        host.guard.sift(host.admit(0))
+        host.exchange.publish(host.ledger.snapshot())
+
+    asking = threading.Timer(0.02, ask)
+    asking.start()
+    commits.commit_as_asked(broker, host.exchange, lambda: dict(host.ledger.snapshot()), {0})
+    asking.join()
+    assert [notes.decode(*taken)[1] for taken in broker.taken] == [Notes(starts=1)]
+    assert [run.offset for run in host.guard.sift([])] == [0] and host.exchange.begun == {0}
+    commits.commit_as_asked(broker, host.exchange, dict, {0})
+    assert len(broker.taken) == 1
 
 
 class Client:
@@ -241,8 +283,10 @@ def callback(status, job, result, exception, traceback):
     workerjobs.note(folder + "/told", f"{job.id} {status} {type(exception).__name__} {job.func is not None}")
     if how == "callback" and status == "failure":
         os.kill(os.getpid(), signal.SIGKILL)
-Worker(hosts=hosts, topic=topic, group=group, callback=callback, processes=2, dead_letter_topic=topic + "-dead",
-       max_crashes=int(most), kafka={"session_timeout_ms": 1000, "heartbeat_interval_ms": 250}).start()
+worker = Worker(hosts=hosts, topic=topic, group=group, callback=callback, processes=2, dead_letter_topic=topic + "-dead",
+                max_crashes=int(most), kafka={"session_timeout_ms": 1000, "heartbeat_interval_ms": 250})
+signal.signal(signal.SIGTERM, lambda *_: worker.request_stop())
+worker.start()
 """
 
 
@@ -361,13 +405,75 @@ def known(hosts: str, group: str) -> Notes:
 
 
 def test_a_stop_in_order_is_no_start_in_vain(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], broker: Any
+    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], broker: Any, tmp_path: Path
 ) -> None:
     if broker.kind == "tansu":
         pytest.skip("it keeps no metadata")
-    for _ in range(3):
+    gate, noted = tmp_path / "gate", tmp_path / "notes"
+    with Queue(hosts=hosts, topic=topic) as queue:
+        queue.using(partition=0).enqueue(workerjobs.note_and_wait, str(noted), "slow", str(gate))
+    for turn in range(3):
         worker = Worker(hosts=hosts, topic=topic, group=group, callback=Recorder(), kafka=kafka_options).start_background()
-        wait_until(lambda worker=worker: worker.health().seconds_since_commit is not None, "it has begun")
-        assert {notes.decode(*place)[1].starts for place in committed(hosts, group, topic).values()} == {1}
-        worker.stop()
+        wait_until(lambda turn=turn: len(lines(noted)) == turn + 1, "it runs")
+        known = {partition: notes.decode(*place)[1].starts for partition, place in committed(hosts, group, topic).items()}
+        assert known.pop(0) == 1 and not any(known.values())
+        worker.request_stop()
+        wait_until(lambda: committed(hosts, group, topic)[0] == (0, ""), "it is told that it was asked to stop, while the job runs")
+        worker.request_stop(now=True)
+        worker.wait()
         assert set(committed(hosts, group, topic).values()) == {(0, "")}
+
+
+IDLE = """
+import sys
+from embedkq import Worker
+hosts, topic, group = sys.argv[1:]
+Worker(hosts=hosts, topic=topic, group=group, kafka={"session_timeout_ms": 1000, "heartbeat_interval_ms": 250}).start()
+"""
+
+
+@pytest.mark.needs("kafka", "properties")
+def test_idle_hosts_that_are_killed_slow_nothing_down(quick: str, group: str, tmp_path: Path) -> None:
+    make_topics(quick)
+    (tmp_path / "idle.py").write_text(IDLE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(3):
+        host = subprocess.Popen([sys.executable, str(tmp_path / "idle.py"), quick, "poison", group], env=environment)
+        try:
+            wait_until(lambda: members(quick, group) == 1, "it has joined")
+            wait_until(lambda: len(committed(quick, group, "poison")) == 2, "it has committed")
+        finally:
+            host.kill()
+            host.wait()
+        wait_until(lambda: members(quick, group) == 0, "it is given up")
+    assert set(committed(quick, group, "poison").values()) == {(0, "")}
+
+
+def members(hosts: str, group: str) -> int | None:
+    from embedkq import info
+
+    try:
+        return len(info.member_ids(hosts, group, {}))
+    except BrokerUnavailable:  # a fresh broker, for its first seconds
+        return None
+
+
+@pytest.mark.needs("kafka", "properties")
+def test_a_job_whose_hosts_are_asked_to_stop_and_then_killed_is_never_condemned(
+    start_host: Any, quick: str, group: str, tmp_path: Path
+) -> None:
+    make_topics(quick)
+    path, gate = str(tmp_path / "notes"), str(tmp_path / "gate")
+    with Queue(hosts=quick, topic="poison") as queue:
+        queue.using(partition=0).enqueue(workerjobs.note_and_wait, path, "slow", gate)
+    for begun in range(1, MOST + 4):
+        host = start_host("stop")
+        wait_until(lambda begun=begun: lines(path).count("slow") == begun, "the slow one has begun")
+        host.send_signal(signal.SIGTERM)
+        wait_until(lambda: known(quick, group) == Notes(), "it is told that it was asked to stop")
+        host.kill()
+        host.wait()
+    start_host("stop")
+    Path(gate).touch()
+    wait_until(lambda: all_done(quick, group), "it is done")
+    assert {line.split()[1] for line in lines(tmp_path / "told")} == {"success"}

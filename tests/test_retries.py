@@ -1,6 +1,8 @@
 """Retries: which attempts are followed by another, when, and that they are counted wherever the job runs next."""
 from __future__ import annotations
 
+import base64
+import itertools
 import logging
 import os
 import signal
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 import workerjobs
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import ROOT, Recorder, Sender, committed, fire_until, lag, lines, send_many, wait_until, with_field
 
@@ -138,7 +140,9 @@ def noted(draw: Any) -> tuple[int, Any, Notes]:
     crashes = {start + place: count for place, count in draw(counts).items()}
     attempts = {start + place: count for place, count in draw(counts).items()}
     suspect = draw(st.none() | st.integers(start, start + 5000))
-    return start, done, Notes(draw(st.integers(0, 1000)), suspect, dict(sorted(crashes.items())[:16]), attempts)
+    names = st.text(st.characters(codec="utf-8", categories=("L", "N", "P")), min_size=1, max_size=16)
+    hosts = tuple(draw(st.lists(names, max_size=5)))
+    return start, done, Notes(draw(st.integers(0, 1000)), suspect, dict(sorted(crashes.items())[:16]), attempts, hosts)
 
 
 @settings(deadline=None)
@@ -149,6 +153,35 @@ def test_notes_come_back_beside_the_map(told: tuple[int, Any, Notes]) -> None:
     assert notes.decode(start, text) == (done, known) and len(text) <= donemap.LIMIT
     if known == NOTHING:
         assert text == donemap.encode(start, done).text
+
+
+@settings(deadline=None)
+@given(noted())
+def test_a_version_without_names_of_hosts_reads_all_else_and_carries_them_along(told: tuple[int, Any, Notes]) -> None:
+    start, done, known = told
+    written = notes.encode(start, done, known).partition(" ")[2]
+    assume(written)
+    # As the versions before read it: numbers, then pairs of crashes, then pairs of attempts, whatever their offsets.
+    numbers = donemap.read_varints(base64.b85decode(written)[donemap.CHECKSUM :])
+    pairs = list(zip(numbers[3::2], numbers[4::2], strict=True))
+    places = list(itertools.accumulate(distance for distance, _ in pairs[numbers[2] :]))
+    attempts = {start + place: count for place, (_, count) in zip(places, pairs[numbers[2] :], strict=True)}
+    of_hosts = {offset: count for offset, count in attempts.items() if offset >= 2**61}
+    assert {offset: count for offset, count in attempts.items() if offset < 2**61} == known.attempts
+    assert bool(of_hosts) == bool(known.hosts) and max(of_hosts, default=0) < 2**62 and max(of_hosts.values(), default=0) < 2**63
+    carried = notes.encode(start, done, known._replace(hosts=()))
+    assert notes.decode(start, carried)[1].hosts == ()
+
+
+def test_names_of_hosts_are_cut_and_made_printable_and_only_the_last_five_are_kept() -> None:
+    [name] = notes.decode(0, notes.encode(0, (), Notes(hosts=("h" * 300,))))[1].hosts
+    assert name == "h" * 64
+    assert notes.decode(0, notes.encode(0, (), Notes(hosts=("a\x1b[2J\n",))))[1].hosts == ("a?[2J?",)
+    known = Notes()
+    for number in range(9):
+        known = known.suspecting(7, f"web-{number}").blamed()
+    assert known.hosts == tuple(f"web-{number}" for number in range(4, 9)) and known.crashes == {7: 9}
+    assert known.without(7) == NOTHING
 
 
 @settings(deadline=None)

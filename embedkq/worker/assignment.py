@@ -36,6 +36,8 @@ class Assignment:
         """Assigned, but where they begin is not known yet. The consumer's thread takes them out."""
         self.leaving = False
         """Set when the consumer closes: nothing runs any more, so nothing is waited for."""
+        self.stopping = False
+        """Set when the worker is asked to stop: whatever ends it from now on, none of its jobs is to blame."""
         self._exchange = exchange
         self._commits = commits
         self._tell = tell
@@ -54,7 +56,7 @@ class Assignment:
 
     def committable(self) -> dict[int, Progress]:
         """What may be committed of the partitions that are ours. Any thread."""
-        return self._committable(dict(self._epochs), given_up=self.leaving)
+        return self._committable(dict(self._epochs), given_up=self.leaving or self.stopping)
 
     def lose_all(self) -> None:
         """The consumer is thrown away: nothing is ours any more, nothing of it may be committed. Consumer's thread."""

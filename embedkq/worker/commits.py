@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from kafka import errors as kafka_errors
 
-from embedkq import notes
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.client import TIMEOUT_MILLISECONDS
 from embedkq.worker.commit_requests import TOO_LARGE, CommitLimits, CommitRequests
@@ -53,7 +52,6 @@ class Commits:
         self._tried = 0.0
         self._limits = CommitLimits()
         self._repeated = 0
-        self._marked: set[int] = set()
 
     def may_be_due(self) -> bool:
         """Whether it can be time to commit anything at all: worth asking before it is worked out what."""
@@ -103,51 +101,26 @@ class Commits:
         self._repeated = first + _UNCHANGED_AT_ONCE
         return {partition: wanted[partition] for partition in partitions[first : first + _UNCHANGED_AT_ONCE]}
 
-    def commit_as_asked(self, kafka: Any, exchange: Exchange, committable: Callable[[], Mapping[int, Progress]]) -> None:
-        """Where jobs run one at a time, each after a commit, serve these for about a second: before each a poll would take half of one.
+    def commit_as_asked(
+        self, kafka: Any, exchange: Exchange, committable: Callable[[], Mapping[int, Progress]], beginning: Set[int]
+    ) -> None:
+        """Where jobs wait for a commit before they begin, serve these for about a second: before each a poll would take half of one.
+
+        Args:
+            beginning: partitions of which records were passed on that may be the first to begin here: the worker's thread is about to ask.
 
         Raises:
             KafkaError: as `commit`.
         """
-        until = time.monotonic() + _AS_ASKED_SECONDS
-        while exchange.careful and time.monotonic() < until:
+        now = time.monotonic()
+        until, until_begun = now + _AS_ASKED_SECONDS, now + _LOOK_SECONDS
+        while (exchange.careful and now < until) or (now < until_begun and not beginning <= exchange.begun):
             if exchange.asked.wait(_LOOK_SECONDS):
                 exchange.asked.clear()
                 if (wanted := committable()) and not self.commit(kafka, wanted):
                     return
                 exchange.confirm(wanted)
-
-    def mark(self, kafka: Any, starts: Mapping[int, tuple[int, str]]) -> Mapping[int, str]:
-        """Commit that partitions begin once more in another host, before anything of them runs; their metadata as of then.
-
-        Nothing changes for a partition that this consumer had before: it is alive. Those that are missing were refused for now.
-
-        Args:
-            starts: offset and metadata by partition.
-
-        Raises:
-            KafkaError: as `commit`.
-        """
-        as_told = {partition: metadata for partition, (_, metadata) in starts.items()}
-        begun: dict[int, Progress] = {}
-        for partition, (start, metadata) in starts.items():
-            if partition not in self._marked:
-                try:
-                    done, noted = notes.decode(start, metadata)
-                except ValueError:  # whoever is to use it says so
-                    continue
-                begun[partition] = Progress(start, done, 0, noted.begun_again())
-        if not begun:
-            return as_told
-        try:
-            self._commit(kafka, begun)
-        except REFUSALS as error:
-            self.refused_since = self.refused_since or time.monotonic()
-            logger.debug("The beginning of partitions %s could not be committed and will be tried again: %r", sorted(begun), error)
-            return {partition: metadata for partition, metadata in as_told.items() if partition not in begun}
-        self._marked |= begun.keys()
-        self.refused_since = None
-        return {**as_told, **{p: notes.encode(progress.offset, progress.done, progress.notes) for p, progress in begun.items()}}
+            now = time.monotonic()
 
     def requests(self, wanted: Mapping[int, Progress]) -> CommitRequests:
         """The requests that commit this; also for the client's I/O thread."""

@@ -67,6 +67,7 @@ class Consumer:
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._client: Client | None = None
         self._requests: deque[Any] = deque()
+        self._beginning: set[int] = set()
         self._ends: dict[int, int] = {}
         self._positions_at = self._ends_at = 0.0
         self.away_since: float | None = None
@@ -148,12 +149,13 @@ class Consumer:
         client.steer(self._exchange.hot if self._exchange.backlog.wait_for_room(_ROOM_SECONDS) else None)
         if not client.topic_is_known():
             return
-        self.commits.commit_as_asked(client.kafka, self._exchange, self.assignment.committable)
+        self.commits.commit_as_asked(client.kafka, self._exchange, self.assignment.committable, self._beginning)
         self._gathering.wait()
         polled = client.poll(_POLL_MILLISECONDS)
         self.last_poll = time.monotonic()
         self._gathering.came(sum(map(len, polled.values())), self.last_poll)
         self._begin(client, polled)
+        self._beginning.clear()
         for partition, records in polled.items():
             self._pass_on(client, partition, records)
         self._answer_requests(client)
@@ -213,19 +215,18 @@ class Consumer:
         epochs = {partition: self.assignment.epoch(partition) for partition in fresh}
         try:
             starts = {p: found for p in fresh if (found := self._start_of(client, p, polled.get(p))) is not None}
-            marked = self.commits.mark(client.kafka, starts)
         except kafka_errors.KafkaError:
             for partition, records in polled.items():  # the position has passed all of them, and nobody else has them
                 client.seek_back(partition, records)
             raise
         for partition in fresh:
             epoch = epochs[partition]
-            if epoch is None or partition not in marked or self.assignment.epoch(partition) != epoch:
+            if epoch is None or partition not in starts or self.assignment.epoch(partition) != epoch:
                 client.seek_back(partition, polled.get(partition))
             else:
                 self.assignment.fresh.discard(partition)
                 self._ends.pop(partition, None)
-                self._tell(Assigned(partition, epoch, starts[partition][0], marked[partition]))
+                self._tell(Assigned(partition, epoch, *starts[partition]))
 
     def _start_of(self, client: Client, partition: int, records: list[Any] | None) -> tuple[int, str] | None:
         try:
@@ -241,6 +242,8 @@ class Consumer:
         elif records:
             position = client.position(partition)
             runs = [self._gate.admit(partition, epoch, record) for record in records]
+            if partition not in self._exchange.begun:
+                self._beginning.add(partition)
             size = sum([run.size for run in runs])
             self._exchange.backlog.coming(len(runs), size)
             self._tell(Batch(partition, epoch, runs, size, position or records[-1].offset + 1))

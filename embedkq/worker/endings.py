@@ -94,12 +94,12 @@ class Endings:
         self._end(run, outcome)
         return None
 
-    def condemn(self, run: Run, crashes: int, silently: bool) -> None:
+    def condemn(self, run: Run, error: HostCrashed, silently: bool) -> None:
         """It took so many hosts down that it is not run; `silently`: without callback, which may be what does it. Then `hand_over`."""
-        self._log.is_condemned(run, crashes)
-        outcome = failure(HostCrashed(crashes))
-        run.attempts, run.unread = crashes, True
-        run.death = Death("crashes", f"{outcome.type_name}: {outcome.message}", "", crashes)
+        self._log.is_condemned(run, error, None if self._letters is None else self._letters.topic)
+        outcome = failure(error)
+        run.attempts, run.unread = error.count, True
+        run.death = Death("crashes", f"{outcome.type_name}: {outcome.message}", "", error.count)
         self._end(run, outcome, silently)
 
     def hand_over(self) -> None:

@@ -79,7 +79,7 @@ class Engine:
 
     def request_stop(self, now: bool = False) -> None:
         """Begin to stop: at once what runs is killed with `now`. Any thread, also a signal handler; never blocks."""
-        self._stop_asked = True
+        self._stop_asked = self.consumer.assignment.stopping = True
         self._now_asked = self._now_asked or now
         self._exchange.inbox.wake()
 

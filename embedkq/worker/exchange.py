@@ -22,7 +22,8 @@ class Exchange:
         snapshot: what may be committed, by partition. The worker's thread replaces it as a whole, any thread reads it.
         confirmed: `time.monotonic()` at which a commit last proved that the partitions are still ours. Consumer's thread.
         committed: what was committed last, by partition. Replaced by the consumer's thread, any thread reads it.
-        careful: jobs run one at a time, each after a commit, which is asked for by `asked`. Worker's thread; the consumer's reads it.
+        careful: jobs wait for a commit before they begin, which is asked for by `asked`. Worker's thread; the consumer's reads it.
+        begun: partitions whose first jobs need not wait for a commit any more. Likewise.
         session_seconds: for how long they are ours without a word. Consumer's thread, before it starts.
         host_load: how busy the application is, by which both tell how much they may get in its way.
         hot: partitions that should not be polled for a while. Replaced and read likewise.
@@ -35,6 +36,7 @@ class Exchange:
         self.confirmed = 0.0
         self.committed: Mapping[int, Progress] = {}
         self.careful = False
+        self.begun: set[int] = set()
         self.asked = threading.Event()
         self.session_seconds = math.inf
         self.host_load = HostLoad()

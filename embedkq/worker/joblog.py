@@ -1,7 +1,7 @@
 """What is logged of each job, in KQ's wording, so that its users' searches go on working. Worker's thread."""
 from __future__ import annotations
 
-from embedkq.errors import RecordRefused
+from embedkq.errors import HostCrashed, RecordRefused
 from embedkq.outcome import Outcome
 from embedkq.safe_logging import INFO, SafeLogger
 from embedkq.worker.messages import Run
@@ -51,9 +51,13 @@ class JobLog:
         """This was the last attempt of several."""
         logger.warning("Job %s is not run again (attempts: %d).", _short(run), run.attempts)
 
-    def is_condemned(self, run: Run, crashes: int) -> None:
+    def is_condemned(self, run: Run, error: HostCrashed, dead_letter_topic: str | None) -> None:
         """It took so many hosts down that it does not run any more."""
-        logger.error("Job %s is not run: %s went down %d times over it.", _short(run), self._record(run), crashes)
+        again = f"kq dlq retry {_short(run)} --dead-letter-topic={dead_letter_topic}" if dead_letter_topic else "enqueue it again"
+        logger.error(
+            "Job %s of %s is not run: %s. If these hosts were killed from outside (out of memory, a deploy), shut them down gracefully: "
+            "SIGTERM, and time for what runs. To run it again: %s.", _short(run), self._record(run), error, again,
+        )
 
     def kept_out(self, run: Run, reason: Exception) -> None:
         """The record is no job of embedkq, or one that may not run here."""

@@ -64,8 +64,12 @@ class Ledger:
     def finish(self, run: Run) -> None:
         """The run's offset is done, whether its partition is still ours or not."""
         if self.tracker.finish(run.partition, run.epoch, run.offset):
-            if run.partition in self._notes:
-                self.note(run.partition, self._notes[run.partition].without(run.offset))
+            noted = self._notes.get(run.partition)
+            if noted is not None:
+                noted = noted.without(run.offset)
+                if not noted.careful and self.tracker.watermark(run.partition) > self._begun_at[run.partition]:
+                    noted = noted._replace(starts=0)  # that is progress; of those to be careful about somebody else decides
+                self.note(run.partition, noted)
         else:
             left = self._left.get(run.partition)
             if left is not None:
@@ -106,18 +110,14 @@ class Ledger:
             return plain
         if self._snapshot is None or self._plain is not plain:
             self._plain = plain
-            noted = {p: self._with_notes(p, plain[p]) for p in list(self._notes) if p in plain}
+            noted = {p: self._with_notes(p, plain[p]) for p in self._notes if p in plain}
             self._snapshot = MappingProxyType({**plain, **noted})
         return self._snapshot
 
     def _with_notes(self, partition: int, plain: Progress) -> Progress:
         known = self._noted.get(partition)
         if known is None or known[0] is not plain:
-            noted = self._notes[partition]
-            if noted.starts and not noted.careful and plain.offset > self._begun_at[partition]:
-                noted = noted._replace(starts=0)  # that is progress; of those to be careful about somebody else decides
-                self.note(partition, noted)
-            known = self._noted[partition] = plain, plain._replace(notes=noted)
+            known = self._noted[partition] = plain, plain._replace(notes=self._notes[partition])
         return known[1]
 
     def crowded(self) -> Set[int]:

@@ -185,23 +185,27 @@ class Loop:
 
     def _admit(self) -> None:
         room = self.breaker.room(self.pool.room())
-        if room > 0 and not self.endings.full:
-            runs = [] if self.breaker.probes_new else self.retries.take_ready(room)
-            runs += self._backlog.take_ready(room - len(runs))
-            while (most := int(min(room - len(runs), self._admissible))) > 0 and (queued := self._backlog.next_queued(most)):
-                runs += self._admit_some(queued)
-            if self.breaker.probes_new:
-                runs += self.retries.take_ready(room - len(runs))
-            self.breaker.probe(runs)
-            for run in self._guard.sift(runs):
-                self.pool.submit(run)
-            for condemned in self._guard.condemned:
-                size = condemned[0].size
-                self.endings.condemn(*condemned)
-                self._backlog.grow(condemned[0].size - size)
-            self._guard.condemned.clear()
-            self.endings.hand_over()
+        runs = self._take_some(room) if room > 0 and not self.endings.full else []
+        for run in self._guard.sift(runs):
+            self.pool.submit(run)
+        for condemned in self._guard.condemned:
+            size = condemned[0].size
+            self.endings.condemn(*condemned)
+            self._backlog.grow(condemned[0].size - size)
+        self._guard.condemned.clear()
+        self.endings.hand_over()
         self.pool.feed()
+
+    def _take_some(self, room: int) -> list[Run]:
+        """At most so many that may begin: what is to run again, what has its key, what is new."""
+        runs = [] if self.breaker.probes_new else self.retries.take_ready(room)
+        runs += self._backlog.take_ready(room - len(runs))
+        while (most := int(min(room - len(runs), self._admissible))) > 0 and (queued := self._backlog.next_queued(most)):
+            runs += self._admit_some(queued)
+        if self.breaker.probes_new:
+            runs += self.retries.take_ready(room - len(runs))
+        self.breaker.probe(runs)
+        return runs
 
     def _admit_some(self, queued: Queued) -> list[Run]:
         """Track records; those that may run now. Those that wait for their key, or need not run, are dealt with on the way."""
@@ -230,8 +234,10 @@ class Loop:
         self._runs[place] = run
         run.attempts = self._ledger.notes_of(run.partition).attempts.get(run.offset, 0)
         if run.refusal is not None:
+            size = run.size
             if not self.breaker.holds_refused(run):
                 self.endings.kept_out(run, run.refusal)
+            self._backlog.grow(run.size - size)
             return False
         if self.breaker.verifies:
             for refused in self.breaker.verified():
@@ -246,6 +252,7 @@ class Loop:
             self._forgo(run)
         for run in self.breaker.drop(partitions):
             del self._runs[run.partition, run.offset]
+            self._backlog.leave(run)
         waiting = {run for run in self._runs.values() if run.partition in partitions}
         for run in [*self.retries.drop(partitions), *self._guard.drop(partitions), *self.pool.take_back(waiting)]:
             self._forgo(run)

@@ -61,7 +61,7 @@ class Run(Task):
 
     def forget_payload(self) -> None:
         """Keep nothing but the record's place: it will not run here, nor be written elsewhere."""
-        self.key, self.payload, self.record = None, b"", _Forgotten(self.offset)
+        self.key, self.payload, self.size, self.record = None, b"", 0, _Forgotten(self.offset)
 
 
 @dataclass

@@ -1,25 +1,31 @@
 """PoisonGuard: a job that takes its worker's host down does not do so for ever. Worker's thread.
 
-How often a partition was begun in a row without progress is in its commit's metadata. After two such starts its jobs run one at a time,
-and before each the metadata says which: so it is known what a host went down over. What has been at that too often is condemned. What
-the earlier hosts had begun and not committed is little: done one at a time it takes seconds, and some jobs for each process. After that
-the partition runs as ever.
+How often hosts have begun jobs of a partition in a row, without progress and without being asked to stop, is in its commit's metadata.
+After two such starts its jobs run one at a time, and before each the metadata says which, and where: so it is known what a host went down
+over. What has been at that too often is condemned. What the earlier hosts had begun and not committed is little: done one at a time it
+takes seconds, and some jobs for each process. After that the partition runs as ever.
 """
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Set
 
+from embedkq.errors import HostCrashed
+from embedkq.safe_logging import SafeLogger
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.messages import Run
+
+logger = SafeLogger("embedkq.worker")
 
 CAREFUL_SECONDS = 30.0
 """For so long at least, and for two jobs of each process at least, a partition's jobs run one at a time."""
 
 
 class PoisonGuard:
-    """Runs that may begin pass through here; those under suspicion wait for their turn, one at a time in the whole worker.
+    """Runs that may begin pass through here. The first ones of a partition wait for a commit; those under suspicion wait for their turn,
+    one at a time in the whole worker, and for one that names them.
 
     Args:
         processes: how many jobs run at once where nothing is suspected.
@@ -29,13 +35,14 @@ class PoisonGuard:
     def __init__(self, exchange: Exchange, ledger: Ledger, processes: int, max_crashes: int | None) -> None:
         self.suspect: Run | None = None
         """The one under suspicion whose turn it is."""
-        self.condemned: list[tuple[Run, int, bool]] = []
-        """What is not to run: how many hosts it took down, and whether one of them after it was condemned. The caller empties it."""
+        self.condemned: list[tuple[Run, HostCrashed, bool]] = []
+        """What is not to run: the hosts that it took down, and whether one of them after it was condemned. The caller empties it."""
+        self._max_crashes = max_crashes
         self._exchange = exchange
         self._ledger = ledger
-        self._max_crashes = max_crashes
+        self._beginning: set[int] = set()
         self._waiting: list[Run] = []
-        self._begun = False
+        self._runs_alone = False
         self._fewest = 2 * processes
         self._seen: dict[int, tuple[float, int]] = {}
 
@@ -49,30 +56,48 @@ class PoisonGuard:
 
     def assigned(self, partition: int) -> None:
         """A partition is ours; what another host was at when it went down is known, and counts against that."""
+        self._beginning.discard(partition)
+        if self._max_crashes is None:
+            self._exchange.begun.add(partition)  # nothing waits for it
         noted = self._ledger.notes_of(partition)
-        ours = self.suspect is not None and self._begun and (self.suspect.partition, self.suspect.offset) == (partition, noted.suspect)
-        if not ours:
-            self._ledger.note(partition, noted.blamed())
+        offset = noted.suspect
+        ours = self.suspect is not None and self._runs_alone and (self.suspect.partition, self.suspect.offset) == (partition, offset)
+        if offset is None or ours:
+            return
+        noted = noted.blamed()
+        self._ledger.note(partition, noted)
+        logger.warning(
+            "%s went down while the job at partition %d, offset %d ran alone in it (so far %d times).",
+            f"Host {noted.hosts[-1]}" if noted.hosts else "A host", partition, offset, noted.crashes[offset],
+        )
 
     def sift(self, runs: list[Run]) -> list[Run]:
         """Those that may begin now; the others wait here."""
-        if self._max_crashes is None or not (self._waiting or self.suspect is not None or self._ledger.suspicious):
+        begun = self._exchange.begun
+        suspicious = self._waiting or self.suspect is not None or self._ledger.suspicious
+        if self._max_crashes is None or not (suspicious or any(run.partition not in begun for run in runs)):
             return runs
         free: list[Run] = []
         waiting: list[Run] = []
         for run in [*self._waiting, *runs]:
-            (waiting if self._is_suspicious(run) or self._is_named(run.partition) else free).append(run)
+            may_begin = self._has_begun(run) and not self._is_suspicious(run) and not self._is_named(run.partition)
+            (free if may_begin else waiting).append(run)
         self._waiting = waiting
-        if self.suspect is None and (suspicious := next(filter(self._is_suspicious, waiting), None)) is not None:
-            waiting.remove(suspicious)
-            self._suspect(suspicious)
-        if self.suspect is not None and not self._begun and self._is_named(self.suspect.partition, self.suspect):
-            self._begun = True
-            crashes = self._ledger.notes_of(self.suspect.partition).crashes.get(self.suspect.offset, 0)
+        if self.suspect is None and (following := next(filter(self._is_suspicious, waiting), None)) is not None:
+            waiting.remove(following)
+            self.suspect, self._runs_alone = following, False
+            noted = self._ledger.notes_of(following.partition)
+            self._ledger.note(following.partition, noted.suspecting(following.offset, socket.gethostname()))
+        if self.suspect is not None and not self._runs_alone and self._is_named(self.suspect.partition, self.suspect):
+            self._runs_alone = True
+            begun.add(self.suspect.partition)  # the same commit says so
+            noted = self._ledger.notes_of(self.suspect.partition)
+            crashes = noted.crashes.get(self.suspect.offset, 0)
             if crashes < self._max_crashes:
                 free.append(self.suspect)
             else:
-                self.condemned.append((self.suspect, crashes, crashes > self._max_crashes))
+                told = HostCrashed(crashes, tuple(dict.fromkeys(noted.hosts[:-1])))
+                self.condemned.append((self.suspect, told, crashes > self._max_crashes))
         self._exchange.careful = self.suspect is not None or bool(waiting)
         return free
 
@@ -81,10 +106,34 @@ class PoisonGuard:
         if run is not self.suspect:
             return
         noted = self._ledger.notes_of(run.partition)
-        if self._begun and noted.careful and self._has_seen_enough(run.partition):
+        if self._runs_alone and noted.careful and self._has_seen_enough(run.partition):
             noted = noted._replace(starts=0)
-        self._ledger.note(run.partition, noted._replace(suspect=None))
-        self.suspect, self._begun = None, False
+        self._ledger.note(run.partition, noted.cleared())
+        self.suspect, self._runs_alone = None, False
+
+    def drop(self, partitions: Set[int]) -> list[Run]:
+        """Forget partitions; the runs of them that have not begun."""
+        for partition in partitions:
+            self._seen.pop(partition, None)
+        dropped = [run for run in self._waiting if run.partition in partitions]
+        self._waiting = [run for run in self._waiting if run.partition not in partitions]
+        if self.suspect is not None and self.suspect.partition in partitions and not self._runs_alone:
+            dropped.append(self.suspect)
+        return dropped
+
+    def _has_begun(self, run: Run) -> bool:
+        """Whether it is committed that this host has begun jobs of the partition; if not, that is noted, once."""
+        partition, begun = run.partition, self._exchange.begun
+        if partition in begun:
+            return True
+        if partition not in self._beginning:
+            self._beginning.add(partition)
+            self._ledger.note(partition, self._ledger.notes_of(partition).begun())
+        committed = self._exchange.committed.get(partition)
+        if committed is None or committed.epoch != run.epoch or committed.notes.starts != self._ledger.notes_of(partition).starts:
+            return False
+        begun.add(partition)  # for as long as this host lives: should it get the partition again, no other went down
+        return True
 
     def _has_seen_enough(self, partition: int) -> bool:
         since, jobs = self._seen.get(partition, (time.monotonic(), 0))
@@ -93,21 +142,6 @@ class PoisonGuard:
         if enough:
             del self._seen[partition]
         return enough
-
-    def drop(self, partitions: Set[int]) -> list[Run]:
-        """Forget partitions; the runs of them that have not begun."""
-        for partition in partitions:
-            self._seen.pop(partition, None)
-        dropped = [run for run in self._waiting if run.partition in partitions]
-        self._waiting = [run for run in self._waiting if run.partition not in partitions]
-        if self.suspect is not None and self.suspect.partition in partitions and not self._begun:
-            dropped.append(self.suspect)
-        return dropped
-
-    def _suspect(self, run: Run) -> None:
-        self.suspect, self._begun = run, False
-        noted = self._ledger.notes_of(run.partition)
-        self._ledger.note(run.partition, noted._replace(suspect=run.offset))
 
     def _is_suspicious(self, run: Run) -> bool:
         noted = self._ledger.notes_of(run.partition)

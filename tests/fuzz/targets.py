@@ -214,7 +214,8 @@ _RUNS: list[list[tuple[int, int]]] = [
 
 
 def _texts() -> list[str]:
-    noted = [notes.NOTHING, Notes(3, 101, {101: 2}, {}), Notes(0, None, {}, {120 + 7 * n: n for n in range(1, 200)})]
+    hosts = ("web-1", "web-2", "w" * 64)
+    noted = [notes.NOTHING, Notes(3, 101, {101: 2}, {}, hosts), Notes(0, None, {}, {120 + 7 * n: n for n in range(1, 200)})]
     return [notes.encode(100, runs, each) for runs in ([], *_RUNS) for each in noted]
 
 
@@ -242,7 +243,7 @@ def _read_metadata(made: tuple[int, str]) -> bool:
         return False
     donemap.check(start, runs)
     # What a worker that goes on from here would commit.
-    assert len(notes.encode(start, runs, noted.begun_again())) <= donemap.LIMIT
+    assert len(notes.encode(start, runs, noted.blamed().begun().suspecting(start, 'host'))) <= donemap.LIMIT
     assert len(notes.encode(start, runs, noted.given_up().without(start))) <= donemap.LIMIT
     return True
 
