@@ -20,6 +20,8 @@ _NAMES = tuple(_PREFIX + name for name in (
     "topic", "partition", "offset", "reason", "exception", "traceback", "attempts", "host", "time"
 ))
 _POINTER = _PREFIX + "pointer"
+_GROUP = _PREFIX + "group"
+"""Stands before the others, where versions that do not know it take it for the record's own."""
 _LONGEST_TRACEBACK = 64 * 1024
 _LONGEST_EXCEPTION = 4 * 1024
 _SHORT = 1024
@@ -61,6 +63,7 @@ class DeadLetter(NamedTuple):
         host: name of the machine whose worker has written it.
         time: when, in Unix milliseconds.
         pointer: whether the letter was too large for its topic, so that the payload is only where the record is from.
+        group: consumer group whose worker has written it; empty where an older version has.
     """
 
     topic: str
@@ -73,6 +76,7 @@ class DeadLetter(NamedTuple):
     host: str = ""
     time: int = 0
     pointer: bool = False
+    group: str = ""
 
 
 def bury(record: Record, letter: DeadLetter) -> Record:
@@ -84,7 +88,7 @@ def bury(record: Record, letter: DeadLetter) -> Record:
     headers = [(name, _encoded(text)) for name, text in zip(_NAMES, told, strict=True)]
     if letter.pointer:
         headers.append((_POINTER, b"1"))
-    return Record(record.key, record.value, [*record.headers, *headers])
+    return Record(record.key, record.value, [*record.headers, (_GROUP, _encoded(letter.group)), *headers])
 
 
 def forms_of(record: Record, letter: DeadLetter) -> Iterator[Record]:
@@ -107,7 +111,8 @@ def read(headers: Sequence[tuple[str, bytes | None]]) -> DeadLetter:
     Raises:
         DecodeError: these are not the headers of a dead letter; the message says what is wrong.
     """
-    own = headers[_start(headers):]
+    start = _start(headers)
+    own = headers[start:]
     values = [value or b"" for _, value in own]
     for index in (1, 2, 6, 8):
         if not _DECIMAL(values[index]):
@@ -117,7 +122,17 @@ def read(headers: Sequence[tuple[str, bytes | None]]) -> DeadLetter:
     if reason not in REASONS:
         raise DecodeError(f"header {_NAMES[3]!r} is {reason[:64]!r}: it is one of {', '.join(REASONS)}")
     partition, offset, attempts, time = (int(values[index]) for index in (1, 2, 6, 8))
-    return DeadLetter(topic, partition, offset, reason, exception, traceback, attempts, host, time, len(own) > len(_NAMES))
+    group = (headers[start - 1][1] or b"").decode("utf-8", "replace") if _has_group(headers, start) else ""
+    return DeadLetter(topic, partition, offset, reason, exception, traceback, attempts, host, time, len(own) > len(_NAMES), group)
+
+
+def is_dead_letter(headers: Sequence[tuple[str, bytes | None]]) -> bool:
+    """Whether a record with these headers is a dead letter."""
+    try:
+        _start(headers)
+    except DecodeError:
+        return False
+    return True
 
 
 def strip(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
@@ -126,7 +141,8 @@ def strip(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes 
     Raises:
         DecodeError: these are not the headers of a dead letter.
     """
-    return list(headers[: _start(headers)])
+    start = _start(headers)
+    return list(headers[: start - _has_group(headers, start)])
 
 
 def _start(headers: Sequence[tuple[str, bytes | None]]) -> int:
@@ -138,6 +154,10 @@ def _start(headers: Sequence[tuple[str, bytes | None]]) -> int:
     if start < 0 or tuple(name for name, _ in headers[start:end]) != _NAMES:
         raise DecodeError(f"this is no dead letter: its headers do not end with {_NAMES[0]} ... {_NAMES[-1]}")
     return start
+
+
+def _has_group(headers: Sequence[tuple[str, bytes | None]], start: int) -> bool:
+    return start > 0 and headers[start - 1][0] == _GROUP
 
 
 def _encoded(value: str | int) -> bytes:

@@ -13,6 +13,7 @@
     ├── RecordRefused                         a record that may not run here; never raised to users, only logged
     │   ├── SignatureRefused                  not signed, altered, moved from another topic, too old
     │   │   └── SecretUnknown                 signed with a secret that the worker does not have
+    │   ├── OtherGroup                        put back for another consumer group
     │   ├── FunctionRefused                   a function that `allow` does not name
     │   └── LetterRefused                     a dead letter that may not be put back; `kq dlq retry` tells it
     ├── WorkerError (RuntimeError)
@@ -151,6 +152,10 @@ class SecretUnknown(SignatureRefused):
 
 class FunctionRefused(RecordRefused):
     """A record calls a function that `allow` does not name."""
+
+
+class OtherGroup(RecordRefused):
+    """A record that was put back for another consumer group, whose own job had failed; this one has dealt with it before."""
 
 
 class LetterRefused(RecordRefused):

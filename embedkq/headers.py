@@ -14,6 +14,8 @@ from typing import NamedTuple
 from embedkq.errors import DecodeError
 
 HEADER = "embedkq"
+GROUP_HEADER = HEADER + ".group"
+"""The only consumer group that a record is for, of one that was put back. Not part of `HEADER`, whose fields versions before must know."""
 SIGNATURE = b";signature="
 _FORMAT = b"1"
 _FURTHER = HEADER + "-"
@@ -138,6 +140,20 @@ def put_back(headers: Iterable[tuple[str, bytes | None]], timestamp: int | None 
     if timestamp is not None:
         fields[b"timestamp"] = b"%d" % timestamp
     return with_value(told, b";".join([_FORMAT, *(b"%s=%s" % field for field in fields.items() if field[1] is not None)]))
+
+
+def group_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+    """The only consumer group that the record is for; None if it is for all."""
+    for name, value in headers:
+        if name == GROUP_HEADER:
+            return (value or b"").decode("utf-8", "replace")
+    return None
+
+
+def for_group(headers: Iterable[tuple[str, bytes]], group: str) -> list[tuple[str, bytes]]:
+    """The headers of a record that is for one consumer group only; an empty name: for all."""
+    others = [(name, value) for name, value in headers if name != GROUP_HEADER]
+    return [*others, (GROUP_HEADER, group.encode())] if group else others
 
 
 def has_ours(headers: Iterable[tuple[str, bytes | None]]) -> bool:

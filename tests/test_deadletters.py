@@ -25,6 +25,7 @@ from support import (
     embedkq_threads,
     end_offsets,
     fire_until,
+    lag,
     lines,
     send_many,
     wait_until,
@@ -38,15 +39,17 @@ from embedkq.producer import Producer
 from embedkq.worker import deadletter, health, pace
 from embedkq.worker.loop import Loop
 
-LETTER = DeadLetter("orders", 3, 17, "failure", "ValueError: no", "Traceback ...\nValueError: no\n", 4, "here", 1_700_000_000_000)
+LETTER = DeadLetter(
+    "orders", 3, 17, "failure", "ValueError: no", "Traceback ...\nValueError: no\n", 4, "here", 1_700_000_000_000, group="mail"
+)
 RECORD = Record(b"key", b"value", [("embedkq", b"1;id=1"), ("theirs", b"2"), ("theirs", None)])
 
 texts = st.text(st.characters(codec="utf-8"), max_size=50)
 numbers = st.integers(0, 10**18)
 letters = st.builds(
-    DeadLetter, texts, numbers, numbers, st.sampled_from(deadletters.REASONS), texts, texts, numbers, texts, numbers, st.booleans()
+    DeadLetter, texts, numbers, numbers, st.sampled_from(deadletters.REASONS), texts, texts, numbers, texts, numbers, st.booleans(), texts
 )
-names = st.sampled_from([*deadletters._NAMES, deadletters._POINTER, "embedkq"]) | texts
+names = st.sampled_from([*deadletters._NAMES, deadletters._POINTER, deadletters._GROUP, "embedkq"]) | texts
 records = st.builds(
     Record, st.none() | st.binary(), st.none() | st.binary(), st.lists(st.tuples(names, st.none() | st.binary()), max_size=25)
 )
@@ -66,7 +69,8 @@ def test_a_record_and_what_is_said_of_it_come_back_whatever_headers_it_had(recor
 
 def test_it_is_this_on_the_wire() -> None:
     assert deadletters.bury(RECORD, LETTER).headers == [
-        *RECORD.headers, ("embedkq-dead-topic", b"orders"), ("embedkq-dead-partition", b"3"), ("embedkq-dead-offset", b"17"),
+        *RECORD.headers, ("embedkq-dead-group", b"mail"), ("embedkq-dead-topic", b"orders"), ("embedkq-dead-partition", b"3"),
+        ("embedkq-dead-offset", b"17"),
         ("embedkq-dead-reason", b"failure"), ("embedkq-dead-exception", b"ValueError: no"),
         ("embedkq-dead-traceback", b"Traceback ...\nValueError: no\n"), ("embedkq-dead-attempts", b"4"), ("embedkq-dead-host", b"here"),
         ("embedkq-dead-time", b"1700000000000"),
@@ -84,7 +88,7 @@ def test_a_dead_letter_that_was_put_back_as_it_is_dies_again_with_all_that_it_br
 
 def test_a_dead_letter_is_no_job() -> None:
     sound = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)
-    with pytest.raises(DecodeError, match="embedkq-dead-topic"):
+    with pytest.raises(DecodeError, match="embedkq-dead-group"):
         headers.read_headers(deadletters.bury(Record(None, b"", sound), LETTER).headers)
 
 
@@ -98,9 +102,15 @@ def test_what_is_no_dead_letter_is_refused(told: list[tuple[str, bytes | None]])
 @pytest.mark.parametrize(("index", "value"), [(1, b""), (2, b"-1"), (6, b"1e3"), (8, "\u0664".encode()), (3, b"bored"), (2, b"9" * 20)])
 def test_what_a_header_cannot_say_is_refused_by_name(index: int, value: bytes) -> None:
     told = deadletters.bury(Record(None, b"", ()), LETTER).headers
-    told[index] = (told[index][0], value)
-    with pytest.raises(DecodeError, match=told[index][0]):
+    told[index + 1] = (told[index + 1][0], value)
+    with pytest.raises(DecodeError, match=told[index + 1][0]):
         deadletters.read(told)
+
+
+def test_a_letter_of_a_version_without_groups_is_read_and_tells_none() -> None:
+    of_before = [header for header in deadletters.bury(RECORD, LETTER).headers if header[0] != "embedkq-dead-group"]
+    assert deadletters.read(of_before) == LETTER._replace(group="")
+    assert deadletters.strip(of_before) == RECORD.headers
 
 
 def test_texts_that_are_no_text_are_told_all_the_same() -> None:
@@ -344,6 +354,22 @@ def test_stop_waits_for_letters_and_what_is_not_written_in_time_comes_again(
     wait_until(lambda: not embedkq_threads(), "no thread is left")
     assert len(recorder) == 2
     assert [letter.offset for letter, _ in letters_in(hosts, dead_topic)] == [0]
+
+
+def test_two_workers_that_are_each_others_dead_letter_topic_play_no_ping_pong(
+    make_topic: Callable[[int], str], hosts: str, caplog: Any
+) -> None:
+    one, other = make_topic(1), make_topic(1)
+    with Queue(hosts, one) as queue:
+        failing = queue.enqueue(os.path.getsize, "missing")
+    recorder = Recorder()
+    Worker(hosts, one, callback=recorder, dead_letter_topic=other).start(burst=True)
+    Worker(hosts, other, callback=recorder, dead_letter_topic=one).start(burst=True)
+    assert recorder.ids == {failing.id: 1}
+    assert (end_offsets(hosts, one), end_offsets(hosts, other)) == ({0: 1}, {0: 1})
+    assert lag(hosts, other, other) == 0
+    told = [text for text in caplog.messages if "is a dead letter already" in text]
+    assert len(told) == 1 and f"topic={other}, partition=0, offset=0" in told[0]
 
 
 def test_without_a_dead_record_there_is_no_writer(make_worker: Any, hosts: str, topic: str) -> None:

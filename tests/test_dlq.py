@@ -21,7 +21,7 @@ from commandline import MODULE, Ended, Program, environment, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from support import HANG_SECONDS, Recorder, committed, end_offsets, lines, with_admin, with_field
+from support import HANG_SECONDS, Recorder, committed, end_offsets, lag, lines, with_admin, with_field
 
 from embedkq import Queue, Worker, codec, donemap, headers
 from embedkq.deadletters import DeadLetter, Record, bury
@@ -146,14 +146,14 @@ def test_letters_are_listed_newest_first_with_what_they_tell(graveyard: Graveyar
     first = job(1)
     graveyard.put(first, reason="timeout", exception="", attempts=3, traceback="")
     second = job(2, func=jobs.note, key=b"k", rounds=2)
-    graveyard.put(second)
+    graveyard.put(second, group="mail")
     graveyard.put(Record(None, b"rubbish", ()), reason="malformed", exception="DecodeError: no header", attempts=0)
     graveyard.send(Record(None, b"x", [("embedkq-dead-topic", b"t")]))
     done = ok(graveyard.kq("list", "--json"))
     foreign, malformed, failed, late = (json.loads(line) for line in done.out.splitlines())
     assert failed == {
         "letter": "0:1", "open": True, "job": id_of(second), "function": "workerjobs.note", "topic": graveyard.origin, "partition": 0,
-        "offset": 1, "reason": "failure", "exception": "ValueError: no", "attempts": 1, "rounds": 2, "host": "here",
+        "offset": 1, "reason": "failure", "exception": "ValueError: no", "attempts": 1, "rounds": 2, "host": "here", "group": "mail",
         "time": 1_700_000_000_001, "size": failed["size"], "signed": False, "pointer": False, "problem": None,
     }
     assert (late["job"], late["reason"], late["exception"], late["attempts"], late["rounds"]) == (id_of(first), "timeout", "", 3, 0)
@@ -383,7 +383,7 @@ def test_on_a_terminal_it_is_asked(answer: str, left: list[str], graveyard: Grav
 @pytest.mark.parametrize(("arguments", "message"), [
     (["list"], "Error: which topic? Give --dead-letter-topic, or the variable EMBEDKQ_DEAD_LETTER_TOPIC: the one of the workers"),
     (["retry", "--dead-letter-topic=t"], "Error: which letters? Name them"),
-    (["drop", "--dead-letter-topic=t", "0:1", "--all"], "Error: letters are named, and --reason, --origin, --function or --all"),
+    (["drop", "--dead-letter-topic=t", "0:1", "--all"], "Error: letters are named, and --reason, --origin, --from-group, --function or"),
     (["list", "--dead-letter-topic=a b"], "Error: dead-letter-topic='a b': Kafka takes"),
     (["list", "--dead-letter-topic=t", "--hosts=host:port"], "Error: hosts='host:port'"),
     (["retry", "--dead-letter-topic=t", "0:1", "--secret-file={short}"], "Error: a secret must have at least 16 bytes"),
@@ -496,6 +496,40 @@ def test_a_job_that_fails_goes_round_until_it_succeeds(graveyard: Graveyard, gro
         ("failure", None, sent.id, b"k"), ("failure", None, sent.id, b"k"), ("success", 5, sent.id, b"k"),
     ]
     assert graveyard.listed() == []
+
+
+@pytest.mark.parametrize("every_group", [False, True])
+def test_a_retry_runs_in_the_group_where_the_job_failed_and_in_no_other(
+    graveyard: Graveyard, group: str, tmp_path: Path, every_group: bool
+) -> None:
+    """Of two groups that read one topic, one has failed."""
+    awaited = tmp_path / "awaited"
+    with Queue(graveyard.hosts, graveyard.origin) as queue:
+        sent = queue.enqueue(os.path.getsize, str(awaited))
+    told: dict[str, list[str]] = {"mail": [], "audit": []}
+
+    def run_group(name: str) -> None:
+        Worker(
+            graveyard.hosts, graveyard.origin, group=f"{name}-{group}", dead_letter_topic=graveyard.topic,
+            callback=lambda status, *_: told[name].append(status),
+        ).start(burst=True)
+
+    run_group("mail")
+    awaited.write_text("12345")
+    run_group("audit")
+    assert told == {"mail": ["failure"], "audit": ["success"]}
+    assert graveyard.listed(f"--from-group=mail-{group}") == ["0:0"] and graveyard.listed(f"--from-group=audit-{group}") == []
+    ok(graveyard.kq("retry", sent.id, *["--every-group"] * every_group))
+    run_group("mail")
+    run_group("audit")
+    assert told == {"mail": ["failure", "success"], "audit": ["success"] * (1 + every_group)}
+    assert all(lag(graveyard.hosts, graveyard.origin, f"{name}-{group}") == 0 for name in told)
+
+
+def test_a_letter_of_a_version_without_groups_is_put_back_for_all(graveyard: Graveyard) -> None:
+    first, second = graveyard.put(job(1)), graveyard.put(job(2), group="audit")
+    ok(graveyard.kq("retry", first, second))
+    assert [headers.group_of(record.headers) for record in graveyard.put_back()] == [None, "audit"]
 
 
 # Payloads that are only at their origin.

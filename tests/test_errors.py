@@ -28,6 +28,7 @@ EXAMPLES: dict[str, Callable[[], errors.EmbedkqError]] = {
     "RecordRefused": lambda: errors.RecordRefused("not here"),
     "SignatureRefused": lambda: errors.SignatureRefused("altered"),
     "SecretUnknown": lambda: errors.SecretUnknown("0123456789abcdef"),
+    "OtherGroup": lambda: errors.OtherGroup("mail"),
     "FunctionRefused": lambda: errors.FunctionRefused("os.system"),
     "LetterRefused": lambda: errors.LetterRefused("not signed"),
     "WorkerError": lambda: errors.WorkerError("no"),

@@ -77,7 +77,7 @@ class Letter(NamedTuple):
             "letter": self.name, "open": not self.dealt, "job": self.job_id, "function": self.function,
             "topic": dead and dead.topic, "partition": dead and dead.partition, "offset": dead and dead.offset,
             "reason": dead and dead.reason, "exception": dead and dead.exception, "attempts": dead and dead.attempts,
-            "rounds": self.rounds, "host": dead and dead.host, "time": self.time, "size": self.size,
+            "rounds": self.rounds, "host": dead and dead.host, "group": (dead and dead.group) or None, "time": self.time, "size": self.size,
             "signed": self.is_signed, "pointer": bool(dead and dead.pointer), "problem": self.problem or None,
         }
 
@@ -99,16 +99,18 @@ class Selection(NamedTuple):
         reasons: one of these; empty for any.
         topic: the topic that it is from; None for any.
         function: pattern such as "my_app.*" of the function's name; None for any.
+        group: the consumer group whose worker has written it; None for any.
     """
 
     reasons: Sequence[str] = ()
     topic: str | None = None
     function: str | None = None
+    group: str | None = None
 
     @property
     def is_everything(self) -> bool:
         """Whether nothing is asked for, so that it takes also what is no dead letter."""
-        return not self.reasons and self.topic is None and self.function is None
+        return not self.reasons and self.topic is None and self.function is None and self.group is None
 
     def takes(self, letter: Letter) -> bool:
         """Whether a letter is meant."""
@@ -118,6 +120,7 @@ class Selection(NamedTuple):
             letter.dead is not None
             and (not self.reasons or letter.dead.reason in self.reasons)
             and (self.topic is None or letter.dead.topic == self.topic)
+            and (self.group is None or letter.dead.group == self.group)
             and (self.function is None or (letter.function is not None and fnmatchcase(letter.function, self.function)))
         )
 

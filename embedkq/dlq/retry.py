@@ -29,14 +29,17 @@ class Retry:
         topic: the dead-letter topic.
         signer: knows the secrets; None for none.
         consumer_options, producer_options: further options of kafka-python's clients.
+        every_group: put them back for all consumer groups of their topic, not only for the one whose job failed.
     """
 
     done = "retried"
 
     def __init__(
-        self, hosts: str, topic: str, signer: Signer | None, consumer_options: Mapping[str, Any], producer_options: Mapping[str, Any]
+        self, hosts: str, topic: str, signer: Signer | None, consumer_options: Mapping[str, Any], producer_options: Mapping[str, Any],
+        *, every_group: bool = False,
     ) -> None:
         self._topic = topic
+        self._every_group = every_group
         self._signer = signer
         self._origins = _Origins(hosts, consumer_options)
         self._producer = Producer(hosts, _LARGEST, {"linger_ms": 5, **producer_options})
@@ -94,7 +97,8 @@ class Retry:
         record = self._origins.record(letter, dead) if dead.pointer else letter.original
         # A key decides by itself, also where partitions were added meanwhile.
         partition = dead.partition if record.key is None and dead.partition in partitions else None
-        return Message(dead.topic, record.value, record.key, restored(record, dead, self._signer), partition)
+        told = headers.for_group(restored(record, dead, self._signer), "" if self._every_group else dead.group)
+        return Message(dead.topic, record.value, record.key, told, partition)
 
 
 def restored(record: Record, dead: DeadLetter, signer: Signer | None) -> list[tuple[str, bytes]]:

@@ -54,7 +54,7 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
     consumer = Consumer(
         exchange, hosts=settings.hosts, topic=settings.topic, group=settings.consumer_group,
         offset_policy=settings.offset_policy, job_size=settings.job_size, revoke_timeout=settings.revoke_timeout,
-        gate=Gate(settings.topic, settings.timeout, settings.signer, settings.max_age, settings.allow),
+        gate=Gate(settings.topic, settings.timeout, settings.signer, settings.max_age, settings.allow, settings.consumer_group),
         options=settings.client_options,
     )
     return Engine(settings.topic, lifecycle, exchange, owner, make_loop, consumer)
@@ -64,7 +64,8 @@ def _make_letters(settings: Settings, exchange: Exchange) -> DeadLetters | None:
     if settings.dead_letter_topic is None:
         return None
     return DeadLetters(
-        settings.hosts, settings.topic, settings.dead_letter_topic, settings.job_size, settings.client_options, exchange.inbox
+        settings.hosts, settings.topic, settings.consumer_group, settings.dead_letter_topic, settings.job_size, settings.client_options,
+        exchange.inbox,
     )
 
 

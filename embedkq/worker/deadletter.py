@@ -66,6 +66,7 @@ class DeadLetters:
     Args:
         hosts: Kafka brokers, comma separated.
         origin: topic that the records are from.
+        group: consumer group of the worker.
         topic: where the letters go.
         job_size: bytes of the largest record expected.
         options: of kafka-python's KafkaConsumer; those that a producer has too are used.
@@ -73,12 +74,13 @@ class DeadLetters:
     """
 
     def __init__(
-        self, hosts: str, origin: str, topic: str, job_size: int, options: Mapping[str, Any], inbox: Mailbox[Told]
+        self, hosts: str, origin: str, group: str, topic: str, job_size: int, options: Mapping[str, Any], inbox: Mailbox[Told]
     ) -> None:
         self.topic = topic
         self.away_since: float | None = None
         """`time.monotonic()` since which the topic takes nothing; None if it does. Any thread."""
         self._origin = origin
+        self._group = group
         self._inbox = inbox
         wanted = KNOWN_OPTIONS.difference(OWNED_OPTIONS, _OF_CONSUMERS_ONLY)
         of_both = {name: value for name, value in options.items() if name in wanted}
@@ -97,7 +99,7 @@ class DeadLetters:
             raise ValueError(f"the record at offset {run.offset} of partition {run.partition} is not dead: only dead ones are written")
         told = DeadLetter(
             self._origin, run.partition, run.offset, death.reason, death.exception, death.traceback, death.attempts,
-            socket.gethostname(), int(time.time() * 1000),
+            socket.gethostname(), int(time.time() * 1000), group=self._group,
         )
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name=f"embedkq-deadletters-{self.topic}", daemon=True)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from embedkq.child.runner import failure
-from embedkq.errors import HostCrashed, RecordRefused
+from embedkq.deadletters import is_dead_letter
+from embedkq.errors import HostCrashed, OtherGroup, RecordRefused
 from embedkq.outcome import NOT_LOADED, Outcome
 from embedkq.worker.handover import Handover
 from embedkq.worker.joblog import JobLog
@@ -68,6 +69,11 @@ class Endings:
 
     def kept_out(self, run: Run, reason: Exception) -> None:
         """The record is no job, or may not run."""
+        if isinstance(reason, OtherGroup):
+            self._log.passed_over(run, reason)
+            run.key = None
+            self.done.append(run)
+            return
         self._log.kept_out(run, reason)
         told = "refused" if isinstance(reason, RecordRefused) else "malformed"
         self.counts["undecodable"] += 1
@@ -154,6 +160,9 @@ class Endings:
 
     def _bury(self, run: Run) -> None:
         if run.death is None or self._letters is None:
+            self.done.append(run)
+        elif is_dead_letter(run.record.headers):
+            self._log.is_dead_letter(run)
             self.done.append(run)
         else:
             self._log.buried(run, self._letters.topic)

@@ -4,8 +4,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from embedkq import allowed, kqformat, signing
-from embedkq.errors import DecodeError, RecordRefused
-from embedkq.headers import Envelope, has_ours, read_headers, read_value
+from embedkq.errors import DecodeError, OtherGroup, RecordRefused
+from embedkq.headers import Envelope, group_of, has_ours, read_headers, read_value
 from embedkq.signing import Signer
 from embedkq.worker.kqrun import KQRun
 from embedkq.worker.messages import Record, Run
@@ -24,13 +24,15 @@ class Gate:
         signer: checks signatures; None takes every record, signed or not.
         max_age: seconds after which a job is not run any more; None for never.
         allow: patterns of functions that may run; None for all.
+        group: consumer group of this worker: what was put back for another one is refused.
     """
 
     def __init__(
         self, topic: str, timeout: float | None = None, signer: Signer | None = None, max_age: float | None = None,
-        allow: Sequence[str] | None = None,
+        allow: Sequence[str] | None = None, group: str = "",
     ) -> None:
         self._topic = topic
+        self._group = group
         self._timeout = timeout
         self._signer = signer
         self._max_age = max_age
@@ -40,6 +42,8 @@ class Gate:
         """The record as a run; its `refusal` says why it is no job, or may not run here."""
         run = Run(partition, epoch, record)
         try:
+            if len(record.headers) > 1:
+                self._check_group(record)
             try:
                 envelope = self._check(record)
             except DecodeError as reason:
@@ -52,6 +56,12 @@ class Gate:
         run.retries, run.backoff = envelope.retries, envelope.backoff
         run.limit = run.timeout if self._timeout is None else self._timeout
         return run
+
+    def _check_group(self, record: Record) -> None:
+        """Refuse what was put back for another group; raises OtherGroup."""
+        group = group_of(record.headers)
+        if group is not None and group != self._group:
+            raise OtherGroup(f"it was put back for group {group!r} only")
 
     def _check(self, record: Record) -> Envelope:
         """What the headers say.

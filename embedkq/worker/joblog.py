@@ -64,6 +64,17 @@ class JobLog:
         text = "%s refused. Skipping ... (%s)" if isinstance(reason, RecordRefused) else "%s malformed. Skipping ... (%s)"
         logger.warning(text, self._record(run), reason)
 
+    def passed_over(self, run: Run, reason: Exception) -> None:
+        """The record is for another consumer group."""
+        logger.info("%s passed over (%s).", self._record(run), reason)
+
+    def is_dead_letter(self, run: Run) -> None:
+        """The record came from a dead-letter topic, and dies once more."""
+        logger.warning(
+            "%s is a dead letter already, and is not written to the dead-letter topic again: take this worker's topic for jobs only, and "
+            "put letters back with `kq dlq retry`.", self._record(run),
+        )
+
     def buried(self, run: Run, topic: str) -> None:
         """The record is dead and goes to a topic of its own."""
         logger.warning("%s goes to the dead-letter topic %s (%s).", self._record(run), topic, "" if run.death is None else run.death.reason)

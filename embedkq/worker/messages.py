@@ -1,7 +1,7 @@
 """What the worker's threads tell each other. Immutable, unless a line says which thread writes what."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ class Record(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: Iterable[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes]]
     timestamp: int
 
 
@@ -71,7 +71,7 @@ class _Forgotten:
     offset: int
     key: bytes | None = None
     value: bytes | None = None
-    headers: Iterable[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes]] = ()
     timestamp: int = 0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embedkq.dlq.dealing import Action
 
 _KEPT_SHOWN = 20
+_FILTERS = "--reason, --origin, --from-group, --function"
 _RETRY_EPILOG = """\b
 Examples:
   kq dlq retry 0:17 1b92c1e0 --dead-letter-topic=failed
@@ -40,6 +41,7 @@ Examples:
 @place_options
 @filter_options
 @option("all", "everything", is_flag=True, help="All that are open.")
+@option("every-group", is_flag=True, help="For all consumer groups of their topic, not only the one whose job failed.")
 @option("again", is_flag=True, help="Also letters named here that were retried or dropped before.")
 @option("yes", is_flag=True, help="Do not ask.")
 @option("secret-file", "secret_files", multiple=True, type=click.Path(exists=True, dir_okay=False), show_default=False,
@@ -49,13 +51,14 @@ Examples:
 @json_option
 def retry(
     letters: Sequence[str], hosts: str, dead_letter_topic: str | None, reasons: Sequence[str], origin: str | None, function: str | None,
-    everything: bool, again: bool, yes: bool, secret_files: Sequence[str], as_json: bool, **tls: str | None,
+    from_group: str | None, everything: bool, again: bool, every_group: bool, yes: bool, secret_files: Sequence[str], as_json: bool,
+    **tls: str | None,
 ) -> None:
     """Put letters back on the topics that they are from: the same jobs, with a round more.
 
-    A signed job is signed anew, if its signature is good.
+    A job runs again in the consumer group where it failed, and in no other. A signed job is signed anew, if its signature is good.
     """
-    chosen = _Chosen(letters, reasons, origin, function, everything, again, yes)
+    chosen = _Chosen(letters, reasons, origin, function, from_group, everything, again, yes)
     from embedkq.signing import Signer
 
     try:
@@ -66,7 +69,7 @@ def retry(
     with opened(hosts, dead_letter_topic, tls) as (box, consumer, producer):
         from embedkq.dlq.retry import Retry
 
-        with Retry(box.hosts, box.topic, signer, consumer, producer) as action:
+        with Retry(box.hosts, box.topic, signer, consumer, producer, every_group=every_group) as action:
             _deal(box, chosen, action, "retried", as_json)
 
 
@@ -80,10 +83,10 @@ def retry(
 @json_option
 def drop(
     letters: Sequence[str], hosts: str, dead_letter_topic: str | None, reasons: Sequence[str], origin: str | None, function: str | None,
-    everything: bool, yes: bool, as_json: bool, **tls: str | None,
+    from_group: str | None, everything: bool, yes: bool, as_json: bool, **tls: str | None,
 ) -> None:
     """Forget letters: they are not listed and retried any more. They stay in their topic as long as Kafka keeps them."""
-    chosen = _Chosen(letters, reasons, origin, function, everything, False, yes)
+    chosen = _Chosen(letters, reasons, origin, function, from_group, everything, False, yes)
     with opened(hosts, dead_letter_topic, tls) as (box, _, _):
         from embedkq.dlq import dealing
 
@@ -94,18 +97,18 @@ class _Chosen:
     """Which letters a user means; raises `Refused` where that is not clear."""
 
     def __init__(
-        self, names: Sequence[str], reasons: Sequence[str], origin: str | None, function: str | None, everything: bool, again: bool,
-        yes: bool,
+        self, names: Sequence[str], reasons: Sequence[str], origin: str | None, function: str | None, group: str | None, everything: bool,
+        again: bool, yes: bool,
     ) -> None:
         self.names = names
-        self.filters = reasons, origin, function
+        self.filters = reasons, origin, function, group
         self.again = again
         self.yes = yes
-        filtered = bool(reasons or origin or function)
+        filtered = any(self.filters)
         if not (names or filtered or everything):
-            raise Refused("which letters? Name them (0:17, or the beginning of a job's id), or --reason, --origin, --function, --all")
+            raise Refused(f"which letters? Name them (0:17, or the beginning of a job's id), or {_FILTERS}, --all")
         if names and (filtered or everything):
-            raise Refused("letters are named, and --reason, --origin, --function or --all would choose others: leave one of them out")
+            raise Refused(f"letters are named, and {_FILTERS} or --all would choose others: leave one of them out")
 
 
 def _deal(box: DeadLetters, chosen: _Chosen, action: Action, done: str, as_json: bool) -> None:

@@ -38,13 +38,13 @@ Examples:
 @tls_options
 @json_option
 def list_(
-    hosts: str, dead_letter_topic: str | None, reasons: Sequence[str], origin: str | None, function: str | None, dealt: bool, limit: int,
-    as_json: bool, **tls: str | None,
+    hosts: str, dead_letter_topic: str | None, reasons: Sequence[str], origin: str | None, function: str | None,
+    from_group: str | None, dealt: bool, limit: int, as_json: bool, **tls: str | None,
 ) -> None:
     """List dead letters, newest first. With --json, a line for each."""
     with opened(hosts, dead_letter_topic, tls) as (box, _, _), view.progress_bar() as progress:
         bar = progress.add_task("Reading", total=sum(last - first for first, last in box.ends.values()))
-        found = box.newest(selection_of(reasons, origin, function), dealt=dealt, count=lambda read: progress.advance(bar, read))
+        found = box.newest(selection_of(reasons, origin, function, from_group), dealt=dealt, count=lambda read: progress.advance(bar, read))
         shown = 0
         while page := list(islice(found, _ROWS if not limit else min(_ROWS, limit - shown))):
             shown += len(page)

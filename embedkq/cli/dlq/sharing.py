@@ -25,9 +25,10 @@ def place_options(command: F) -> F:
 
 
 def filter_options(command: F) -> F:
-    """`--reason --origin --function`: which letters are meant."""
+    """`--reason --origin --from-group --function`: which letters are meant."""
     adding = (
         option("function", default=None, metavar="PATTERN", show_default=False, help="Only calls of these functions, such as 'shop.*'."),
+        option("from-group", default=None, metavar="GROUP", show_default=False, help="Only letters of workers of this consumer group."),
         option("origin", default=None, metavar="TOPIC", show_default=False, help="Only letters that are from this topic."),
         option("reason", "reasons", multiple=True, type=click.Choice(REASONS), show_default=False,
                help="Only letters with this reason; may be given several times."),
@@ -40,11 +41,11 @@ def json_option(command: F) -> F:
     return option("json", "as_json", is_flag=True, help="JSON, for scripts.")(command)
 
 
-def selection_of(reasons: Sequence[str], origin: str | None, function: str | None) -> Selection:
+def selection_of(reasons: Sequence[str], origin: str | None, function: str | None, group: str | None) -> Selection:
     """What these options ask for."""
     from embedkq.dlq import Selection
 
-    return Selection(tuple(reasons), origin, function)
+    return Selection(tuple(reasons), origin, function, group)
 
 
 def places_of(box: DeadLetters, names: Sequence[str]) -> list[tuple[int, int]]:

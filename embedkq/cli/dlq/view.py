@@ -64,7 +64,7 @@ def view_of(letter: Letter) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    names = ("job", "function", "reason", "exception", "attempts", "rounds", "host", "key", "size", "payload_size", "problem")
+    names = ("job", "function", "reason", "exception", "attempts", "rounds", "host", "group", "key", "size", "payload_size", "problem")
     rows: list[tuple[str, Any]] = [("letter", letter.name), ("state", _state(letter)), ("died", _clock(letter.time))]
     if letter.dead:
         rows.append(("from", f"{letter.dead.topic} {letter.dead.partition}:{letter.dead.offset}"))
