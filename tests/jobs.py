@@ -4,9 +4,14 @@ Jobs that behave are in `workerjobs`.
 """
 from __future__ import annotations
 
+import atexit
+import concurrent.futures
 import contextlib
 import ctypes
+import io
+import logging.config
 import multiprocessing
+import multiprocessing.util
 import os
 import resource
 import signal
@@ -638,3 +643,143 @@ def open_one_descriptor() -> str:
 def return_more_than_files_may_hold(count: int) -> str:
     resource.setrlimit(resource.RLIMIT_FSIZE, (count // 2, resource.RLIM_INFINITY))
     return "x" * count
+
+
+# Surroundings, changed for the jobs that follow.
+
+
+def print_without_end(text: str) -> None:
+    print(text, end="")
+
+
+def print_in_parts(text: str, path: str, gate: str) -> None:
+    """Prints one part, waits for the gate, and prints the other part; no line is ended."""
+    print(text, end="", flush=True)
+    wait_for(path, gate)
+    print(text, end="")
+
+
+def speak(text: str) -> None:
+    """Prints in three ways and logs, as a job does that knows of nothing."""
+    print(f"{text} print")
+    print(f"{text} error", file=sys.stderr)
+    os.write(1, f"{text} write\n".encode())
+    subprocess.run(["echo", f"{text} shell"], check=True)
+    logging.getLogger("jobs.speak").warning("%s log", text)
+
+
+def log_text(text: str) -> None:
+    logging.getLogger("jobs.speak").warning("%s", text)
+
+
+def close_streams() -> None:
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def replace_streams() -> None:
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+
+
+def remove_streams() -> None:
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+
+
+def close_stream_descriptors() -> None:
+    os.close(1)
+    os.close(2)
+    time.sleep(0.001)
+
+
+def redirect_stream_descriptors() -> None:
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    time.sleep(0.001)
+
+
+def configure_logging_wholly() -> None:
+    logging.config.dictConfig({"version": 1, "root": {"handlers": [], "level": "CRITICAL"}})
+
+
+def configure_one_logger() -> None:
+    """Which disables all others that exist, unless told otherwise."""
+    logging.getLogger("jobs.speak")
+    logging.config.dictConfig({"version": 1, "loggers": {"other": {"level": "DEBUG"}}})
+
+
+def configure_logger_apart() -> None:
+    handler = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}
+    speaker = {"handlers": ["own"], "propagate": False, "level": "ERROR"}
+    logging.config.dictConfig({"version": 1, "handlers": {"own": handler}, "loggers": {"jobs.speak": speaker}})
+
+
+def configure_logging_by_force() -> None:
+    logging.basicConfig(force=True, level=logging.CRITICAL)
+
+
+def disable_logging() -> None:
+    logging.disable(logging.CRITICAL)
+
+
+def end_logging() -> None:
+    logging.shutdown()
+    logging.getLogger().handlers.clear()
+
+
+def change_umask_and_directory() -> None:
+    os.umask(0o777)
+    os.chdir("/")
+
+
+def tell_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def configure_logging_to(path: str) -> None:
+    """Initializer."""
+    handler = {"class": "logging.FileHandler", "filename": path}
+    logging.config.dictConfig({"version": 1, "handlers": {"file": handler}, "root": {"handlers": ["file"], "level": "INFO"}})
+
+
+# Exit hooks.
+
+
+def register_hooks(path: str) -> int:
+    """Registers what runs at the end of its process, in three ways; its process id."""
+    atexit.register(tell, path, "atexit")
+    multiprocessing.util.Finalize(None, tell, (path, "finalizer"), exitpriority=1)
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    executor.submit(lambda: None)
+    executor.submit(_tell_slowly, path, "executor")
+    return os.getpid()
+
+
+def _tell_slowly(path: str, text: str) -> None:
+    time.sleep(0.2)
+    tell(path, text)
+
+
+def register_speaking_hook() -> None:
+    atexit.register(speak, "at exit")
+
+
+def register_slow_hook(path: str, seconds: float) -> int:
+    atexit.register(tell, path, "after")
+    atexit.register(time.sleep, seconds)
+    atexit.register(tell, path, "before")
+    return os.getpid()
+
+
+def register_failing_hooks(path: str) -> None:
+    atexit.register(tell, path, "first")
+    atexit.register(fail_to_begin)
+    atexit.register(sys.exit, 3)
+    atexit.register(tell, path, "last")
+
+
+def leave_a_thread(path: str) -> None:
+    """Leaves a thread that is no daemon and does not end, and an exit hook."""
+    atexit.register(tell, path, "hook")
+    threading.Thread(target=time.sleep, args=(60,)).start()

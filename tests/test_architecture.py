@@ -55,7 +55,7 @@ CLIENTS = {"Producer": {"producer"}, "Consumer": {"worker.client"}, "Admin": {"i
 PUBLIC_OF_KAFKA = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs"}
 """The modules that kafka-python documents. Names of others, and names with an underscore, are for `kafka_private` alone."""
 
-LOGGING = {"safe_logging", "cli.common", "cli.worker", "child.output"}
+LOGGING = {"safe_logging", "cli.common", "cli.worker", "child.baseline", "child.output"}
 """Who may import `logging`: to set it up, and the one that all others log through, whose methods cannot raise."""
 
 NEVER_REACHED = {

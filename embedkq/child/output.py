@@ -17,47 +17,89 @@ from embedkq import channel
 
 STACK_SIGNAL: int | None = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else None
 """At which a child writes down the stacks of its threads, whatever it does; a number that hardly anything else uses."""
-_STACK_DESCRIPTOR = 700
-"""The lowest number for the stack's file: a job that closes all descriptors and opens its own will hardly come that far."""
+_HIGH_NUMBER = 700
+"""The lowest number for descriptors that should outlive a job's: one that closes all and opens its own will hardly come that far."""
 _HELD_BACK = 100
 _LONGEST_TEXT = 32_000
 _LONGEST_RECORD = 32_000
 _TEXTS = ("stack_info", "exc_text", "msg")
 
 
-def redirect() -> int:
-    """Send what this process prints, and what its own children print, into a pipe; the descriptor to read it from."""
+_pipe = -1
+_pipe_identity = (0, 0)
+_mark = b""
+
+
+def redirect() -> tuple[int, str]:
+    """Send what this process prints, and what its own children print, into a pipe.
+
+    Returns:
+        The descriptor to read it from, and what stands in it where a job has ended (see `mark_of`).
+    """
+    global _pipe, _pipe_identity, _mark
     reader, writer = os.pipe()
     for stream in (1, 2):
         os.dup2(writer, stream, inheritable=True)
+    _pipe = _at_high_number(writer)
+    _pipe_identity = channel.identify(_pipe)
     os.close(writer)
+    token = os.urandom(12).hex()
+    _mark = mark_of(token)
     for kind, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # the host has none
             setattr(sys, name, open(kind, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
-    return reader
+    return reader, token
 
 
-def unread_output() -> bool:
-    """Whether something was printed that the host has not read yet."""
+def mark_of(token: str) -> bytes:
+    """What stands in the output of a child where a job has ended that had printed something."""
+    return b"\0embedkq-end-%s\n" % token.encode()
+
+
+def mark_end_of_job() -> bool:
+    """Write the mark if something was printed that the host has not read yet; whether it was written."""
     count = bytearray(4)
     try:
-        fcntl.ioctl(1, termios.FIONREAD, count)
-    except OSError:  # a job has put something else there
+        fcntl.ioctl(_pipe, termios.FIONREAD, count)
+        if not any(count):
+            return False
+        os.write(_pipe, _mark)
+    except OSError:  # a job has closed it
         return False
-    return any(count)
+    return True
+
+
+def reconnect() -> None:
+    """Have the standard streams lead to the host again, where a job has closed them or put something else there."""
+    try:
+        if channel.identify(_pipe) != _pipe_identity:
+            return
+    except OSError:
+        return
+    for stream in (1, 2):
+        try:
+            connected = channel.identify(stream) == _pipe_identity
+        except OSError:
+            connected = False
+        if not connected:
+            os.dup2(_pipe, stream, inheritable=True)
 
 
 def watch_stack() -> int:
     """Have `STACK_SIGNAL` write the stacks of all threads into a new anonymous file; its descriptor."""
     first = channel.anonymous_file("embedkq-stack")
-    try:
-        descriptor = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, _STACK_DESCRIPTOR)
-    except OSError:  # a low limit of open files
-        descriptor = os.dup(first)
+    descriptor = _at_high_number(first)
     os.close(first)
     if STACK_SIGNAL is not None:
         faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=True, chain=False)
     return descriptor
+
+
+def _at_high_number(descriptor: int) -> int:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_NUMBER)
+    except OSError:  # a low limit of open files
+        return os.dup(descriptor)
 
 
 class LogsToHost(logging.Handler):
@@ -65,6 +107,8 @@ class LogsToHost(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        self.was_closed = False
+        """Whether something has configured all logging anew, or ended it, since `begin_anew`."""
         self._held: list[bytes] = []
         self._send: Callable[[bytes], None] | None = None
 
@@ -74,6 +118,16 @@ class LogsToHost(logging.Handler):
         for content in self._held:
             send(content)
         self._held.clear()
+
+    def begin_anew(self) -> None:
+        """Be as it was made: known to `logging`, which closes all handlers it knows of when it is configured, and without filters."""
+        super().__init__()
+        self.was_closed = False
+
+    def close(self) -> None:
+        """Called when logging is configured anew, or ends."""
+        self.was_closed = True
+        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record. Any thread of the child."""

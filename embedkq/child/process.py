@@ -1,6 +1,8 @@
 """How a child process starts, and how it ends with its host."""
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import re
 import signal
@@ -13,11 +15,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from embedkq import channel
-from embedkq.child import output
+from embedkq.child import interpreter, output
 
 STARTING, READY, FAILED = b"starting", b"ready", b"failed"
 SIGNALS_FOR_HOST = (signal.SIGINT, signal.SIGTERM)
 _TOLD = re.compile(rb"(starting|failed|ready(?= [0-9]+ [0-9]{1,4}$)) ([0-9]{1,9}) (.*)", re.DOTALL).fullmatch
+EXIT_SECONDS = 2.0
+"""Limit of the exit hooks that jobs have registered."""
+_JOIN_SECONDS = 1.0
 _HOST_CHECK_SECONDS = 0.5
 _RETRY_SECONDS = 0.5
 
@@ -49,8 +54,8 @@ def prepare(registration: socket.socket, setup: Setup) -> None:
     global _registration
     _registration = registration
     registration.setblocking(True)
-    printed = output.redirect()
-    tell_host(STARTING, [printed, *_own_descriptors()])
+    printed, token = output.redirect()
+    tell_host(STARTING, [printed, *_own_descriptors()], token)
     os.close(printed)
     output.send_logs(setup.levels)
     # A signal to the whole process group or service is for the host, which finishes what runs. A handler that does nothing,
@@ -114,6 +119,17 @@ def leave(status: int) -> NoReturn:
     """End this process at once; what it printed is written out first."""
     flush_output()
     os._exit(status)
+
+
+def leave_in_order() -> NoReturn:
+    """End this process as Python ends: its exit hooks run, for at most `EXIT_SECONDS`."""
+    with contextlib.suppress(Exception):
+        faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True, file=os.open(os.devnull, os.O_WRONLY))  # needs no GIL
+    try:
+        interpreter.run_exit_hooks(_JOIN_SECONDS)
+    except BaseException:  # noqa: BLE001  (one hook's own; the others have run)
+        traceback.print_exc()
+    leave(0)
 
 
 def flush_output() -> None:

@@ -1,20 +1,18 @@
 """Bytes in, bytes out: what a child process does with each job. Nothing that a job does may raise out of here."""
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-import signal
 import struct
 import time
 import traceback
-from _signal import getsignal  # type: ignore[import-not-found]  # signal.getsignal takes 2 us a call
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from embedkq import channel, codec
 from embedkq.child import output, process
+from embedkq.child.baseline import Baseline
 from embedkq.child.page import Phase, ProgressPage
 from embedkq.errors import DecodeError, JobExited, JobFailed, ResultNotPicklable, ResultTooLarge, type_name
 from embedkq.outcome import Outcome
@@ -69,12 +67,11 @@ class Runner:
         ProgressPage.size(descriptor)
         self._page = ProgressPage(descriptor)
         self._end_identity, self._claims_identity = channel.identify(self._end.fileno()), channel.identify(self._claims.fileno())
-        self._directory = os.getcwd()
-        self._signals = {number: getsignal(number) for number in process.SIGNALS_FOR_HOST}
-        self._has_alarm = any(signal.getitimer(signal.ITIMER_REAL))
+        self._baseline = Baseline()
         stack = output.watch_stack()
         self._number = self._claimed = 0
         output.logs.attach(self._send_log)
+        process.flush_output()
         process.tell_host(process.READY, [
             host_end.fileno(), claims_writer.fileno(), self._claims.fileno(), jobs, replies, descriptor, stack,
         ], str(slot))
@@ -87,7 +84,7 @@ class Runner:
         while True:
             message = self._next()
             if not message:
-                process.leave(0)
+                process.leave_in_order()
             self._some(memoryview(message))
 
     def _next(self) -> bytes:
@@ -110,8 +107,9 @@ class Runner:
             if self._may_begin(number):
                 self._number = number
                 harmless = self._one(number, flags, jobs[payload:position])
-                self._restore()
+                self._baseline.restore()
                 if not harmless:
+                    self._baseline.restore_descriptors()
                     self._leave_if_spent()
 
     def _may_begin(self, number: int) -> bool:
@@ -144,15 +142,15 @@ class Runner:
                 text = _text_of_call(function, args, kwargs) if flags & ANNOUNCE else ""
                 self._reply(BEGUN, number, told + text.encode("utf-8", "backslashreplace"))
             outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
-        process.flush_output()
+        if os.getpid() != self._pid:
+            process.leave(0)  # the job forked and returned twice: only the process that was given it may answer
+        printed = self._baseline.end_output()
         ended = time.monotonic_ns()
         page.end(ended)
-        self._reply(ENDED_PRINTING if output.unread_output() else ENDED, number, outcome.pack())
+        self._reply(ENDED_PRINTING if printed else ENDED, number, outcome.pack())
         return ended < began + _QUICK_NANOSECONDS and outcome.status == "success"
 
     def _reply(self, kind: int, number: int, content: bytes) -> None:
-        if os.getpid() != self._pid:
-            os._exit(0)  # the job forked and returned twice: only the process that was given it may answer
         try:
             if channel.identify(self._end.fileno()) != self._end_identity:
                 process.leave(LOST_CHANNEL_STATUS)
@@ -179,20 +177,6 @@ class Runner:
         except OSError as error:
             output.warn(f"a job has left its process without file descriptors ({error}): replacing the process")
             process.leave(SPENT_STATUS)
-
-    def _restore(self) -> None:
-        for number, handler in self._signals.items():
-            if getsignal(number) is not handler:
-                signal.signal(number, handler)
-        if not self._has_alarm:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # it would go off in the next job
-        try:
-            moved = os.getcwd() != self._directory
-        except OSError:  # a job has removed the one that it went to
-            moved = True
-        if moved:
-            with contextlib.suppress(OSError):  # it is gone: for the host as well
-                os.chdir(self._directory)
 
 
 def _decode_kq(payload: memoryview) -> tuple[bytes, tuple[Any, Any, Any]]:

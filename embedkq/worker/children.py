@@ -158,6 +158,7 @@ class Child(Generic[T]):
     def answered(self) -> T:
         """Its first task, which has ended."""
         task = self.tasks.popleft()
+        self.last_job_id = task.job_id
         self.size -= len(task.payload)
         return task
 
@@ -193,9 +194,7 @@ class Child(Generic[T]):
     @property
     def job_id(self) -> str:
         """Of the task that it is at work on, or was last; "-" before the first."""
-        if self.tasks:
-            self.last_job_id = self.tasks[0].job_id
-        return self.last_job_id
+        return self.tasks[0].job_id if self.tasks else self.last_job_id
 
     def ask_for_stack(self) -> None:
         """Have it write down where it is stuck, within milliseconds."""

@@ -160,7 +160,7 @@ class Engine:
         # which no later event can change: nothing runs any more, or what runs has been given up. The children end meanwhile.
         self.consumer.stop()
         if self.loop is not None:
-            self.loop.close()
+            self.loop.close(lambda: self._now_asked)
         if self.consumer.connected.done():  # else it still looks for a broker, for up to 10 s, and has nothing to leave behind
             self._threads["consumer"].join(_LEAVE_SECONDS)
 

@@ -113,9 +113,9 @@ class Loop:
         self.pool.abandon()
         self._runs.clear()
 
-    def close(self) -> None:
-        """End the child processes and give everything back."""
-        self.pool.close()
+    def close(self, hurry: Callable[[], bool] = lambda: False) -> None:
+        """End the child processes and give everything back; `hurry`: whether exit hooks of jobs shall not be waited for."""
+        self.pool.close(hurry)
         self.endings.close()
         self._inbox.close()
         self._selector.close()

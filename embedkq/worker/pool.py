@@ -9,6 +9,7 @@ import math
 import selectors
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -135,6 +136,8 @@ class JobPool(Generic[T]):
         for child in list(self._children.values()):
             if now >= child.check_at:
                 self._inspect(child, now)
+            if child.retiring and not child.tasks and not child.killed:
+                self._supervisor.let_go(child)
         if now >= self._supervisor.look_at:
             self._supervisor.look(now)
 
@@ -175,9 +178,9 @@ class JobPool(Generic[T]):
         """How many children have started so far. Any thread."""
         return self._supervisor.started
 
-    def close(self) -> None:
-        """End all children: what has nothing to do by itself, the rest at once. Takes up to about half a second."""
-        self._supervisor.close()
+    def close(self, hurry: Callable[[], bool] = lambda: False) -> None:
+        """End all children: what has nothing to do by itself, with its exit hooks; the rest at once. See `Supervisor.close`."""
+        self._supervisor.close(hurry)
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the descriptors."""
@@ -216,14 +219,16 @@ class JobPool(Generic[T]):
             if kind == BEGUN:
                 self._begin(child, child.tasks[0], message[REPLY_HEADER.size :])
                 continue
-            if kind == ENDED_PRINTING:
-                child.output.read(child.job_id)
+            if kind == ENDED_PRINTING or child.output.pending:
+                child.output.end_job(child.job_id, kind == ENDED_PRINTING)
             try:
                 outcome = Outcome.unpack(message, REPLY_HEADER.size)
             except DecodeError as error:
                 self._distrust(child, error)
                 return
             self.ended.append((child.answered(), outcome))
+            if child.output.pending:  # the next one has begun, and printed
+                child.output.log_lines(child.job_id)
             ended += 1
         if ended:
             # Not when it is read: the loop may have slept since, and the average would grow by its own sleep.

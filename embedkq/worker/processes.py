@@ -93,6 +93,12 @@ class Context(context.ForkServerContext):
         child = self._processes.get(pid)
         return None if child is None else int(child.sentinel)
 
+    def retire(self, pid: int) -> None:
+        """Let the pool take this child for ended, with status 0, so that another is started while it ends by itself. Any thread."""
+        child = self._processes.get(pid)
+        if child is not None:
+            child._popen.retired = True
+
     def outwait(self, error: OSError) -> bool:
         """Wait for a moment because a process could not be started; False if nobody should wait. Any thread."""
         # An exception in pebble's own thread would end its pool, and with it all that runs there. The thread that made this context
@@ -175,7 +181,19 @@ class SpawnProcess(_OwnProcess, context.SpawnProcess):
         return SpawnPopen(process_obj)
 
 
-class ForkServerPopen(popen_forkserver.Popen):
+class _Retiring:
+    """What both kinds of running child share; first among the bases."""
+
+    retired = False
+    """Whether it passes for ended, with status 0, though it still runs."""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Its exit code, once it has ended; None if it has not within so many seconds."""
+        code: int | None = 0 if self.retired else super().wait(timeout)  # type: ignore[misc]
+        return code
+
+
+class ForkServerPopen(_Retiring, popen_forkserver.Popen):
     """A running child from the fork server. Its end may be asked for by several threads."""
 
     def __init__(self, process_obj: Any) -> None:
@@ -213,6 +231,8 @@ class ForkServerPopen(popen_forkserver.Popen):
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Its exit code; None while it runs."""
+        if self.retired:
+            return 0
         if os.getpid() != self._owner:
             return 255  # a forked copy: the pipe is the parent's to read
         if flag != os.WNOHANG:
@@ -235,12 +255,12 @@ class ForkServerPopen(popen_forkserver.Popen):
 
     def _send_signal(self, sig: int) -> None:
         # terminate() too: pebble would wait 3 s for a job that ignores SIGTERM, one process after another.
-        if self.returncode is None and os.getpid() == self._owner:
+        if self.returncode is None and not self.retired and os.getpid() == self._owner:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
 
-class SpawnPopen(popen_spawn_posix.Popen):
+class SpawnPopen(_Retiring, popen_spawn_posix.Popen):
     """A running child from `spawn`."""
 
     def __init__(self, process_obj: Any) -> None:
@@ -264,6 +284,8 @@ class SpawnPopen(popen_spawn_posix.Popen):
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Its exit code; None while it runs."""
+        if self.retired:
+            return 0
         if flag != os.WNOHANG:
             self.wait_status(None)
         with self._reading:
@@ -276,7 +298,8 @@ class SpawnPopen(popen_spawn_posix.Popen):
             wait_readable(self.sentinel, seconds)
 
     def _send_signal(self, sig: int) -> None:
-        super()._send_signal(signal.SIGKILL)  # type: ignore[misc]
+        if not self.retired:
+            super()._send_signal(signal.SIGKILL)  # type: ignore[misc]
 
 
 def _prepared(popen: Any, process_obj: Any) -> memoryview:

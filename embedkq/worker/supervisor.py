@@ -23,11 +23,13 @@ from pebble import ProcessPool
 
 from embedkq import channel
 from embedkq.child import process
+from embedkq.child.output import mark_of
 from embedkq.child.runner import serve
 from embedkq.errors import ChildStartFailed
 from embedkq.safe_logging import SafeLogger, levels
 from embedkq.worker.children import Child
 from embedkq.worker.joboutput import Output
+from embedkq.worker.leaving import LeavingChildren
 from embedkq.worker.processes import make_context
 from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 
@@ -84,6 +86,7 @@ class Supervisor:
         self._selector = selector
         self._setup = process.Setup(os.getpid(), initializer, levels())
         self._on_ready, self._on_reply, self._on_death = on_ready, on_reply, on_death
+        self._leaving = LeavingChildren(selector, on_reply, self._release)
         self._starting: dict[int, _Starting] = {}
         self._start_errors: list[tuple[float, str]] = []
         self._silent_looks = 0
@@ -106,6 +109,7 @@ class Supervisor:
         for pid, starting in list(self._starting.items()):
             if now > starting.deadline:
                 os.kill(pid, signal.SIGKILL)
+        self._leaving.kill_late(now)
         if self._pebble is None:
             self._start_pebble()
         elif not self._pebble.active:
@@ -131,6 +135,18 @@ class Supervisor:
             if slot not in alive and future.done():
                 self._schedule(slot)
 
+    def let_go(self, child: Child[Any]) -> None:
+        """Have another started in the place of a child that is done and leaves by itself; its exit hooks may take a while."""
+        if len(self._leaving) >= self._processes:
+            return  # it is replaced when it has left: jobs must not fill the machine with processes that take long to end
+        child.check_at = math.inf
+        del self.children[child.pid]
+        self.weak_since = self.weak_since or time.monotonic()
+        self._unwatch(child.watched)
+        self._leaving.add(child)
+        self._context.retire(child.pid)
+        self._schedule(child.slot)
+
     def replace(self, child: Child[Any]) -> None:
         """Give back what a dead child had, and have another started in its place."""
         self._forget(child)
@@ -145,8 +161,11 @@ class Supervisor:
         """Exit status of a dead child, or minus the signal; None if it does not come in time."""
         return self._context.exit_code(pid, _EXIT_CODE_SECONDS)
 
-    def close(self) -> None:
-        """End all children: what has nothing to do by itself, the rest at once. Takes up to about half a second."""
+    def close(self, hurry: Callable[[], bool]) -> None:
+        """End all children: what has nothing to do by itself, the rest at once.
+
+        Takes up to `EXIT_SECONDS` and half a second, if there are exit hooks that take so long; from when `hurry` is so, half a second.
+        """
         self._context.end_waiting()
         if self._pebble is not None:
             self._pebble.stop()  # type: ignore[no-untyped-call]  # first, or pebble would replace the children that leave
@@ -155,14 +174,13 @@ class Supervisor:
                 child.kill()
             else:
                 child.hang_up()
-        deadline = time.monotonic() + _HANG_UP_SECONDS
-        for child in self.children.values():
-            if child.watched is not None:
-                channel.wait_readable(child.watched, deadline - time.monotonic())
+        self._leaving.await_ends(list(self.children.values()), hurry)
         if self._pebble is not None:
             self._pebble.join()
         for child in list(self.children.values()):
+            self._on_reply(child)  # what exit hooks have logged
             self._forget(child)
+        self._leaving.release_all()
         for pid in list(self._starting):
             self._forget_starting(pid)
         if not self._deaf:
@@ -174,6 +192,7 @@ class Supervisor:
         """In a forked copy of the process: close its copies of the descriptors; the children are the parent's."""
         for child in self.children.values():
             child.close()
+        self._leaving.disinherit()
         for starting in self._starting.values():
             starting.close()
         self._close_registration()
@@ -240,7 +259,7 @@ class Supervisor:
         """Whether the message is a child's; why the child does not start, if it says that. Raises OSError with nothing changed."""
         kind, pid, detail = process.parts_of(message)
         if kind == process.STARTING and len(descriptors) in (1, 2):
-            self._child_starts(pid, *descriptors)
+            self._child_starts(pid, detail, *descriptors)
             return True
         if kind == process.READY and pid in self._starting and len(descriptors) == _READY_DESCRIPTORS:
             self._child_is_ready(pid, int(detail), descriptors)
@@ -250,8 +269,8 @@ class Supervisor:
             return detail or "it does not say why"
         return False
 
-    def _child_starts(self, pid: int, output: int, pidfd: int | None = None) -> None:
-        self._starting[pid] = starting = _Starting(pidfd, Output(output), time.monotonic() + START_SECONDS)
+    def _child_starts(self, pid: int, token: str, output: int, pidfd: int | None = None) -> None:
+        self._starting[pid] = starting = _Starting(pidfd, Output(output, mark_of(token)), time.monotonic() + START_SECONDS)
         self._selector.register(output, selectors.EVENT_READ, partial(self._read_output, starting.output, None))
         self._watch_starting()
 
@@ -278,6 +297,7 @@ class Supervisor:
         pidfd, output, _ = self._starting[pid]
         child: Child[Any] = Child(slot, pid, pidfd, output, descriptors)
         child.watched = self._watched(pid, pidfd)
+        output.end("-")  # what its initializer has printed
         del self._starting[pid]
         self.children[pid] = child
         self._start_errors.clear()
@@ -330,8 +350,11 @@ class Supervisor:
     def _forget(self, child: Child[Any]) -> None:
         del self.children[child.pid]
         self.weak_since = self.weak_since or time.monotonic()
-        child.output.read(child.job_id)
-        child.output.end_line(child.job_id)
+        self._release(child)
+
+    def _release(self, child: Child[Any]) -> None:
+        """Read what is left of a child that is gone, and give everything back."""
+        child.output.end(child.job_id)
         self._selector.unregister(child.end)
         self._unwatch(child.output.descriptor)
         self._unwatch(child.watched)
@@ -341,8 +364,7 @@ class Supervisor:
     def _forget_starting(self, pid: int) -> None:
         starting = self._starting.pop(pid, None)
         if starting is not None:
-            starting.output.read("-")
-            starting.output.end_line("-")
+            starting.output.end("-")
             self._unwatch(starting.output.descriptor)
             self._unwatch(self._watched(pid, starting.pidfd))
             starting.close()
@@ -353,6 +375,8 @@ class Supervisor:
         self._selector.register(output.descriptor, selectors.EVENT_READ, partial(self._read_output, output, child))
 
     def _read_output(self, output: Output, child: Child[Any] | None) -> None:
+        if child is not None:
+            self._on_reply(child)  # first: a job that has ended printed before those that run now
         if not output.read("-" if child is None else child.job_id):
             self._unwatch(output.descriptor)  # closed by a job, which is its right
 

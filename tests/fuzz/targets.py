@@ -283,7 +283,7 @@ def _of_channel() -> Iterator[list[Target]]:
     given = [each.detach() for each in (end, writer, claims)]
     jobs, replies = channel.message_file(), channel.message_file()
     child_channel = channel.Channel(child_end, os.dup(replies), os.dup(jobs))
-    child: Child[Task] = Child(0, 0, None, joboutput.Output(output), [*given, jobs, replies, page, stack])
+    child: Child[Task] = Child(0, 0, None, joboutput.Output(output, b"\0mark\n"), [*given, jobs, replies, page, stack])
     pool: Any = object.__new__(JobPool)
     pool.ended, pool.begun, pool._pace = [], [], Pace(HostLoad())
     pool._supervisor = SimpleNamespace(stop_hard=lambda child: None)
