@@ -54,6 +54,7 @@ class Context(context.ForkServerContext):
         self._thread = threading.get_ident()
         self._ended = threading.Event()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._locks: weakref.WeakSet[PipeLock] = weakref.WeakSet()
         let_go_in_forks(self)
         self._begin()
 
@@ -63,7 +64,9 @@ class Context(context.ForkServerContext):
 
     def RLock(self) -> PipeLock:  # type: ignore[override]
         """A recursive lock between processes."""
-        return PipeLock()
+        lock = PipeLock()
+        self._locks.add(lock)
+        return lock
 
     def Pipe(self, duplex: bool = True) -> Any:
         """Both ends of a connection, remembered for `disinherit`."""
@@ -76,6 +79,12 @@ class Context(context.ForkServerContext):
         for connection in list(self._connections):
             if not connection.closed:
                 connection.close()
+
+    def close_leftovers(self) -> None:
+        """Close all that a pool was given that could not start: pebble's objects refer to each other, and live until a collection."""
+        self.disinherit()
+        for lock in list(self._locks):
+            lock.disinherit()
 
     def exit_code(self, pid: int, seconds: float) -> int | None:
         """Exit status of a child of this context, or minus the signal; waits at most so long. Until `forget`. Any thread."""

@@ -213,13 +213,17 @@ class Supervisor:
         except (OSError, EOFError, BrokenProcessPool) as error:
             pool.stop()  # type: ignore[no-untyped-call]
             pool.join()
-            cause = error.__cause__ if isinstance(error, BrokenProcessPool) else error
-            if not (isinstance(cause, OSError) and is_shortage(cause)):
-                self._start_failed(f"the process that forks them ended: {cause or error!r}. What it printed is on this process's stderr.")
-                return
-            self._tell_shortage(cause)
+            self._context.close_leftovers()
+            # Not in a variable of its own, which would keep what the traceback refers to, descriptors too, until the next collection.
+            self._start_refused(error.__cause__ if isinstance(error, BrokenProcessPool) else error)
         else:
             self._pebble = pool
+
+    def _start_refused(self, error: BaseException | None) -> None:
+        if isinstance(error, OSError) and is_shortage(error):
+            self._tell_shortage(error)
+        else:
+            self._start_failed(f"the process that forks them ended: {error!r}. What it printed is on this process's stderr.")
 
     def _tell_shortage(self, error: OSError) -> None:
         now = time.monotonic()
