@@ -6,6 +6,7 @@ documented (tests/test_architecture.py). Before the bound in setup.cfg is raised
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from embedkq.errors import EmbedkqError
@@ -27,6 +28,8 @@ try:
     from kafka.consumer.fetcher import Fetcher
     from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener, SubscriptionState, TopicPartitionState
     from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+    from kafka.coordinator.base import BaseCoordinator
+    from kafka.coordinator.consumer import ConsumerCoordinator
     from kafka.net.manager import KafkaConnectionManager
     from kafka.net.sasl import get_sasl_mechanism
     from kafka.net.selector import NetworkSelector
@@ -48,9 +51,11 @@ __all__ = [
 ]
 
 NEEDED: dict[type, tuple[str, ...]] = {
-    KafkaConsumer: ("_client", "_fetcher", "_metrics", "_net", "_subscription"),
-    Fetcher: ("_next_partition_records", "config", "fetched_records"),
-    SubscriptionState: ("assignment",),
+    KafkaConsumer: ("_client", "_coordinator", "_fetcher", "_manager", "_metrics", "_net", "_subscription"),
+    BaseCoordinator: ("_generation", "rebalance_in_progress"),
+    ConsumerCoordinator: ("need_rejoin",),
+    Fetcher: ("_next_partition_records", "config", "fetch_records", "fetched_records"),
+    SubscriptionState: ("assigned_partitions", "assignment"),
     TopicPartitionState: ("highwater", "position"),
     NetworkSelector: ("_wakeup_w", "sleep"),
     KafkaProducer: ("_closed", "_sender", "_transaction_manager"),
@@ -60,6 +65,9 @@ NEEDED: dict[type, tuple[str, ...]] = {
     TaggedFields: ("decode_empty",),
 }
 """The names that are used here, by the class that has them. Subclasses here rely on them too."""
+
+
+_FETCH_WHILE_JOINING_MILLISECONDS = 100
 
 
 def check() -> None:
@@ -102,6 +110,17 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         return super().fetched_records(*args, **kwargs)
 
 
+class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
+    """A member of a group that can put off the next rebalance, which its group waits for as long as `max_poll_interval_ms`."""
+
+    postponed = 0
+    """How many there are that it has to wait for."""
+
+    def need_rejoin(self) -> bool:
+        # An expelled member has nothing left to wait for.
+        return bool(super().need_rejoin()) and (not self.postponed or self._generation.is_lost())
+
+
 class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
     """A KafkaConsumer that embedkq can steer.
 
@@ -112,6 +131,27 @@ class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._fetcher = _Fetcher(self._client, self._subscription, metrics=self._metrics, **self.config)
+        self._coordinator.__class__ = _Coordinator  # a second one would listen to the cluster beside the first
+
+    def poll(self, *args: Any, **options: Any) -> Any:
+        """As of a KafkaConsumer, also while the group waits for another member: then records of the partitions that stay are fetched."""
+        records = super().poll(*args, **options)
+        if not records and self._coordinator.rebalance_in_progress() and self._subscription.assigned_partitions():
+            records, _ = self._fetcher.fetch_records(self.config["max_poll_records"], timeout_ms=_FETCH_WHILE_JOINING_MILLISECONDS)
+        return records
+
+    def rejoin_after(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Run a coroutine function on the I/O thread, and take part in no further rebalance until it has ended. I/O thread.
+
+        A listener that awaits it instead would have `poll` return nothing meanwhile.
+        """
+        coordinator = self._coordinator
+        coordinator.postponed += 1
+
+        def ended(_: Any) -> None:
+            coordinator.postponed -= 1
+
+        self._manager.call_soon(function, *args).add_both(ended)
 
     def bound_fetches(self, milliseconds: int) -> None:
         """From the next fetch on a broker that has no record waits so long for one before it answers. The thread that polls."""

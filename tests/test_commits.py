@@ -133,6 +133,24 @@ def test_what_was_accepted_before_a_refusal_is_not_sent_again() -> None:
     assert sum(broker.requests) == 200 and broker.kept.keys() == wanted.keys()
 
 
+class Consumer(Broker):
+    """A client that is a member of a group."""
+
+    later: Any = None
+
+    def rejoin_after(self, function: Any, *args: Any) -> None:
+        self.later = function, args
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+async def given_up(assignment: Assignment, consumer: Consumer, partitions: frozenset[int]) -> None:
+    await assignment.give_up(consumer, partitions, lost=False)
+    function, args = consumer.later
+    await function(*args)
+
+
 @pytest.fixture
 def exchange() -> Iterator[Exchange]:
     exchange = Exchange()
@@ -154,7 +172,28 @@ def test_partitions_that_are_given_up_are_committed_in_requests_that_the_broker_
     assignment.add(frozenset(wanted))
     epochs = {partition: assignment.epoch(partition) or 0 for partition in wanted}
     assignment.fresh.clear()
-    broker = Broker(request_bytes=20_000)
-    asyncio.run(assignment.give_up(broker, frozenset(wanted), lost=False))
+    broker = Consumer(request_bytes=20_000)
+    asyncio.run(given_up(assignment, broker, frozenset(wanted)))
     assert {p: progress._replace(epoch=1) for p, progress in broker.read().items()} == wanted
     assert isinstance(told[-1], Released) and not any(isinstance(message, Assigned) for message in told)
+
+
+@pytest.mark.parametrize("thrown_away", [False, True])
+def test_a_consumer_that_was_expelled_commits_nothing_of_what_it_was_about_to_give_up(exchange: Exchange, thrown_away: bool) -> None:
+    told: list[Message] = []
+    assignment = Assignment(exchange, Commits("topic", 10.0), told.append, 1_000.0)
+    assignment.add(frozenset({0, 1, 2}))
+    assignment.fresh.clear()
+    consumer = Consumer()
+    asyncio.run(assignment.give_up(consumer, frozenset({0, 1}), lost=False))
+    assert assignment.settles and assignment.partitions == [2] and len(told) == 1
+    if thrown_away:
+        assignment.lose_all()
+    else:
+        asyncio.run(assignment.give_up(consumer, frozenset({2}), lost=True))
+    assert not assignment.settles and told[1] == Released(frozenset({0, 1}))
+    assignment.add(frozenset({0, 1}))  # it has joined again before the wait for its jobs has seen that it is over
+    function, args = consumer.later
+    asyncio.run(function(*args))
+    assert not consumer.requests and not any(isinstance(message, Released) for message in told[2:])
+    assert assignment.partitions == [0, 1]

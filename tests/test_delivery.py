@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,94 @@ def test_a_revocation_waits_for_what_runs(
     wait_until(lambda: len(workers[0]._engine.consumer.assignment.partitions) < 4, "some are being revoked")
     time.sleep(1.5)  # a chance to do the wrong thing: to hand them over now
     gate.touch()
+    wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
+    assert sorted(lines(notes)) == ["0", "1", "2", "3"] and len(recorders[0]) == 4 and not recorders[1].calls
+
+
+def gates_of(queue: Queue, folder: Path, partitions: Iterable[int]) -> str:
+    """A job for each partition that runs until its own gate is opened; where they note that they have begun."""
+    for partition in partitions:
+        job = queue.using(partition=partition)
+        job.enqueue(workerjobs.note_and_wait, str(folder / "notes"), partition, str(folder / f"gate {partition}"))
+    return str(folder / "notes")
+
+
+def test_partitions_that_stay_go_on_while_one_that_goes_waits_for_its_job(
+    make_worker: Any, owners: Any, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    recorders = [Recorder() for _ in range(3)]
+    workers = [make_worker(recorder, processes=6, revoke_timeout=60) for recorder in recorders]
+    with Queue(hosts=hosts, topic=topic) as queue:
+        notes = gates_of(queue, tmp_path, range(4))
+        owners(workers[0])
+        wait_until(lambda: len(lines(notes)) == 4, "all four run on the first")
+        owners(workers[1])
+        assignment = workers[0]._engine.consumer.assignment
+        wait_until(lambda: assignment.settles, "the first gives some up")
+        kept = assignment.partitions
+        assert 0 < len(kept) < 4
+        for partition in kept:
+            (tmp_path / f"gate {partition}").touch()
+            for number in range(20):
+                queue.using(partition=partition).enqueue(workerjobs.note, notes, f"{partition} {number}")
+        wait_until(lambda: len(recorders[0]) == 21 * len(kept), "those that stay are fetched and run, and have their callbacks")
+        wait_until(lambda: all(committed(hosts, group, topic)[p][0] == 21 for p in kept), "and are committed")
+        assert assignment.settles and not recorders[1].calls
+        for partition in range(4):
+            (tmp_path / f"gate {partition}").touch()
+        wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
+    assert Counter(lines(notes)) == dict.fromkeys(lines(notes), 1) and len(lines(notes)) == 4 + 20 * len(kept)
+
+
+def test_partitions_go_on_while_the_group_waits_for_another_worker(
+    make_worker: Any, owners: Any, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    recorders = [Recorder() for _ in range(4)]
+    workers = [make_worker(recorder, processes=6, revoke_timeout=60) for recorder in recorders]
+    for worker in workers[:2]:
+        owners(worker)
+    with Queue(hosts=hosts, topic=topic) as queue:
+        wait_until(lambda: sorted(map(len, members_of(hosts, topic, group).values())) == [2, 2], "two partitions each")
+        notes = gates_of(queue, tmp_path, range(4))
+        wait_until(lambda: len(lines(notes)) == 4, "all four run")
+        owners(workers[2])
+        wait_until(lambda: any(worker._engine.consumer.assignment.settles for worker in workers[:2]), "one of them gives one up")
+        waiting = next(worker for worker in workers[:2] if not worker._engine.consumer.assignment.settles)
+        owners(workers[3])
+        wait_until(lambda: _is_joining(hosts, topic, group), "a fourth one joins")
+        others = waiting._engine.consumer.assignment.partitions
+        assert len(others) == 2
+        for partition in others:
+            for number in range(20):
+                queue.using(partition=partition).enqueue(workerjobs.note, notes, f"{partition} {number}")
+        wait_until(lambda: len(lines(notes)) == 4 + 40, "the partitions of the other one go on")
+        assert _is_joining(hosts, topic, group)
+        for partition in range(4):
+            (tmp_path / f"gate {partition}").touch()
+        wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
+    assert Counter(lines(notes)) == dict.fromkeys(lines(notes), 1) and sum(map(len, recorders)) == 44
+
+
+def _is_joining(hosts: str, topic: str, group: str) -> bool:
+    return any("Rebalance" in str(found.state) for found in describe(hosts, topic, group).groups)
+
+
+def test_a_stop_while_partitions_are_given_up_commits_what_was_done_of_them(
+    make_worker: Any, owners: Any, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    recorders = [Recorder(), Recorder()]
+    first, second = (make_worker(recorder, processes=4, revoke_timeout=60) for recorder in recorders)
+    with Queue(hosts=hosts, topic=topic) as queue:
+        notes = gates_of(queue, tmp_path, range(4))
+    owners(first)
+    wait_until(lambda: len(lines(notes)) == 4, "all four run on the first")
+    owners(second)
+    wait_until(lambda: first._engine.consumer.assignment.settles, "some are given up")
+    first.request_stop()
+    for partition in range(4):
+        (tmp_path / f"gate {partition}").touch()
+    assert first.wait(30)
+    wait_until(lambda: len(second._engine.consumer.assignment.partitions) == 4, "the second has them all")
     wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
     assert sorted(lines(notes)) == ["0", "1", "2", "3"] and len(recorders[0]) == 4 and not recorders[1].calls
 

@@ -43,6 +43,7 @@ class Assignment:
         self._tell = tell
         self._revoke_seconds = revoke_seconds
         self._epochs: dict[int, int] = {}
+        self._settling: list[Revoked] = []
         self._new_epoch = itertools.count(1)
 
     def epoch(self, partition: int) -> int | None:
@@ -61,6 +62,7 @@ class Assignment:
     def lose_all(self) -> None:
         """The consumer is thrown away: nothing is ours any more, nothing of it may be committed. Consumer's thread."""
         partitions = self._take_out(frozenset(self._epochs))
+        self._release_all()
         if partitions:
             self._tell(Revoked(frozenset(partitions), lost=True))
 
@@ -79,13 +81,29 @@ class Assignment:
     async def give_up(self, kafka: Any, partitions: frozenset[int], lost: bool) -> None:
         """These go away: what runs of them may end, what is done is committed, unless they are another's already. I/O thread."""
         begun = self._take_out(partitions)
+        if lost:
+            self._release_all()
         if not begun:
             return
         message = Revoked(frozenset(begun), lost)
         self._tell(message)
         if lost:
             return
+        self._settling.append(message)
+        if self.leaving:
+            await self._settle(kafka, message, begun)
+        else:  # the partitions that stay go on meanwhile; nobody else has these before this consumer takes part in another rebalance
+            kafka.rejoin_after(self._settle, kafka, message, begun)
+
+    @property
+    def settles(self) -> bool:
+        """Whether partitions that go away wait for their jobs, or for their commit. Any thread."""
+        return bool(self._settling)
+
+    async def _settle(self, kafka: Any, message: Revoked, begun: Mapping[int, int]) -> None:
         await self._until_settled(kafka, message)
+        if message not in self._settling:
+            return
         wanted = self._committable(begun, message.snapshot if message.settled else None, given_up=True)
         try:
             await self._commit(kafka, wanted)
@@ -94,7 +112,17 @@ class Assignment:
                 "The offsets of partitions %s could not be committed before they were given up (%r): "
                 "what was done of them since the last commit runs again.", sorted(wanted), error,
             )
-        self._tell(Released(frozenset(begun)))
+        self._release(message)
+
+    def _release(self, message: Revoked) -> None:
+        if message in self._settling:
+            self._settling.remove(message)
+            self._tell(Released(message.partitions))
+
+    def _release_all(self) -> None:
+        """This consumer is no member any more: others may have by now what it was about to give up."""
+        for message in list(self._settling):
+            self._release(message)
 
     async def _commit(self, kafka: Any, wanted: Mapping[int, Progress]) -> None:
         requests = self._commits.requests(wanted)
@@ -122,7 +150,7 @@ class Assignment:
 
     async def _until_settled(self, kafka: Any, message: Revoked) -> None:
         deadline = time.monotonic() + self._revoke_seconds
-        while not (message.settled or self.leaving) and time.monotonic() < deadline:
+        while not (message.settled or self.leaving) and message in self._settling and time.monotonic() < deadline:
             # The client's loop has no way to wait for another thread; asleep in it, heartbeats go on.
             await kafka.sleep(_CHECK_SECONDS)
 

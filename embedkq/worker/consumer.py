@@ -35,6 +35,7 @@ _ROOM_SECONDS = 0.2
 _POSITIONS_SECONDS = 1.0
 _ENDS_SECONDS, _ENDS_MILLISECONDS = 2.0, 1_000
 _FINAL_COMMIT_SECONDS = 5.0
+_SETTLE_LOOK_SECONDS = 0.01
 _SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _ASK_WHY_SECONDS = 3.0
@@ -284,6 +285,8 @@ class Consumer:
 
     def _commit_finally(self) -> None:
         deadline = time.monotonic() + _FINAL_COMMIT_SECONDS
+        while self.assignment.settles and time.monotonic() < deadline:
+            time.sleep(_SETTLE_LOOK_SECONDS)
         while self._client is not None and (wanted := self.assignment.committable()) and self.commits.pending(wanted):
             try:
                 if self.commits.commit(self._client.kafka, wanted):

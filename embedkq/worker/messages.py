@@ -118,7 +118,7 @@ class Assigned(NamedTuple):
     metadata: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Revoked:
     """Client's I/O thread to worker's: these partitions are going away.
 
