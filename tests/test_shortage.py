@@ -1,9 +1,11 @@
 """A host, or a child, that has no file descriptor left for a while: nothing is lost, no status is wrong, and it recovers by itself."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -12,11 +14,13 @@ from typing import Any
 
 import jobs
 import pytest
+import workerjobs
 from poolharness import Harness, descriptors, kept_fork_server, value_of
-from support import lines, no_descriptors
+from support import Recorder, fire_until, lines, no_descriptors, send_many
 
+from embedkq import Worker
 from embedkq.child.server import Server
-from embedkq.errors import JobCrashed
+from embedkq.errors import JobCrashed, WorkerError
 
 LEFT = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20]
 """How many descriptors a host still has: a start of a child comes a little further with each."""
@@ -164,3 +168,36 @@ def test_a_result_that_does_not_fit_is_a_failure_that_says_so() -> None:
         error = value_of(pool.run(jobs.return_more_than_files_may_hold, 300_000))
         assert type(error) is OSError and error.errno == errno.EFBIG
         assert type(error) is not JobCrashed and value_of(pool.run(jobs.echo, 1)) == 1
+
+
+# Workers.
+
+
+@pytest.mark.parametrize("left", [4, 6, 8, 10, 14, 30])
+def test_a_worker_that_is_started_without_descriptors_runs_once_there_are_some(
+    left: int, hosts: str, topic: str, group: str, kafka_options: dict[str, Any]
+) -> None:
+    recorder = Recorder()
+    send_many(hosts, topic, workerjobs.echo, [(1,)])
+    worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options)
+    with contextlib.ExitStack() as shortage:
+        shortage.enter_context(no_descriptors(but=left))
+        giving_back = threading.Timer(1.0, shortage.pop_all().close)
+        giving_back.start()
+        worker.start_background()
+        giving_back.join()
+    with contextlib.closing(contextlib.ExitStack()) as stack:
+        stack.callback(worker.stop, 5)
+        fire_until(worker, lambda: recorder.calls, "the job is done")
+        assert recorder.calls[0].status == "success"
+
+
+def test_a_worker_without_any_descriptor_says_so_at_once_and_can_be_started_later(
+    hosts: str, topic: str, group: str, kafka_options: dict[str, Any]
+) -> None:
+    with Worker(hosts=hosts, topic=topic, group=group, kafka=kafka_options) as worker:
+        assert worker.stop()
+    with no_descriptors(), pytest.raises(WorkerError, match=r"no file descriptor left .*`ulimit -n`"):
+        worker.start_background()
+    with worker:
+        assert worker.stop()

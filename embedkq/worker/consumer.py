@@ -14,11 +14,11 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from embedkq import donemap
-from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
+from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, WorkerError
 from embedkq.probe import CREDENTIALS, refused_for_good
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.assignment import Assignment
-from embedkq.worker.client import Client, options_of
+from embedkq.worker.client import CONNECT_SECONDS, Client, options_of
 from embedkq.worker.commits import FATAL, Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
@@ -26,6 +26,7 @@ from embedkq.worker.gathering import Gathering
 from embedkq.worker.health import Watch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
+from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 from embedkq.worker.timeouts import revoke_seconds_of
 
 logger = SafeLogger("embedkq.worker")
@@ -108,7 +109,7 @@ class Consumer:
         """Connect, then turn until stopped; whatever ends it early is told to the worker's thread."""
         self._exchange.host_load.leave_out_this_thread()
         try:
-            self._client = self._connect()
+            self._client = self._connect_once_possible()
         except BaseException as error:  # noqa: BLE001  (the starter gets it)
             self.connected.set_exception(self._explained(error))
             return
@@ -136,8 +137,16 @@ class Consumer:
                 raise
             self._broker_away(error)
             self._end_if_refused()
-            time.sleep(self._pause)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+            self._wait_a_while()
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            self._broker_away(error)
+            self._wait_a_while()
+
+    def _wait_a_while(self) -> None:
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
     def turn(self, client: Client) -> None:
         """Wait for room, poll, pass on, commit."""
@@ -177,6 +186,18 @@ class Consumer:
     def _connect(self) -> Client:
         return Client(self.hosts, self._topic, self.assignment.listener, self._options)
 
+    def _connect_once_possible(self) -> Client:
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                return self._connect()
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+                if self._stopping or time.monotonic() > deadline:
+                    raise WorkerError(f"no connection to Kafka can be made: {cure_for(error)}") from error
+            time.sleep(RETRY_SECONDS)
+
     def _replace(self, client: Client) -> None:
         logger.warning(
             "Group %s does not know this consumer any more, which kafka-python has not noticed: a new one joins. "
@@ -191,8 +212,9 @@ class Consumer:
         if self.away_since is None:
             self.away_since = time.monotonic()
             logger.warning(
-                "Kafka at %s does not answer (%r). It is tried again until it does; jobs that run go on, and what is done "
-                "and not committed by then is committed then.", self.hosts, error,
+                "Kafka at %s does not answer (%s). It is tried again until it does; jobs that run go on, and what is done "
+                "and not committed by then is committed then.",
+                self.hosts, cure_for(error) if isinstance(error, OSError) and is_shortage(error) else repr(error),
             )
 
     def _end_if_refused(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-from embedkq.errors import BrokerUnavailable, EmbedkqError
+from embedkq.errors import BrokerUnavailable, EmbedkqError, WorkerError
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.client import CONNECT_SECONDS
 from embedkq.worker.consumer import Consumer
@@ -135,8 +135,10 @@ class Engine:
             try:
                 return self._make_loop()
             except OSError as error:
-                if not is_shortage(error) or self._stop_asked:
+                if not is_shortage(error):
                     raise
+                if self._stop_asked:
+                    raise WorkerError(f"the worker could not start: {cure_for(error)}") from error
                 if not told:
                     logger.warning("The worker waits to start: %s.", cure_for(error))
                 told = True

@@ -1,0 +1,65 @@
+"""Kernels and sandboxes without the newer system calls: pidfd_open is Linux 5.3, and seccomp profiles forbid what they do not know."""
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from support import HANG_SECONDS, ROOT
+
+NUMBERS = {"pidfd_open": 434, "pidfd_send_signal": 424, "memfd_create": 279 if platform.machine() == "aarch64" else 319}
+SCRIPT = """
+import ctypes, logging, os, signal, struct, sys
+logging.basicConfig(level=logging.INFO)
+FORBIDDEN, ERROR = {forbidden}, {error}
+def filter_of(numbers, error):
+    program = struct.pack("HBBI", 0x20, 0, 0, 0)
+    for number in numbers:
+        program += struct.pack("HBBI", 0x15, 0, 1, number) + struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | error)
+    return program + struct.pack("HBBI", 0x06, 0, 0, 0x7fff0000)
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+code = filter_of(FORBIDDEN, ERROR)
+buffer = ctypes.create_string_buffer(code)
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(Program(len(code) // 8, ctypes.addressof(buffer))), 0, 0):
+    sys.exit("no filter can be set here")
+
+import jobs
+from poolharness import Harness, descriptors, exists, value_of
+with Harness() as pool:
+    pool.fill()
+before = descriptors()
+pool = Harness(proc_ttl=20)
+pool.fill()
+assert value_of(pool.run(jobs.echo, "x" * 100_000)) == "x" * 100_000
+for _ in range(3):
+    assert value_of(pool.run(jobs.exit_with, 3)).exitcode == 3
+    outcome = pool.run(jobs.sleep, os.devnull, limit=0.5)
+    assert outcome.status == "timeout" and "in sleep" in outcome.traceback, outcome
+killed = pool.pids
+for pid in killed:
+    os.kill(pid, signal.SIGKILL)
+pool.run_until(lambda: pool.is_full() and not killed & pool.pids, "others are there")
+tasks = [pool.submit(jobs.echo, number) for number in range(200)]
+assert [value_of(outcome) for outcome in pool.finish(*tasks)] == list(range(200))
+pool.fill()
+pids = pool.pids
+pool.close()
+assert descriptors() == before and not any(map(exists, pids))
+print("done")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="seccomp is Linux's")
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize("missing", [["pidfd_open"], ["pidfd_send_signal"], ["memfd_create"], list(NUMBERS)], ids=" ".join)
+def test_a_pool_works_without_newer_system_calls(missing: list[str], error: int) -> None:
+    script = SCRIPT.format(forbidden=[NUMBERS[name] for name in missing], error=error)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG_SECONDS, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "WARNING" not in done.stderr and "broke" not in done.stderr, done.stderr
