@@ -25,6 +25,7 @@ def _sentence(missing: str, version: str) -> str:
 try:
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
     from kafka import __version__ as kafka_version
+    from kafka.cluster import ClusterMetadata
     from kafka.consumer.fetcher import Fetcher
     from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener, SubscriptionState, TopicPartitionState
     from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -51,7 +52,8 @@ __all__ = [
 ]
 
 NEEDED: dict[type, tuple[str, ...]] = {
-    KafkaConsumer: ("_client", "_coordinator", "_fetcher", "_manager", "_metrics", "_net", "_subscription"),
+    ClusterMetadata: ("partitions_for_topic", "request_update"),
+    KafkaConsumer: ("_client", "_cluster", "_coordinator", "_fetcher", "_manager", "_metrics", "_net", "_subscription"),
     BaseCoordinator: ("_generation", "rebalance_in_progress"),
     ConsumerCoordinator: ("need_rejoin",),
     Fetcher: ("_next_partition_records", "config", "fetch_records", "fetched_records"),
@@ -156,6 +158,16 @@ class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
     def bound_fetches(self, milliseconds: int) -> None:
         """From the next fetch on a broker that has no record waits so long for one before it answers. The thread that polls."""
         self._fetcher.config["fetch_max_wait_ms"] = milliseconds
+
+    def partitions_if_known(self, topic: str) -> set[int]:
+        """Partitions of a topic that is subscribed to; none as long as the cluster has not told, which is asked again. Never blocks.
+
+        `partitions_for_topic` asks for all topics of the cluster instead, which may be thousands.
+        """
+        known: set[int] | None = self._cluster.partitions_for_topic(topic)
+        if not known:
+            self._cluster.request_update()
+        return known or set()
 
     def progress_of(self, topic_partition: Any) -> tuple[int | None, int | None]:
         """Offset that is fetched next, and the end that the last fetch told; None for what is not known, or not assigned. Any thread.

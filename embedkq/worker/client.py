@@ -33,6 +33,7 @@ TIMEOUT_MILLISECONDS = 5_000
 _FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
 """For so long a broker waits for records of partitions that have none: while records come, and while one of the others has more."""
 _UNKNOWN_TOPIC_SECONDS = 15.0
+_UNKNOWN_PAUSE_SECONDS = 0.01
 _ASK_SECONDS = 1.0
 _CLOSE_MILLISECONDS = 2_000
 _FETCH_BYTES = 16 * 1024 * 1024
@@ -67,7 +68,7 @@ class Client:
             WorkerFailed: it has not been there for 15 s.
             TopicAuthorizationFailedError: this user may not see it.
         """
-        if self.kafka.partitions_for_topic(self.topic):
+        if self.kafka.partitions_if_known(self.topic):
             self._unknown_since = None
             return True
         self._unknown_since = self._unknown_since or time.monotonic()
@@ -82,7 +83,7 @@ class Client:
 
             if info.is_hidden(self.hosts, self.topic, self._options):  # of which kafka-python 3.0.12 says nothing
                 raise kafka_errors.TopicAuthorizationFailedError({self.topic})
-        time.sleep(0.05)
+        time.sleep(_UNKNOWN_PAUSE_SECONDS)
         return False
 
     def poll(self, milliseconds: int) -> dict[int, list[Any]]:

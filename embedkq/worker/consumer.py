@@ -125,6 +125,7 @@ class Consumer:
             self.assignment.leaving = True
             if self._client is not None:
                 self._client.close()
+                self._client = None  # a worker that has ended may be kept, and what it knew of the cluster is large
 
     def _turn_or_wait(self) -> None:
         try:
