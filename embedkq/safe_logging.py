@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from embedkq.errors import type_name
+from embedkq.printable import escaped
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
@@ -75,8 +76,7 @@ class SafeLogger:
         try:
             logger = self._enabled_logger(level)
             if logger is not None:
-                texts = [arg if isinstance(arg, (str, int, float)) else _Text(arg) for arg in args]
-                logger.log(level, message, *texts, exc_info=exc_info, extra=extra, stacklevel=3)
+                logger.log(level, message, *map(_loggable, args), exc_info=exc_info, extra=extra, stacklevel=3)
         except BaseException as error:  # noqa: BLE001  (the application's own code)
             raise_signal(error)
             _write_instead(level, self._name, _formatted(message, args), exc_info, error)
@@ -161,6 +161,11 @@ def _code_of(handler: Any) -> Any:
     return getattr(handler, "__code__", None) or getattr(getattr(type(handler), "__call__", None), "__code__", None)  # noqa: B004
 
 
+def _loggable(arg: object) -> object:
+    """What a handler may make a text of: it cannot raise, and steers no terminal."""
+    return escaped(arg) if isinstance(arg, str) else arg if isinstance(arg, (int, float)) else _Text(arg)
+
+
 class _Text:
     """Something that is logged, whose text is made when a handler asks for it."""
 
@@ -170,7 +175,7 @@ class _Text:
         self._value = value
 
     def __str__(self) -> str:
-        return safe_str(self._value)
+        return escaped(safe_str(self._value))
 
     def __repr__(self) -> str:
         return safe_repr(self._value)
@@ -185,7 +190,7 @@ def _logger_below(name: str, above: logging.Logger | None) -> logging.Logger:
 
 def _formatted(message: str, args: tuple[Any, ...]) -> str:
     try:
-        return message % tuple(arg if isinstance(arg, (str, int, float)) else _Text(arg) for arg in args)
+        return message % tuple(map(_loggable, args))
     except (TypeError, ValueError):
         return message
 

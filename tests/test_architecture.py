@@ -31,7 +31,7 @@ LAYERS = (
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private",),
     ("safe_logging",),
-    ("by_value", "send_window", "job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
+    ("by_value", "printable", "send_window", "job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from embedkq.errors import EmbedkqError
+from embedkq.printable import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,7 +125,7 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except EmbedkqError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(one_line(str(error))) from error
 
 
 def silence_clients() -> None:

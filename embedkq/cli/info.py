@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +24,7 @@ from embedkq.cli.common import (
     tls_options,
 )
 from embedkq.errors import BrokerUnavailable
+from embedkq.printable import one_line
 
 if TYPE_CHECKING:
     from embedkq.info import Inspector
@@ -132,7 +132,7 @@ def _view(found: Info) -> RenderableType:
 
 
 def _partitions_table(found: Info) -> Table:
-    table = Table(title=f"Topics at {found.hosts}", title_justify="left")
+    table = Table(title=Text(f"Topics at {found.hosts}"), title_justify="left")
     for name in ("Topic", "Group"):
         table.add_column(name, overflow="fold")
     for name in ("Partition", "First", "Last", "Committed", "Lag"):
@@ -156,10 +156,10 @@ def _members_table(found: Info) -> Table:
         table.add_column(name, overflow="fold")
     for group in found.groups:
         if not group.members:
-            table.add_row(_shown(group.name), _shown(group.state), "[dim]nobody[/]", "", "", "")
+            table.add_row(_shown(group.name), _shown(group.state), Text("nobody", style="dim"), "", "", "")
         for index, member in enumerate(group.members):
             names = (_shown(group.name), _shown(group.state)) if index == 0 else ("", "")
-            table.add_row(*names, _short(member.id), _shown(member.client), _shown(member.host), _owned(member.partitions))
+            table.add_row(*names, _shown(_short(member.id)), _shown(member.client), _shown(member.host), _shown(_owned(member.partitions)))
         table.add_section()
     return table
 
@@ -169,8 +169,9 @@ def _owned(partitions: tuple[tuple[str, int], ...]) -> str:
     return "; ".join(f"{topic}: {', '.join(str(number) for _, number in owned)}" for topic, owned in topics) or "-"
 
 
-def _shown(value: object) -> str:
-    return "-" if value is None or value == "" else escape(str(value))
+def _shown(value: object) -> Text:
+    """A cell; what it shows may be of others, so that nothing of it is markup, or steers the terminal."""
+    return Text("-" if value is None or value == "" else one_line(str(value)))
 
 
 def _short(member_id: str) -> str:

@@ -11,6 +11,7 @@ import click
 
 from embedkq.cli.common import Refused, errors_in_one_line, hosts_option, kafka_options, option, secrets_given, silence_clients, tls_options
 from embedkq.cli.signals import SignalStop
+from embedkq.printable import in_one_record
 
 _EPILOG = """\b
 Examples:
@@ -134,10 +135,17 @@ def _make_current_folder_importable() -> None:
         sys.path.insert(0, os.getcwd())
 
 
+class _Formatter(logging.Formatter):
+    """Lets nothing that a job or a record says steer the terminal, or pass for a line of the log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_one_record(super().format(record))
+
+
 def set_up_logging(verbose: bool) -> None:
     """Have embedkq, the jobs and whoever else logs write to stderr, and what jobs print to stdout; INFO if verbose, else WARNING."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    handler.setFormatter(_Formatter("[%(levelname)s] %(message)s"))
     logger = logging.getLogger("embedkq")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
@@ -146,7 +154,7 @@ def set_up_logging(verbose: bool) -> None:
     root.addHandler(handler)
     root.setLevel(logger.level)
     printed = logging.StreamHandler(sys.stdout)
-    printed.setFormatter(logging.Formatter("%(message)s"))
+    printed.setFormatter(_Formatter("%(message)s"))
     jobs = logging.getLogger("embedkq.job")
     jobs.addHandler(printed)
     jobs.setLevel(logging.INFO)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from embedkq.errors import HostCrashed, RecordRefused
 from embedkq.outcome import Outcome
+from embedkq.printable import in_one_record, one_line
 from embedkq.safe_logging import INFO, SafeLogger
 from embedkq.worker.messages import Run
 
@@ -23,21 +24,21 @@ class JobLog:
     def began(self, run: Run, call: str) -> None:
         """A child has begun the call."""
         logger.info("Processing %s ...", self._record(run))
-        logger.info("Running Job %s: %s ...", _short(run), call)
+        logger.info("Running Job %s: %s ...", _short(run), one_line(call))
 
     def ended(self, run: Run, outcome: Outcome) -> None:
         """The job's end is known."""
         if outcome.status == "success":
             if run.announce:
-                logger.info("Job %s returned: %s", _short(run), outcome.text)
+                logger.info("Job %s returned: %s", _short(run), one_line(outcome.text))
         elif outcome.status == "failure":
-            logger.error("Job %s failed: %s\n%s", _short(run), outcome.message, outcome.traceback.rstrip())
+            logger.error("Job %s failed: %s%s", _short(run), one_line(outcome.message), _below(outcome.traceback))
         elif outcome.status == "timeout":
-            stuck = f"\nIt was stuck here:\n{outcome.traceback}" if outcome.traceback else ""
+            stuck = in_one_record(f"\nIt was stuck here:\n{outcome.traceback}") if outcome.traceback else ""
             logger.error("Job %s timed out after %g seconds.%s", _short(run), run.limit, stuck, extra={"job_id": run.job_id})
         else:
-            text = "%s unloadable. Job %s failed: %s\n%s"
-            logger.error(text, self._record(run), _short(run), outcome.message, outcome.traceback.rstrip())
+            text = "%s unloadable. Job %s failed: %s%s"
+            logger.error(text, self._record(run), _short(run), one_line(outcome.message), _below(outcome.traceback))
 
     def runs_again(self, run: Run, seconds: float, most: int) -> None:
         """Another attempt follows."""
@@ -62,7 +63,7 @@ class JobLog:
     def kept_out(self, run: Run, reason: Exception) -> None:
         """The record is no job of embedkq, or one that may not run here."""
         text = "%s refused. Skipping ... (%s)" if isinstance(reason, RecordRefused) else "%s malformed. Skipping ... (%s)"
-        logger.warning(text, self._record(run), reason)
+        logger.warning(text, self._record(run), one_line(str(reason)))
 
     def passed_over(self, run: Run, reason: Exception) -> None:
         """The record is for another consumer group."""
@@ -81,6 +82,10 @@ class JobLog:
 
     def _record(self, run: Run) -> str:
         return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
+
+
+def _below(traceback: str) -> str:
+    return in_one_record(f"\n{traceback.rstrip()}")
 
 
 def _short(run: Run) -> str:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from embedkq.printable import escaped
+
 if TYPE_CHECKING:
     from embedkq.dlq import Letter
     from embedkq.dlq.dealing import Dealing
 
 _SHORT_ID = 8
 _LONGEST_EXCEPTION = 100
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _COLUMNS = (("Attempts", "attempts"), ("Rounds", "rounds"), ("Bytes", "size"))
 
 
@@ -31,8 +31,8 @@ def progress_bar() -> Progress:
 
 
 def printable(value: object) -> str:
-    """A value for the terminal: what could steer it is replaced."""
-    return "-" if value is None or value == "" else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    """A value for the terminal: what could steer it is escaped."""
+    return "-" if value is None or value == "" else escaped(str(value))
 
 
 def table_of(letters: Iterable[Letter], with_state: bool) -> Table:
