@@ -248,6 +248,25 @@ def test_an_initializer_sets_up_what_jobs_need_to_be_imported(
     assert done.status == 0 and ("success job 7 None False" in done.out if has_callback else "returned: 7" in done.err), done
 
 
+def test_in_the_wrong_folder_jobs_are_held_and_run_in_the_right_one(hosts: str, topic: str, shop: Path) -> None:
+    (shop / "right.py").write_text("def job(number):\n    return number\n\n\ncalls = [(job, (number,)) for number in range(100)]\n")
+    code = f"import right; from embedkq import Queue; Queue({hosts!r}, {topic!r}).enqueue_many(right.calls)"
+    subprocess.run([sys.executable, "-c", code], cwd=shop, env=environment(), timeout=HANG_SECONDS, check=True)
+    (wrong := shop / "elsewhere").mkdir()
+    options = ("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={wrong / 'statuses.py'}")
+    (wrong / "statuses.py").write_text("def callback(status, job, result, exception, traceback):\n    print(status, result, exception)\n")
+    with Program(shop, *options, cwd=wrong) as kq_worker:
+        kq_worker.says("could not be loaded by this worker (the payload cannot be unpickled: ModuleNotFoundError: No module named 'right')")
+        kq_worker.send(signal.SIGTERM)
+        done = kq_worker.end()
+    failed = done.out.splitlines()
+    assert done.status == 0 and 0 < len(failed) < 10 and all("No module named 'right'" in line for line in failed), done
+    assert lag(hosts, topic, topic) >= 100 - len(failed)
+    again = run(*options, "--burst", cwd=shop)
+    assert again.status == 0 and len(again.out.splitlines()) == 100 - len(failed), again
+    assert all(line.startswith("success ") for line in again.out.splitlines()) and lag(hosts, topic, topic) == 0
+
+
 @pytest.mark.parametrize("reference", BAD_INITIALIZERS)
 def test_a_bad_initializer_is_told_in_one_line_before_any_connection(
     reference: str, silent_host: tuple[str, Callable[[], bool]], callback: str, shop: Path

@@ -299,7 +299,7 @@ def test_a_job_that_forges_what_its_child_tells_changes_nothing() -> None:
 @pytest.mark.parametrize("payload", [as_kq(**{**FIELDS, "func": None}), b"\x8c\x06kq.job\x94\x8c\x03Job\x94\x93.", b""])
 def test_what_cannot_be_unpickled_is_undecodable(payload: bytes) -> None:
     header, content = run_of(payload).parts()
-    assert content == payload and runner.JOB_HEADER.unpack(header) == (0, runner.FROM_KQ, len(payload))
+    assert content == payload and runner.JOB_HEADER.unpack(header) == (runner.JOB | runner.FROM_KQ, 0, len(payload))
     with pytest.raises(DecodeError):
         kqformat.decode_job(payload)
 
@@ -315,7 +315,8 @@ def test_kq_itself_is_not_needed_and_not_imported(hosts: str, topic: str, run_un
         sender.send_record(as_kq(**{**FIELDS, "id": job_id})[:-1], [])
         sender.send_record(b"{}", [])
         sender.flush()
-    assert [call.result for call in run_until_done().values()] == [((1,), {"x": 2})]
+    told = {call.job.id: (call.status, call.result) for call in run_until_done().values()}
+    assert told == {job_id: ("success", ((1,), {"x": 2})), "-": ("failure", None)}
     assert not (tmp_path / "imported").exists()
 
 
