@@ -245,6 +245,9 @@ class Client:
     def start_of(self, partition: int, records: Any) -> Any:
         raise KafkaTimeoutError
 
+    def position(self, partition: int) -> int:
+        return 10
+
     def seek_back(self, partition: int, records: Any) -> None:
         self.sought.append((partition, records))
 
@@ -262,6 +265,20 @@ def test_records_polled_beside_a_beginning_that_fails_are_polled_again() -> None
         made._begin(client, {0: [Polled(7)], 1: [Polled(3)]})
     assert [(partition, records[0].offset) for partition, records in client.sought] == [(0, 7), (1, 3)]
     assert not exchange.inbox.take() and made.assignment.fresh == {1}
+
+
+def test_nothing_is_waited_for_where_nothing_begins() -> None:
+    made = Consumer(
+        Exchange(), hosts="localhost:1", topic="topic", group="group", offset_policy="earliest", job_size=1, gate=Gate("topic"),
+        revoke_timeout=1.0, options={},
+    )
+    made.assignment.add(frozenset((0, 1)))
+    made.assignment.fresh.clear()
+    job = Polled(3)
+    job.headers = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)  # type: ignore[assignment]
+    for partition, record in ((0, Polled(7)), (1, job)):
+        made._pass_on(Client(), partition, [record])  # type: ignore[arg-type]
+    assert made._beginning == {1}
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "3"])

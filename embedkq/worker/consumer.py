@@ -266,7 +266,7 @@ class Consumer:
         elif records:
             position = client.position(partition)
             runs = [self._gate.admit(partition, epoch, record) for record in records]
-            if partition not in self._exchange.begun:
+            if partition not in self._exchange.begun and any(run.refusal is None for run in runs):
                 self._beginning.add(partition)
             size = sum([run.size for run in runs])
             self._exchange.backlog.coming(len(runs), size)
