@@ -22,7 +22,7 @@ LARGEST_FUNCTION = 40
 LAYERS = (
     ("__main__", "flask"),
     ("cli",),
-    ("configuration",),
+    ("configuration", "group_offsets"),
     ("dlq",),
     ("queue", "worker"),
     ("producer", "child"),

@@ -523,7 +523,7 @@ def test_a_retry_runs_in_the_group_where_the_job_failed_and_in_no_other(
     run_group("mail")
     run_group("audit")
     assert told == {"mail": ["failure", "success"], "audit": ["success"] * (1 + every_group)}
-    assert all(lag(graveyard.hosts, graveyard.origin, f"{name}-{group}") == 0 for name in told)
+    assert all(lag(graveyard.hosts, f"{name}-{group}", graveyard.origin) == 0 for name in told)
 
 
 def test_a_letter_of_a_version_without_groups_is_put_back_for_all(graveyard: Graveyard) -> None:

@@ -134,6 +134,13 @@ class Client:
                     found[partition] = (known.offset, known.metadata or "")
         return found
 
+    def offsets_at(self, topic: str, partitions: Iterable[int], time: int) -> dict[int, int]:
+        """Offset of the first record of this time (Unix milliseconds) or later, by partition; left out where there is none."""
+        wanted = {TopicPartition(topic, number): time for number in partitions}
+        with self._explaining(f"DESCRIBE on topic {topic!r}"):
+            found = self._kafka.offsets_for_times(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
+        return {place.partition: at.offset for place, at in found.items() if at is not None and at.offset >= 0}
+
     def commit(self, topic: str, offsets: Mapping[int, tuple[int, str]]) -> None:
         """Commit offset and metadata by partition, whatever is committed there now.
 
@@ -149,8 +156,8 @@ class Client:
                     self._kafka.commit(dict(told[first : first + _MOST_IN_A_COMMIT]), timeout_ms=TIMEOUT_MILLISECONDS)
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:
                 raise EmbedkqError(
-                    f"group {self.group!r} has members, and keeps what was dealt with only without any: stop the workers that "
-                    f"use this group (`kq info --group={self.group}` shows them)"
+                    f"group {self.group!r} has members, and its offsets are changed from outside only without any: stop the workers "
+                    f"that use this group (`kq info --group={self.group}` shows them)"
                 ) from error
             except (kafka_errors.OffsetMetadataTooLargeError, kafka_errors.InvalidCommitOffsetSizeError) as error:
                 raise EmbedkqError(

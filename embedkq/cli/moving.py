@@ -1,0 +1,174 @@
+"""`kq rewind` and `kq purge`: an operator's way back after a bad deploy, and past jobs that are not to run."""
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.table import Table
+
+from embedkq.cli.common import (
+    Refused,
+    client_options,
+    errors_in_one_line,
+    hosts_option,
+    option,
+    silence_clients,
+    table_console,
+    tls_options,
+)
+
+if TYPE_CHECKING:
+    from embedkq.group_offsets import GroupOffsets, Move
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])").fullmatch
+_REWIND_EPILOG = """\b
+Examples:
+  kq rewind --topic=images --to-time=2h                  the last two hours once more
+  kq rewind --topic=images --to-time=2026-11-26T08:00    since eight, this machine's time
+  kq rewind --topic=images --to-offset=1200 --partition=3
+  kq rewind --topic=images --to-start --group=mail --yes
+
+\b
+Stop the group's workers first. Jobs that were done since run once more, and so
+do their callbacks. A partition that is there already, or before, stays.
+"""
+_PURGE_EPILOG = """\b
+Examples:
+  kq purge --topic=images                   pass over all that waits now
+  kq purge --topic=images --before=1d       only what was enqueued more than a day ago
+  kq purge --topic=images --dry-run --json
+
+\b
+Stop the group's workers first. The records stay in Kafka as long as it keeps
+them: `kq rewind` brings the jobs back, and other groups run them.
+"""
+
+
+class _Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A time, "2026-11-26T08:00" (local, unless it says its zone), or how long ago, "90s", "2h"; as Unix milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if (ago := _AGO(value)) is not None:
+            return int((time.time() - float(ago[1]) * _UNITS[ago[2]]) * 1000)
+        try:
+            return int(datetime.fromisoformat(re.sub("Z$", "+00:00", value)).timestamp() * 1000)
+        except (ValueError, OverflowError, OSError):
+            self.fail(f"{value!r} is neither a time such as 2026-11-26T08:00 nor an age such as 90s, 30m, 2h or 1d", param, ctx)
+
+
+_MOMENT = _Moment()
+
+
+def _shared_options(command: F) -> F:
+    adding = (
+        option("json", "as_json", is_flag=True, help="JSON, for scripts."),
+        option("yes", is_flag=True, help="Do not ask."),
+        option("dry-run", is_flag=True, help="Only show what would be done."),
+        tls_options,
+        option("partition", "partitions", multiple=True, type=click.IntRange(min=0), metavar="NUMBER", show_default=False,
+               help="Only this partition; may be given several times."),
+        option("group", default=None, help="Consumer group.  [default: the topic]", show_default=False),
+        option("topic", default="default", help="Topic of the jobs."),
+        hosts_option,
+    )
+    for add in adding:
+        command = add(command)
+    return command
+
+
+@click.command(epilog=_REWIND_EPILOG)
+@_shared_options
+@option("to-start", is_flag=True, help="To the oldest record that Kafka keeps.")
+@option("to-offset", type=click.IntRange(min=0), default=None, metavar="OFFSET", show_default=False, help="To this offset.")
+@option("to-time", type=_MOMENT, default=None, metavar="TIME|AGE", show_default=False, help="To what was enqueued then or later.")
+def rewind(to_start: bool, to_offset: int | None, to_time: int | None, **how: Any) -> None:
+    """Run jobs once more: move a consumer group back to a time, an offset or the start.
+
+    Shows what it will do, and asks. Refused while the group has members.
+    """
+    if (to_start, to_offset is not None, to_time is not None).count(True) != 1:
+        raise Refused("where to? Give one of --to-time, --to-offset and --to-start")
+    _move(lambda offsets: offsets.rewind(offset=to_offset, time=to_time), "run once more", **how)
+
+
+@click.command(epilog=_PURGE_EPILOG)
+@_shared_options
+@option("before", type=_MOMENT, default=None, metavar="TIME|AGE", show_default=False, help="Only what was enqueued earlier.")
+def purge(before: int | None, **how: Any) -> None:
+    """Pass over jobs that wait: a consumer group will not run them.
+
+    Shows what it will do, and asks. Refused while the group has members.
+    """
+    _move(lambda offsets: offsets.purge(before=before), "not be run", **how)
+
+
+def _move(
+    plan: Callable[[GroupOffsets], list[Move]], effect: str, *, hosts: str, topic: str, group: str | None, partitions: Sequence[int],
+    dry_run: bool, yes: bool, as_json: bool, **tls: str | None,
+) -> None:
+    with _opened(hosts, topic, group, partitions, tls) as offsets:
+        moves = plan(offsets)
+        records = sum(move.records for move in moves)
+        told = f"Records of {topic} that will {effect} by group {offsets.group}: {records}."
+        if not as_json:
+            _show(moves, told)
+        if moves and not dry_run:
+            _ask(told, yes)
+            offsets.commit(moves)
+        done = bool(moves) and not dry_run
+        if as_json:
+            each = [move._asdict() for move in moves]
+            click.echo(json.dumps({"topic": topic, "group": offsets.group, "records": records, "done": done, "partitions": each}, indent=2))
+        elif done:
+            click.echo("Done.", err=True)
+
+
+@contextmanager
+def _opened(
+    hosts: str, topic: str, group: str | None, partitions: Sequence[int], tls: dict[str, str | None]
+) -> Iterator[GroupOffsets]:
+    silence_clients()
+    from embedkq import options
+    from embedkq.group_offsets import GroupOffsets
+
+    try:
+        hosts, topic = options.check_hosts(hosts), options.check_topic(topic)
+        group = topic if group is None else options.check_group(group)
+        consumer, _ = client_options(tls)
+    except (TypeError, ValueError) as error:
+        raise Refused(str(error)) from error
+    with errors_in_one_line(), GroupOffsets(hosts, topic, group, partitions, consumer) as offsets:
+        yield offsets
+
+
+def _show(moves: Sequence[Move], told: str) -> None:
+    if moves:
+        table = Table()
+        for name in ("Partition", "Committed", "Will be", "Records"):
+            table.add_column(name, justify="right")
+        for move in moves:
+            table.add_row(str(move.partition), "-" if move.committed is None else str(move.committed), str(move.target), str(move.records))
+        table_console().print(table)
+    click.echo(told if moves else "Nothing to do.", err=True)
+
+
+def _ask(told: str, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Refused(f"{told} Nobody is there to ask: give --yes")
+    click.confirm("Go on?", abort=True, err=True)
