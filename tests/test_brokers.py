@@ -125,7 +125,7 @@ def test_a_broker_ends_with_its_killed_owner(own: Broker) -> None:
 
 def test_no_broker_is_told_with_every_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EMBEDKQ_TEST_BROKER", "nonsense")
-    with pytest.raises(ValueError, match="'nonsense': must be one of hosts, docker, jars, tansu"):
+    with pytest.raises(ValueError, match="'nonsense': must be one of hosts, docker, jars, embedded"):
         brokers.choose()
     monkeypatch.setenv("EMBEDKQ_TEST_BROKER", "hosts")
     monkeypatch.delenv("EMBEDKQ_TEST_HOSTS", raising=False)

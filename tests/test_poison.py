@@ -424,8 +424,6 @@ def known(hosts: str, group: str) -> Notes:
 def test_a_stop_in_order_is_no_start_in_vain(
     hosts: str, topic: str, group: str, kafka_options: dict[str, Any], broker: Any, tmp_path: Path
 ) -> None:
-    if broker.kind == "tansu":
-        pytest.skip("it keeps no metadata")
     gate, noted = tmp_path / "gate", tmp_path / "notes"
     with Queue(hosts=hosts, topic=topic) as queue:
         queue.using(partition=0).enqueue(workerjobs.note_and_wait, str(noted), "slow", str(gate))

@@ -28,13 +28,13 @@ from embedkq.worker.lifecycle import State
 
 TEXT = (ROOT / "README.rst").read_text()
 DOCUMENT = docutils.core.publish_doctree(TEXT, settings_overrides={"report_level": 5, "halt_level": 5, "syntax_highlight": "short"})
-RUN_TO_THEIR_END = ("squares.py", "handoff.py", "descriptor.py", "asyncio_app.py", "secured.py", "logs.py", "signed.py")
+RUN_TO_THEIR_END = ("squares.py", "handoff.py", "descriptor.py", "asyncio_app.py", "secured.py", "logs.py", "signed.py", "own_broker.py")
 RUN_OTHERWISE = (
     "my_module.py", "enqueue.py", "callback.py", "worker.py", "queue_api.py", "simple_app.py", "busy_app.py", "gunicorn.conf.py", "shop.py",
 )
 QUOTED = (
     "callbacks have waited for", "unloadable. Job", "malformed. Skipping ...", "no Kafka broker at", "kq needs the package",
-    "the embedded broker is not installed", "Closing consumer ...", "Callback failed:", "Enqueued:", "timed out after",
+    "no development broker", "Closing consumer ...", "Callback failed:", "Enqueued:", "timed out after",
 )
 
 

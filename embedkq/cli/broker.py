@@ -6,12 +6,16 @@ from types import FrameType
 
 import click
 
-from embedkq.cli.common import errors_in_one_line, option
+from embedkq.cli.common import errors_in_one_line, option, show_broker_messages
 
 _LOOK_SECONDS = 0.2
+_RUNS = "The development broker runs. {} Ctrl-C ends it."
+_GOES = "Topics, offsets and dead letters are in memory and gone when it ends; --data=DIR keeps them."
+_STAYS = "Topics, offsets and dead letters are kept in {}."
 _EPILOG = """\b
 Examples:
   kq broker                      at localhost:9092, where `kq worker` looks by default
+  kq broker --data=./kafka       keeps topics, offsets and dead letters there from one start to the next
   kq broker --port=0             on a free port; its address is the first line of the output
 """
 
@@ -19,13 +23,16 @@ Examples:
 @click.command(epilog=_EPILOG)
 @option("port", type=click.IntRange(0, 65535), default=9092, help="TCP port; 0 for a free one.")
 @option("host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
-def broker(port: int, host: str) -> None:
-    """Run a Kafka-compatible broker for development.
+@option("data", type=click.Path(file_okay=False), default=None, metavar="DIR", show_default=False,
+        help="Keep topics, offsets and dead letters in this folder.  [default: in memory, gone when the broker ends]")
+def broker(port: int, host: str, data: str | None) -> None:
+    """Run a Kafka-compatible broker for development, not for production. Ctrl-C ends it.
 
-    Topics live in memory and are gone when it ends. It is no production broker. Ctrl-C ends it.
+    Its first start on a machine may build it, which takes about half a minute.
     """
     from embedkq.broker import EmbeddedBroker
 
+    show_broker_messages()
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -33,9 +40,9 @@ def broker(port: int, host: str) -> None:
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with errors_in_one_line(), EmbeddedBroker(port=port, host=host) as running:
+        with errors_in_one_line(), EmbeddedBroker(port=port, host=host, data=data) as running:
             click.echo(running.hosts)
-            click.echo("The development broker runs: memory only, gone when it ends. Ctrl-C ends it.", err=True)
+            click.echo(_RUNS.format(_GOES if data is None else _STAYS.format(data)), err=True)
             while not asked and not running.wait(_LOOK_SECONDS):
                 pass
             if not asked:

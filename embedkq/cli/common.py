@@ -133,3 +133,13 @@ def silence_clients() -> None:
     clients = logging.getLogger("kafka")
     clients.addHandler(logging.NullHandler())
     clients.propagate = False
+
+
+def show_broker_messages() -> None:
+    """Print to stderr what the development broker's build is at, and what its last resort cannot do."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    broker = logging.getLogger("embedkq.broker")
+    broker.addHandler(handler)
+    broker.setLevel(logging.INFO)
+    broker.propagate = False

@@ -15,7 +15,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from embedkq.cli.common import Refused, connection_options, errors_in_one_line, kafka_options, option, silence_clients, tls_options
+from embedkq.cli.common import (
+    Refused,
+    connection_options,
+    errors_in_one_line,
+    kafka_options,
+    option,
+    show_broker_messages,
+    silence_clients,
+    tls_options,
+)
 from embedkq.cli.demo_tally import HANGING, LIMIT_SECONDS, Tally, kind_of
 from embedkq.errors import EmbedkqError
 
@@ -53,8 +62,8 @@ def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None
     console = Console(highlight=False, stderr=as_json)
     tally = Tally()
     try:
-        with errors_in_one_line(), _cluster(hosts, tls, console) as (address, topic, worker_options):
-            _run(address, topic, jobs, tally, console, tls, worker_options)
+        with errors_in_one_line(), _cluster(hosts, tls, console) as (address, topic):
+            _run(address, topic, jobs, tally, console, tls)
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     if as_json:
@@ -68,17 +77,16 @@ def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None
 
 
 @contextlib.contextmanager
-def _cluster(
-    hosts: str | None, tls: Mapping[str, Any], console: Console
-) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Hosts, a topic of the demo's own there, and what a worker should know of this cluster."""
+def _cluster(hosts: str | None, tls: Mapping[str, Any], console: Console) -> Iterator[tuple[str, str]]:
+    """Hosts, and a topic of the demo's own there."""
     topic = f"embedkq-demo-{uuid.uuid4().hex[:8]}"
     if hosts is None:
-        from embedkq.broker import WORKER_OPTIONS, EmbeddedBroker
+        from embedkq.broker import EmbeddedBroker
 
+        show_broker_messages()
         with EmbeddedBroker() as broker:
             console.print(f"Embedded broker at {broker.hosts}: it lives in memory and ends with the demo.")
-            yield broker.hosts, topic, WORKER_OPTIONS
+            yield broker.hosts, topic
         return
     from embedkq import options
     from embedkq.info import Inspector
@@ -88,7 +96,7 @@ def _cluster(
         inspector.create_topic(topic, PARTITIONS)
         try:
             console.print(f"Cluster at {hosts}, topic {topic}: it is deleted at the end.")
-            yield hosts, topic, {}
+            yield hosts, topic
         finally:
             try:
                 inspector.delete_topic(topic)
@@ -111,9 +119,7 @@ def _delete_again(inspector: Inspector, topic: str) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _run(
-    hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: Mapping[str, Any], kafka: dict[str, Any]
-) -> None:
+def _run(hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: Mapping[str, Any]) -> None:
     """Enqueue, run, and wait for all callbacks."""
     from embedkq import Queue, Worker, producer
     from embedkq.worker import client
@@ -121,7 +127,7 @@ def _run(
     tls = dict(tls)
     file = tls.pop("kafka_file")
     of_worker, of_queue = kafka_options(file, client.KNOWN_OPTIONS), kafka_options(file, producer.KNOWN_OPTIONS)
-    worker = Worker(hosts=hosts, topic=topic, callback=tally.callback, processes=PROCESSES, kafka={**kafka, **of_worker}, **tls)
+    worker = Worker(hosts=hosts, topic=topic, callback=tally.callback, processes=PROCESSES, kafka=of_worker, **tls)
     queue = Queue(hosts=hosts, topic=topic, timeout=LIMIT_SECONDS, kafka=of_queue, **tls)
     with worker, contextlib.closing(queue):
         console.print(f"Worker with {PROCESSES} processes on a background thread; callbacks on the main thread.")

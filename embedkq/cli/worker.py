@@ -74,7 +74,6 @@ def worker(
         settings["initializer"] = _load_initializer(settings["initializer"], is_called=callback is not None)
     function = None if callback is None else _load_callback(callback)
     from embedkq import Worker, options
-    from embedkq.broker import WORKER_OPTIONS, is_embedded
     from embedkq.cli.retry_on import exceptions_named
 
     try:
@@ -87,8 +86,6 @@ def worker(
         }
         kafka = kafka_options(settings.pop("kafka_file"))
         made = Worker(**settings, kafka=kafka)
-        if is_embedded(made.hosts):
-            made = Worker(**settings, kafka={**WORKER_OPTIONS, **kafka})
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     _run(made, burst, max_jobs)

@@ -5,7 +5,7 @@ from .base import Broker, Cannot, Unavailable, is_open
 from .choice import KINDS, choose, in_ci, make
 from .cluster import Cluster
 from .containers import DockerKafka
-from .embedded import EmbeddedTansu
+from .embedded import Embedded
 from .existing import ExistingHosts
 from .jars import KafkaJars
 
@@ -15,7 +15,7 @@ __all__ = [
     "Cannot",
     "Cluster",
     "DockerKafka",
-    "EmbeddedTansu",
+    "Embedded",
     "ExistingHosts",
     "KafkaJars",
     "Unavailable",

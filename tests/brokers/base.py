@@ -4,7 +4,7 @@
     ├── ExistingHosts   EMBEDKQ_TEST_HOSTS: somebody else's, so neither started nor stopped    existing.py
     ├── DockerKafka     Apache Kafka in a container                                            containers.py
     ├── KafkaJars       Apache Kafka from its Maven jars, a JVM of our own                     jars.py
-    └── EmbeddedTansu   the development broker that embedkq ships                              embedded.py
+    └── Embedded        the development broker that embedkq ships                              embedded.py
 
 `Cluster` (cluster.py) makes three of the second or third act as one.
 """
@@ -42,7 +42,7 @@ class Broker(ABC):
     #: Of: kafka (is Apache Kafka), stop, kill, pause, keeps_data, properties (takes server properties), listeners
     #: (takes further listeners, so TLS and SASL), cluster.
     capabilities: ClassVar[frozenset[str]]
-    #: Comma-separated host:port, what a client is given; valid from construction on, except for Tansu: from `start` on.
+    #: Comma-separated host:port, what a client is given; valid from construction on.
     hosts: str
 
     def __init__(self) -> None:

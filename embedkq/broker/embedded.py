@@ -1,0 +1,204 @@
+"""The development broker as a child process of this one."""
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+
+from embedkq.broker.errors import BrokerFailed, BrokerMissing
+from embedkq.broker.finder import find_program
+from embedkq.safe_logging import SafeLogger
+
+START_SECONDS = 10.0
+_END_SECONDS = 5.0
+_TAIL_LINES = 20
+_REFUSED = 1
+_WILDCARDS = ("0.0.0.0", "::")
+
+__all__ = ["BrokerFailed", "BrokerMissing", "EmbeddedBroker"]
+
+logger = SafeLogger("embedkq.broker")
+
+
+class EmbeddedBroker:
+    """A broker process on this machine that ends with this process, also when this process is killed.
+
+    It may be stopped and started again, and keeps its port. In a forked copy of the process `stop()` does nothing.
+
+    Args:
+        port: TCP port to listen on; 0 for a free one.
+        host: address to listen on. With "0.0.0.0" or "::" clients are told this machine's host name.
+        data: folder for topics, committed offsets and dead letters, made if missing. None: in memory, gone when the broker ends.
+    """
+
+    def __init__(self, port: int = 0, host: str = "127.0.0.1", data: str | os.PathLike[str] | None = None) -> None:
+        if not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ValueError(f"port must be a number from 0 to 65535, not {port!r}")
+        self._host = host
+        self._port = port
+        self._data = None if data is None else os.path.abspath(data)
+        self._process: _Process | None = None
+
+    def __repr__(self) -> str:
+        return f"EmbeddedBroker({self.hosts})"
+
+    @property
+    def hosts(self) -> str:
+        """Where clients find it, "host:port"; the port is 0 until it has been started."""
+        host = self._advertised
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """TCP port; 0 until it has been started."""
+        return self._port
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, or None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.alive else None
+
+    def start(self) -> EmbeddedBroker:
+        """Start the broker and wait until it takes connections, at most 10 s. Any thread; returns the broker itself.
+
+        The first start on a machine may build the broker's program, which takes about half a minute; the logger
+        `embedkq.broker` tells of it.
+
+        Raises:
+            BrokerMissing: there is no program for it on this machine.
+            BrokerFailed: it ended, or did not take connections; the message says why.
+        """
+        if self.pid is not None:
+            return self
+        program = find_program()
+        if program.limits:
+            logger.warning("%s", program.limits)
+        arguments = ["-host", self._host, "-advertise", self._advertised, "-port", str(self._port), "-owner", str(os.getpid())]
+        if self._data is not None:
+            arguments += ["-data", self._data]
+        process = _Process([*program.command, *arguments])
+        try:
+            process.start()
+            self._port = process.wait_ready(START_SECONDS)
+        except BaseException:
+            process.end()
+            raise
+        self._process = process
+        atexit.register(self.stop)
+        return self
+
+    def stop(self) -> None:
+        """End the broker. Without a data folder all that it holds is gone. Any thread; nothing happens if it does not run."""
+        process, self._process = self._process, None
+        atexit.unregister(self.stop)
+        if process is not None:
+            process.end()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the broker has ended, at most `timeout` seconds; True if it has. Any thread."""
+        return self._process is None or self._process.ended.wait(timeout)
+
+    def tail(self) -> str:
+        """What the broker printed last, at most 20 lines."""
+        return "" if self._process is None else self._process.tail()
+
+    def __enter__(self) -> EmbeddedBroker:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _advertised(self) -> str:
+        return socket.gethostname() if self._host in _WILDCARDS else self._host
+
+
+class _Process(threading.Thread):
+    """Starts the process and stays until it has ended: the kernel kills it when this thread ends (see tether.py)."""
+
+    def __init__(self, command: list[str]) -> None:
+        super().__init__(name="embedkq-broker", daemon=True)
+        self.ended = threading.Event()
+        self._command = command
+        self._owner = os.getpid()
+        self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._process: Future[subprocess.Popen[str]] = Future()
+        self._first: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    @property
+    def alive(self) -> bool:
+        return os.getpid() == self._owner and not self.ended.is_set()
+
+    @property
+    def pid(self) -> int:
+        return self._process.result().pid
+
+    def start(self) -> None:
+        super().start()
+        self._process.result()
+
+    def wait_ready(self, timeout: float) -> int:
+        """Wait for the line that says where the broker listens; its port. BrokerFailed with the reason if there is none."""
+        deadline = time.monotonic() + timeout
+        with contextlib.suppress(queue.Empty):
+            while line := self._first.get(timeout=max(0.0, deadline - time.monotonic())):
+                _, _, port = line.rpartition(":")
+                if port.isdigit() and " " not in line:
+                    return int(port)
+        if not self.alive and self._process.result().returncode == _REFUSED and self._lines:
+            raise BrokerFailed(f"the embedded broker {self._lines[-1]}")
+        what = f"did not answer within {timeout:g} s" if self.alive else "ended"
+        raise BrokerFailed(f"the embedded broker {what}. It printed last:\n{self.tail() or '(nothing)'}")
+
+    def run(self) -> None:
+        try:
+            process = self._popen()
+        except BaseException as error:  # noqa: BLE001  (start raises it)
+            self.ended.set()
+            self._process.set_exception(error)
+            return
+        self._process.set_result(process)
+        if process.stdout is not None:
+            with contextlib.suppress(ValueError), process.stdout as output:
+                for line in output:
+                    self._lines.append(line.rstrip())
+                    self._first.put(line.strip() or " ")
+        process.wait()
+        self.ended.set()
+        self._first.put("")
+
+    def end(self) -> None:
+        """Ask the process to end, so that it can write down what it holds; kill it if it does not within 5 s."""
+        if not self.alive:
+            return
+        process = self._process.result()
+        process.terminate()
+        process.send_signal(signal.SIGCONT)  # one that is frozen would not see the first
+        if not self.ended.wait(_END_SECONDS):
+            process.kill()
+            self.ended.wait(_END_SECONDS)
+
+    def tail(self) -> str:
+        return "\n".join(list(self._lines))
+
+    def _popen(self) -> subprocess.Popen[str]:
+        tether = Path(__file__).parents[1] / "tether.py"
+        # A session of its own: a Ctrl-C at the terminal is for this process, which still needs its broker to finish.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(tether), str(self._owner), *self._command],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            env={**os.environ, "NO_COLOR": "1"}, start_new_session=True,
+        )
