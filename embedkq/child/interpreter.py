@@ -1,10 +1,10 @@
 """How Python ends, in a process that may not end that way: what is above a child in its stack is its fork server."""
 from __future__ import annotations
 
-import atexit
-import contextlib
 import threading
 import time
+
+from embedkq.multiprocessing_private import run_exit_functions, run_threads_exit_hooks
 
 
 def run_exit_hooks(join_seconds: float) -> None:
@@ -13,11 +13,9 @@ def run_exit_hooks(join_seconds: float) -> None:
     Args:
         join_seconds: how long those threads are waited for; Python would for ever. The hooks run also if one has not ended.
     """
-    for hook in reversed(threading._threading_atexits):  # type: ignore[attr-defined]  # of concurrent.futures, which end its threads
-        with contextlib.suppress(Exception):
-            hook()
+    run_threads_exit_hooks()
     deadline = time.monotonic() + join_seconds
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
-    atexit._run_exitfuncs()
+    run_exit_functions()

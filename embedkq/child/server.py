@@ -16,8 +16,9 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from multiprocessing import forkserver, spawn, util
 from typing import Any, NoReturn
+
+from embedkq.multiprocessing_private import close_stdin, run_child, write_status
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _MOST_DESCRIPTORS = 250
@@ -63,7 +64,7 @@ class Server:
         for module in preload:
             with contextlib.suppress(ImportError):  # a child says better what is missing
                 __import__(module)
-        util._close_stdin()  # type: ignore[attr-defined]
+        close_stdin()
         with selectors.DefaultSelector() as selector:
             for descriptor in (self._requests, self._alive, self._wakeup_reader):
                 selector.register(descriptor, selectors.EVENT_READ)
@@ -151,8 +152,7 @@ class Server:
             self._requests.close()
             for descriptor in (self._alive, status, self._wakeup_reader, self._wakeup_writer, *self._children.values()):
                 os.close(descriptor)
-            forkserver._forkserver._inherited_fds = inherited  # type: ignore[attr-defined]  # where DupFd looks for them
-            code = spawn._main(preparation, os.dup(preparation))
+            code = run_child(preparation, inherited)
         except BaseException:  # noqa: BLE001  (nothing may return into the server's loop)
             sys.excepthook(*sys.exc_info())
         finally:
@@ -217,7 +217,7 @@ def _refuse(descriptors: list[int], number: int) -> None:
 
 def _write(pipe: int, number: int) -> None:
     with contextlib.suppress(OSError):  # the host no longer wants to know
-        forkserver.write_signed(pipe, number)
+        write_status(pipe, number)
 
 
 def _children_of_this_process() -> list[int]:

@@ -5,10 +5,10 @@ import contextlib
 import os
 import threading
 import time
-from multiprocessing import context
 from typing import Any
 
 from embedkq.channel import wait_readable
+from embedkq.multiprocessing_private import context
 
 
 class ByteLock:

@@ -6,33 +6,18 @@ import fcntl
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from multiprocessing import process, util
 
 from embedkq.forks import let_go_in_forks
+from embedkq.multiprocessing_private import import_path, interpreter_flags, start_program
+from embedkq.pebble_private import WORKER_MODULE
 from embedkq.worker.python_executable import find_python
 
-_PRELOAD = ("pebble.pool.process", "embedkq.child.startup", "embedkq.child.runner")
+_PRELOAD = (WORKER_MODULE, "embedkq.child.startup", "embedkq.child.runner")
 _END_SECONDS, _END_POLL_SECONDS = 1.0, 0.002
 _COMMAND = "import sys; sys.path[:] = {path!r}; from embedkq.child.server import main; main({requests}, {alive}, {pid}, {preload!r})"
-
-
-def import_path() -> list[str]:
-    """`sys.path` as a process in another directory must see it."""
-    return [entry or process.ORIGINAL_DIR or os.getcwd() for entry in sys.path]  # type: ignore[attr-defined]
-
-
-def interpreter_flags() -> list[str]:
-    """The flags that this process's Python was started with, as a child of its must be: -O, -W, -X, -E, -I and their like."""
-    flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    for option, value in sys._xoptions.items():  # that function knows some of them only
-        flag = option if value is True else f"{option}={value}"
-        if flag not in flags and f"-X{flag}" not in flags:
-            flags += ["-X", flag]
-    return flags
 
 
 class ForkServer:
@@ -113,7 +98,7 @@ class ForkServer:
             )
             executable = find_python()
             arguments = [executable, *interpreter_flags(), "-c", code]
-            self._pid = util.spawnv_passfds(os.fsencode(executable), arguments, inherited)
+            self._pid = start_program(executable, arguments, inherited)
             ours.pop_all()
             self._requests, self._alive = requests, alive
 

@@ -26,8 +26,11 @@ def refuse_where_it_cannot_work() -> None:
         )
     _refuse_green_threads()
     _refuse_uwsgi_without_threads()
+    from embedkq import multiprocessing_private, pebble_private
     from embedkq.worker.python_executable import find_python
 
+    multiprocessing_private.check()
+    pebble_private.check()
     find_python()
 
 

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import os
-from multiprocessing import context, reduction
 from typing import Any
 
 from embedkq.child.startup import ByteLock, rebuild_lock
 from embedkq.forks import let_go_in_forks
+from embedkq.multiprocessing_private import DupFd, context
 
 
 class PipeLock(ByteLock):
@@ -24,4 +24,4 @@ class PipeLock(ByteLock):
 
     def __reduce__(self) -> Any:
         context.assert_spawning(self)
-        return rebuild_lock, (reduction.DupFd(self._reader), reduction.DupFd(self._writer))
+        return rebuild_lock, (DupFd(self._reader), DupFd(self._writer))

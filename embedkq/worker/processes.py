@@ -6,31 +6,22 @@ resource tracker, and die at once when they are told to, with all that they star
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import sys
 import threading
 import time
 import weakref
-from multiprocessing import (
-    context,
-    forkserver,
-    popen_forkserver,
-    popen_spawn_posix,
-    process,
-    reduction,
-    resource_tracker,
-    spawn,
-    util,
-)
 from typing import Any
 
+from embedkq import multiprocessing_private
 from embedkq.channel import wait_readable
 from embedkq.child.startup import rebuild_process
 from embedkq.forks import let_go_in_forks
-from embedkq.worker.forkserver import import_path, server
+from embedkq.multiprocessing_private import context, popen_of
+from embedkq.worker.forkserver import server
 from embedkq.worker.pipelock import PipeLock
+from embedkq.worker.python_executable import find_python
 from embedkq.worker.shortage import RETRY_SECONDS, is_shortage
 
 _MOST_DEAD = 100
@@ -92,9 +83,9 @@ class Context(context.ForkServerContext):
         if child is None:
             return None
         deadline = time.monotonic() + seconds
-        while child._popen.poll() is None and time.monotonic() < deadline:
-            child._popen.wait_status(deadline - time.monotonic())
-        code: int | None = child._popen.returncode
+        while popen_of(child).poll() is None and time.monotonic() < deadline:
+            popen_of(child).wait_status(deadline - time.monotonic())
+        code: int | None = popen_of(child).returncode
         return code
 
     def sentinel_of(self, pid: int) -> int | None:
@@ -106,7 +97,7 @@ class Context(context.ForkServerContext):
         """Let the pool take this child for ended, with status 0, so that another is started while it ends by itself. Any thread."""
         child = self._processes.get(pid)
         if child is not None:
-            child._popen.retired = True
+            popen_of(child).retired = True
 
     def outwait(self, error: OSError) -> bool:
         """Wait for a moment because a process could not be started; False if nobody should wait. Any thread."""
@@ -161,9 +152,9 @@ class _OwnProcess:
     def start(self) -> None:
         """Start it; the host does not see it among its children, nor wait for it at exit."""
         super().start()  # type: ignore[misc]
-        process._children.discard(self)  # type: ignore[attr-defined]
+        multiprocessing_private.hide(self)
         processes = self._own._processes
-        dead = [pid for pid, child in list(processes.items()) if child._popen.returncode is not None]
+        dead = [pid for pid, child in list(processes.items()) if popen_of(child).returncode is not None]
         for pid in dead[:-_MOST_DEAD]:  # they died before anybody here knew them
             processes.pop(pid, None)
         processes[self.pid] = self  # type: ignore[attr-defined]
@@ -202,7 +193,7 @@ class _Retiring:
         return code
 
 
-class ForkServerPopen(_Retiring, popen_forkserver.Popen):
+class ForkServerPopen(_Retiring, multiprocessing_private.ForkServerPopen):
     """A running child from the fork server. Its end may be asked for by several threads."""
 
     def __init__(self, process_obj: Any) -> None:
@@ -212,7 +203,7 @@ class ForkServerPopen(_Retiring, popen_forkserver.Popen):
         super().__init__(process_obj)
 
     def _launch(self, process_obj: Any) -> None:
-        content = _prepared(self, process_obj)
+        content = multiprocessing_private.prepared(self, process_obj)
         while True:
             try:
                 self._fork(content)
@@ -224,19 +215,20 @@ class ForkServerPopen(_Retiring, popen_forkserver.Popen):
 
     def _fork(self, content: memoryview) -> None:
         # The one end of the preparation is held open as long as this object lives: by its end a child could see that of its parent.
-        sentinel, preparation, lifeline = server.fork(self._fds)  # type: ignore[attr-defined]
+        sentinel, preparation, lifeline = server.fork(multiprocessing_private.descriptors_of(self))
         try:
             with open(preparation, "wb") as file:
                 file.write(content)
-            pid = forkserver.read_signed(sentinel)
+            pid = multiprocessing_private.read_status(sentinel)
             if pid < 0:
                 raise OSError(-pid, os.strerror(-pid))
         except BaseException:
-            util.close_fds(sentinel, lifeline)  # type: ignore[attr-defined]
+            os.close(sentinel)
+            os.close(lifeline)
             raise
         self.pid, self.sentinel = pid, sentinel
         self._descriptors = (lifeline, sentinel)
-        self.finalizer = util.Finalize(self, util.close_fds, self._descriptors)  # type: ignore[attr-defined]
+        self.finalizer = multiprocessing_private.close_with(self, self._descriptors)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Its exit code; None while it runs."""
@@ -269,7 +261,7 @@ class ForkServerPopen(_Retiring, popen_forkserver.Popen):
                 os.killpg(self.pid, signal.SIGKILL)
 
 
-class SpawnPopen(_Retiring, popen_spawn_posix.Popen):
+class SpawnPopen(_Retiring, multiprocessing_private.SpawnPopen):
     """A running child from `spawn`."""
 
     def __init__(self, process_obj: Any) -> None:
@@ -277,15 +269,15 @@ class SpawnPopen(_Retiring, popen_spawn_posix.Popen):
         super().__init__(process_obj)
 
     def _launch(self, process_obj: Any) -> None:
-        tracker = resource_tracker.getfd()
-        self._fds.append(tracker)  # type: ignore[attr-defined]
-        content = _prepared(self, process_obj)
+        tracker = multiprocessing_private.tracker_descriptor()
+        multiprocessing_private.descriptors_of(self).append(tracker)
+        content = multiprocessing_private.prepared(self, process_obj)
         self.sentinel, child_sentinel = os.pipe()
         child_preparation, preparation = os.pipe()
-        command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_preparation)
-        self._fds.extend([child_preparation, child_sentinel])  # type: ignore[attr-defined]
-        self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)  # type: ignore[attr-defined, arg-type]
-        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))  # type: ignore[attr-defined]
+        command = multiprocessing_private.spawn_command(tracker, child_preparation)
+        multiprocessing_private.descriptors_of(self).extend([child_preparation, child_sentinel])
+        self.pid = multiprocessing_private.start_program(find_python(), command, multiprocessing_private.descriptors_of(self))
+        self.finalizer = multiprocessing_private.close_with(self, (self.sentinel,))
         os.close(child_preparation)
         os.close(child_sentinel)
         with open(preparation, "wb") as file:
@@ -309,24 +301,3 @@ class SpawnPopen(_Retiring, popen_spawn_posix.Popen):
     def _send_signal(self, sig: int) -> None:
         if not self.retired:
             super()._send_signal(signal.SIGKILL)  # type: ignore[misc]
-
-
-def _prepared(popen: Any, process_obj: Any) -> memoryview:
-    """What a child reads first. Made by hand: multiprocessing's own has the child import `__main__`, and freezes the start method."""
-    preparation = {
-        "name": process_obj._name,
-        "authkey": process.current_process().authkey,
-        "log_to_stderr": False,
-        "sys_path": import_path(),
-        "sys_argv": sys.argv,
-        "orig_dir": process.ORIGINAL_DIR,  # type: ignore[attr-defined]
-        "dir": os.getcwd(),
-    }
-    buffer = io.BytesIO()
-    context.set_spawning_popen(popen)
-    try:
-        reduction.dump(preparation, buffer)
-        reduction.dump(process_obj, buffer)
-    finally:
-        context.set_spawning_popen(None)
-    return buffer.getbuffer()

@@ -8,9 +8,9 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
-from multiprocessing import spawn
 
 from embedkq.errors import WorkerError
+from embedkq.multiprocessing_private import python_of_children
 
 _IS_PYTHON = re.compile(r"\.?(i?python|pypy|graalpy)[0-9.]*[a-z]{0,2}(-[a-z0-9-]+)?", re.IGNORECASE).fullmatch
 _TRIAL_SECONDS = 20.0
@@ -23,7 +23,7 @@ def find_python() -> str:
     Raises:
         WorkerError: there is none; the message names what was found, and the cure.
     """
-    chosen = _text_of(spawn.get_executable())
+    chosen = python_of_children()
     if chosen and (_IS_PYTHON(os.path.basename(chosen)) or chosen != (sys.executable or "")):
         return chosen  # a Python, or what the application has set by `multiprocessing.set_executable`
     if getattr(sys, "frozen", False):
@@ -63,7 +63,3 @@ def _is_same_python(path: str) -> bool:
 
 def _version() -> str:
     return "{}.{}".format(*sys.version_info[:2])
-
-
-def _text_of(path: str | bytes | None) -> str:
-    return os.fsdecode(path or "")

@@ -19,13 +19,12 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, NamedTuple
 
-from pebble import ProcessPool
-
 from embedkq import channel
 from embedkq.child import process
 from embedkq.child.output import mark_of
 from embedkq.child.runner import serve
 from embedkq.errors import ChildStartFailed
+from embedkq.pebble_private import ProcessPool
 from embedkq.safe_logging import SafeLogger, levels
 from embedkq.worker.children import Child
 from embedkq.worker.joboutput import Output
@@ -40,8 +39,7 @@ START_SECONDS = 60.0
 _FIRST_STARTS = 3
 _EXIT_CODE_SECONDS = 0.5
 _HANG_UP_SECONDS = 0.3
-_LOOK_SECONDS = 1.0
-_TELL_AGAIN_SECONDS = 60.0
+_LOOK_SECONDS, _TELL_AGAIN_SECONDS = 1.0, 60.0
 _READY_DESCRIPTORS = 7
 
 
@@ -119,8 +117,9 @@ class Supervisor:
             self._deaf = False
             self._hear()
         self._watch_starting()
-        shortage = self._context.shortage
-        if shortage is not None:
+        for child in [child for child in self.children.values() if child.watched is None]:
+            self._watch(child)
+        if (shortage := self._context.shortage) is not None:
             self._tell_shortage(shortage)
         waits = self._starting or self._deaf or self._pebble is None or shortage is not None
         # In looks and not in seconds: this process may have been frozen meanwhile.
@@ -183,8 +182,7 @@ class Supervisor:
         self._leaving.release_all()
         for pid in list(self._starting):
             self._forget_starting(pid)
-        if not self._deaf:
-            self._selector.unregister(self._registration)
+        self._unwatch(self._registration.fileno())
         self._close_registration()
         self._context.close()
 
@@ -285,6 +283,12 @@ class Supervisor:
             if watched is not None and watched not in self._selector.get_map():
                 self._selector.register(watched, selectors.EVENT_READ, partial(self._died_starting, pid))
 
+    def _watch(self, child: Child[Any]) -> None:
+        """Be told when a child dies; where the kernel has no pidfd, its start may not have come far enough for that."""
+        child.watched = self._watched(child.pid, child.pidfd)
+        if child.watched is not None:
+            self._selector.register(child.watched, selectors.EVENT_READ, partial(self._on_death, child))
+
     def _watched(self, pid: int, pidfd: int | None) -> int | None:
         """Descriptor that is readable once the process has ended; None if there is none yet."""
         return self._context.sentinel_of(pid) if pidfd is None else pidfd
@@ -300,7 +304,6 @@ class Supervisor:
     def _child_is_ready(self, pid: int, slot: int, descriptors: list[int]) -> None:
         pidfd, output, _ = self._starting[pid]
         child: Child[Any] = Child(slot, pid, pidfd, output, descriptors)
-        child.watched = self._watched(pid, pidfd)
         output.end("-")  # what its initializer has printed
         del self._starting[pid]
         self.children[pid] = child
@@ -310,9 +313,8 @@ class Supervisor:
             self.weak_since = None
         self._selector.register(child.end, selectors.EVENT_READ, partial(self._on_reply, child))
         self._watch_output(output, child)
-        self._unwatch(child.watched)
-        if child.watched is not None:
-            self._selector.register(child.watched, selectors.EVENT_READ, partial(self._on_death, child))
+        self._unwatch(self._watched(pid, pidfd))
+        self._watch(child)
         self._on_ready(child)
 
     def _start_failed(self, reason: str) -> None:
