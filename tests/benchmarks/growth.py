@@ -8,7 +8,7 @@ from functools import partial
 
 from support import wait_until
 
-from benchmarks import hosting, raw, work
+from benchmarks import hosting, idling, raw, work
 from benchmarks.alone import Alone, alone, await_word
 from benchmarks.bed import Bed, new_group
 from benchmarks.figures import Benchmark, Figure, Goal, Options, Trial
@@ -18,11 +18,17 @@ from embedkq.errors import BrokerUnavailable
 from embedkq.info import describe
 
 PARTITIONS = (1, 4, 16, 64)
+MANY_PARTITIONS = (1, 10, 100, 1_000)
 HOSTS = (1, 2, 3, 4)
 FLAT = 0.8
 """What one run differs from the next by is not growth."""
 MORE_MEMORY = 10.0
 """MiB."""
+HALF = 0.5
+"""A fetch, a commit and an assignment of a thousand partitions are that much larger."""
+IDLE_SECONDS = 20.0
+MORE_PROCESSOR = 2.0
+"""Percent of a core."""
 _MARK_EVERY = 100
 _MARKS = 20
 _AHEAD = 5_000
@@ -41,6 +47,17 @@ def benchmarks(options: Options) -> list[Benchmark]:
               for n in PARTITIONS[1:]),
             Figure("no-ops, all in one of 4 partitions, against 4", "jobs/s", "skewed", "rate", ("embedkq 4", "rate"), goal),
         ), trials=2 * len(PARTITIONS) + 1, runs=runs),
+        Benchmark("growth: many partitions", many_partitions, (
+            *(Figure(f"no-ops, {_counted(n, 'partition')}", "jobs/s", f"embedkq {n}", "rate", (f"raw poll {n}", "rate"))
+              for n in MANY_PARTITIONS),
+            *(Figure(f"no-ops, {n:,} partitions against 1", "jobs/s", f"embedkq {n}", "rate", ("embedkq 1", "rate"), Goal(least_ratio=HALF))
+              for n in MANY_PARTITIONS[1:]),
+        ), trials=2 * len(MANY_PARTITIONS), runs=runs),
+        Benchmark("growth: idle partitions", idle_partitions, tuple(
+            Figure(f"processor of an idle worker, {_counted(n, 'partition')}", "%", f"embedkq {n}", "processor",
+                   (f"kafka-python and pebble {n}", "processor"), Goal(most_beyond=MORE_PROCESSOR))
+            for n in MANY_PARTITIONS
+        ), trials=2 * len(MANY_PARTITIONS), runs=runs),
         Benchmark("growth: hosts", hosts, (
             Figure("no-ops, 1 host of 1 process", "jobs/s", "1 host", "rate"),
             *(Figure(f"no-ops, {n} hosts of 1 process together", "jobs/s", f"{n} hosts", "rate", ("1 host", "rate"), goal)
@@ -69,6 +86,26 @@ def partitions(bed: Bed) -> Mapping[str, Trial]:
     skewed = bed.topic(4)
     bed.fill(skewed, 1, count, work.noop, 1)
     trials["skewed"] = partial(alone, hosting.work_off, bed.hosts, skewed, count)
+    return trials
+
+
+def many_partitions(bed: Bed) -> Mapping[str, Trial]:
+    count = bed.options.scaled(50_000)
+    trials: dict[str, Trial] = {}
+    for number in MANY_PARTITIONS:
+        topic = bed.filled(work.noop, 1, count=count, partitions=number)
+        trials[f"raw poll {number}"] = partial(alone, raw.poll, bed.hosts, topic, count)
+        trials[f"embedkq {number}"] = partial(alone, hosting.work_off, bed.hosts, topic, count)
+    return trials
+
+
+def idle_partitions(bed: Bed) -> Mapping[str, Trial]:
+    seconds = IDLE_SECONDS / (4 if bed.options.quick else 1)
+    trials: dict[str, Trial] = {}
+    for number in MANY_PARTITIONS:
+        topic = bed.filled(work.noop, 1, count=1, partitions=number)
+        trials[f"kafka-python and pebble {number}"] = partial(alone, idling.idle_floor, bed.hosts, topic, seconds)
+        trials[f"embedkq {number}"] = partial(alone, idling.idle_worker, bed.hosts, topic, seconds)
     return trials
 
 
