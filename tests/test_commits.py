@@ -197,3 +197,20 @@ def test_a_consumer_that_was_expelled_commits_nothing_of_what_it_was_about_to_gi
     asyncio.run(function(*args))
     assert not consumer.requests and not any(isinstance(message, Released) for message in told[2:])
     assert assignment.partitions == [0, 1]
+
+
+def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each poll that brings a partition's first job would be followed by a wait of a tenth of a second."""
+    broker, commits, waits = Broker(), Commits("topic", 10.0), []
+    exchange.careful = True
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        if len(waits) == 2:  # the worker's thread has seen the commit, and says that nothing waits any more
+            exchange.begun.add(0)
+            exchange.careful = False
+        return True
+
+    monkeypatch.setattr(exchange.asked, "wait", wait)
+    commits.commit_as_asked(broker, exchange, lambda: {0: Progress(0, (), 1)}, {0})
+    assert len(waits) == 2 and broker.requests == [1]

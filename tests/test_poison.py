@@ -102,7 +102,9 @@ def test_care_ends_after_some_jobs_and_some_time_and_only_once_that_is_committed
         runs = []
     assert host.guard.sift([]) == []
     assert host.commit() == Notes()
+    host.exchange.asked.clear()
     assert host.guard.sift([]) == others and not host.guard.held_up
+    assert not host.exchange.careful and host.exchange.asked.is_set(), "the consumer's thread waits for no further question"
 
 
 def test_progress_is_no_start_in_vain() -> None:

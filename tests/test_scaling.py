@@ -73,7 +73,7 @@ class Pool:
     def tick(self, now: float) -> None:
         """Nothing has a limit."""
 
-    feed = abandon = close = disinherit = lambda self: None
+    feed = abandon = close = disinherit = lambda self, *how: None
 
 
 class Host:

@@ -117,6 +117,8 @@ class Commits:
         while (exchange.careful and now < until) or (now < until_begun and not beginning <= exchange.begun):
             if exchange.asked.wait(_LOOK_SECONDS):
                 exchange.asked.clear()
+                if not exchange.careful and beginning <= exchange.begun:  # that was no question: it is over
+                    return
                 if (wanted := committable()) and not self.commit(kafka, wanted):
                     return
                 exchange.confirm(wanted)

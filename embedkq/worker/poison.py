@@ -98,7 +98,9 @@ class PoisonGuard:
             else:
                 told = HostCrashed(crashes, tuple(dict.fromkeys(noted.hosts[:-1])))
                 self.condemned.append((self.suspect, told, crashes > self._max_crashes))
-        self._exchange.careful = self.suspect is not None or bool(waiting)
+        was_careful, self._exchange.careful = self._exchange.careful, self.suspect is not None or bool(waiting)
+        if was_careful and not self._exchange.careful:
+            self._exchange.asked.set()  # nothing waits for a commit any more, so the consumer's thread need not wait for a question
         return free
 
     def left(self, run: Run) -> None:
