@@ -136,8 +136,9 @@ class Channel:
             raise DecodeError(f"no notice of a large message: {error}") from error
         if identify(self._incoming) != self._identities[1]:
             raise DecodeError("the file for large messages was closed")
-        most = os.fstat(self._incoming).st_size if self._most is None else self._most  # who reads must not run out of memory
-        content = b"" if size > most else os.pread(self._incoming, size, position)
+        held = os.fstat(self._incoming).st_size
+        most = held if self._most is None else self._most  # who reads must not run out of memory
+        content = b"" if size > most or position > held else os.pread(self._incoming, size, position)
         while 0 < len(content) < size and (more := os.pread(self._incoming, size - len(content), position + len(content))):
             content += more
         if len(content) != size:
