@@ -518,7 +518,6 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
             stack.enter_context(mock.patch(name))
         for name in ("embedkq.info.Inspector", "embedkq.info.describe", "embedkq.broker.EmbeddedBroker", "embedkq.dlq.DeadLetters"):
             stack.enter_context(mock.patch(name, side_effect=lambda *args, **options: sys.exit(0)))
-        stack.enter_context(mock.patch("embedkq.broker._metadata_of", return_value=b""))
         terminate = signal.getsignal(signal.SIGTERM)
         yield read
         signal.signal(signal.SIGTERM, terminate)
