@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from embedkq.by_value.importable import can_be_imported
 from embedkq.by_value.rebuild import _fill, _new_enum, _new_function, fingerprint, own_or_rebuilt
 from embedkq.errors import DecodeError, EncodeError
 
@@ -36,7 +37,7 @@ def encode_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping
         EncodeError: the function or an argument cannot be pickled, or not be rebuilt in a child; the message names which.
     """
     try:
-        return _encode_checked((func, args, kwargs))
+        return _encode_checked((func, args, kwargs), by_value=not can_be_imported(getattr(func, "__module__", None) or ""))
     except Exception as error:
         raise _blame(func, args, kwargs, error) from error
 
@@ -77,16 +78,24 @@ def is_pickle(payload: bytes | memoryview) -> bool:
     return last.name == "STOP" and place == len(payload) - 1
 
 
-def _encode_checked(value: Any) -> bytes:
-    data = _encode_by_name(value)
-    if data is None:
-        from embedkq.by_value import pickler
+def _encode_checked(value: Any, by_value: bool = False) -> bytes:
+    data = None if by_value else _encode_by_name(value)
+    if data is not None:
+        return data
+    try:
+        return _encode_by_value(value, with_notes=True)
+    except Exception:  # noqa: BLE001  (a function does without annotations, and the second attempt says what else is wrong)
+        return _encode_by_value(value, with_notes=False)
 
-        data = pickler.dumps(value)
-        try:
-            pickler.check_loads(data)
-        except Exception as error:
-            raise pickle.PicklingError(f"a child process could not rebuild it: {type(error).__name__}: {error}") from error
+
+def _encode_by_value(value: Any, with_notes: bool) -> bytes:
+    from embedkq.by_value import pickler  # here, since most processes never need it, nor dill
+
+    data = pickler.dumps(value, with_notes)
+    try:
+        pickler.check_loads(data)
+    except Exception as error:
+        raise pickle.PicklingError(f"a child process could not rebuild it: {type(error).__name__}: {error}") from error
     return data
 
 
@@ -117,11 +126,11 @@ def name_of(func: Any) -> str:
 def encode_object(value: Any) -> bytes:
     """Any object as bytes; raises whatever pickling it raises."""
     data = _encode_by_name(value)
-    if data is None:
-        from embedkq.by_value import pickler  # here, since most processes never need it, nor dill
+    if data is not None:
+        return data
+    from embedkq.by_value import pickler
 
-        data = pickler.dumps(value)
-    return data
+    return pickler.dumps(value)
 
 
 def _encode_by_name(value: Any) -> bytes | None:

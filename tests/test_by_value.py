@@ -4,7 +4,9 @@ from __future__ import annotations
 import datetime
 import io
 import marshal
+import os
 import pickle
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import run_script
-from test_codec import run_main
+from support import ROOT, run_script
+from test_codec import HARNESS, run_main
 
 from embedkq import codec
 
@@ -170,6 +172,31 @@ class Report:
 TABLE = {Base(): Base.Inner()}
 def use(report): return report.total, Report().total, report.kind(1), report.kind(""), report.part(2), TABLE[Base()].outer()
 assert results((Base().hidden(),), (use, (Report(),))) == [(1, 2, 3, "field"), (42, 42, "int", "?", (1, 2), 1)]
+""",
+    "classes that keep their only object": """
+class Config:
+    only = None
+    def __new__(cls):
+        if cls.only is None:
+            cls.only = super().__new__(cls)
+            cls.only.color = "red"
+        return cls.only
+class Lazy:
+    def __new__(cls):
+        if not hasattr(cls, "only"):
+            cls.only = super().__new__(cls)
+        return cls.only
+class Once(type):
+    made = {}
+    def __call__(cls):
+        if cls not in Once.made:
+            Once.made[cls] = super().__call__()
+        return Once.made[cls]
+class Store(metaclass=Once):
+    pass
+config, lazy, store = Config(), Lazy(), Store()
+def use(given): return Config() is config is given, Config.only.color, Lazy() is lazy, Store() is store
+assert results((use, (config,))) == [(True, "red", True, True)]
 """,
     "enums": """
 import enum
@@ -396,6 +423,48 @@ def make():
 import shop
 os.environ["PYTHONPATH"] += os.pathsep + os.path.dirname(__file__)
 assert results((shop.make(),), (shop.make(),)) == [(1, 2), (3, 4)] and shop.COUNT == []
+""")
+
+
+def test_a_module_of_a_package_that_is_run_finds_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "prices.py").write_text("RATE = 3\ndef rate(): return RATE\n")
+    (tmp_path / "shop" / "app.py").write_text(HARNESS + """
+from .prices import rate
+def price(number):
+    from . import prices
+    return number * rate() + prices.RATE
+assert __name__ == "__main__" and results((price, (2,)), (rate,)) == [9, 3]
+print("reached the end")
+""")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run(
+        [sys.executable, "-m", "shop.app"], capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=tmp_path
+    )
+    assert done.stdout == "reached the end\n", done.stderr
+
+
+def test_a_function_of_a_module_that_no_child_finds_travels_by_value(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "tax.py").write_text("RATE = 2\nclass Price: rate = RATE\ndef tax(number): return number * Price.rate\n")
+    run_main(tmp_path, """
+import importlib.util
+spec = importlib.util.spec_from_file_location("tax", os.path.join(os.path.dirname(__file__), "plugins", "tax.py"))
+sys.modules["tax"] = tax = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tax)
+assert results((tax.tax, (3,))) == [6]
+""")
+
+
+def test_annotations_that_cannot_travel_are_told_by_name(tmp_path: Path) -> None:
+    run_main(tmp_path, """
+import threading
+class Session:
+    done = threading.Event()
+def work(number: int, session: Session = None) -> "Session": return number
+def notes(): return work.__annotations__
+assert results((work, (1,)), (notes,)) == [1, {"number": "builtins.int", "session": "__main__.Session", "return": "Session"}]
 """)
 
 

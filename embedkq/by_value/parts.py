@@ -13,6 +13,7 @@ from typing import Any
 
 from embedkq.by_value.rebuild import function_of
 
+_PATH_CHARACTERS = 160
 LRU_CACHE = type(functools.lru_cache(len))
 
 _READING_GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
@@ -32,32 +33,18 @@ def name_of(thing: Any) -> str:
     return f"{module}.{name}" if module else str(name)
 
 
-def is_found_by_name(thing: Any) -> bool:
-    """Whether a child that imports the thing's module finds it there under its name."""
-    module = getattr(thing, "__module__", None)
-    if not isinstance(module, str) or module == "__main__" or module not in sys.modules:
-        return False
-    found: Any = sys.modules[module]
-    for part in (getattr(thing, "__qualname__", None) or thing.__name__).split("."):
-        found = getattr(found, part, None)
-    return found is thing
-
-
-def is_of_a_module(variables: Mapping[str, Any]) -> bool:
-    """Whether these are the global variables of a module that a child can import."""
-    name = variables.get("__name__")
-    module = sys.modules.get(name) if isinstance(name, str) and name != "__main__" else None
-    return module is not None and vars(module) is variables and getattr(module, "__spec__", None) is not None
-
-
 # Functions.
 
 
-def variables_of(function: types.FunctionType) -> dict[str, Any]:
-    """The global variables that a function reads, as they are now."""
+def variables_of(function: types.FunctionType, with_notes: bool) -> dict[str, Any]:
+    """The global variables that a function reads, as they are now.
+
+    Args:
+        with_notes: also those that its annotations name where these are strings.
+    """
     names = _read_in(function.__code__)
     told = [note for note in function.__annotations__.values() if isinstance(note, str)]
-    names = names.union(*map(_NAME.findall, told)) if told else names
+    names = names.union(*map(_NAME.findall, told)) if told and with_notes else names
     own = function.__globals__
     return {name: own[name] for name in names if name in own and name not in ("__name__", "__builtins__")}
 
@@ -91,9 +78,15 @@ def submodules_of(function: types.FunctionType, variables: Mapping[str, Any]) ->
                 yield module
 
 
-def attributes_of(function: types.FunctionType) -> dict[str, Any]:
-    """All attributes of a function but those that it is made with."""
+def attributes_of(function: types.FunctionType, with_notes: bool) -> dict[str, Any]:
+    """All attributes of a function but those that it is made with.
+
+    Args:
+        with_notes: annotations as they are; else by their names.
+    """
     told = {name: value for name in _ATTRIBUTES if (value := getattr(function, name, None))}
+    if not with_notes and "__annotations__" in told:
+        told["__annotations__"] = {name: note if isinstance(note, str) else name_of(note) for name, note in told["__annotations__"].items()}
     return {"__module__": function.__module__, "__qualname__": function.__qualname__, "__doc__": function.__doc__, **told, **vars(function)}
 
 
@@ -121,9 +114,12 @@ def skeleton_of(kind: type) -> tuple[Callable[..., type], tuple[type, str, tuple
 def _maker_of(metaclass: type) -> Callable[..., type]:
     if metaclass is type:
         return type
-    if issubclass(metaclass, abc.ABCMeta):
-        return abc.ABCMeta.__new__
-    made_in_c = (base for base in metaclass.__mro__ if "__new__" in vars(base) and not function_of(vars(base)["__new__"]))
+    return abc.ABCMeta.__new__ if issubclass(metaclass, abc.ABCMeta) else maker_of(metaclass)
+
+
+def maker_of(kind: type) -> Callable[..., Any]:
+    """The `__new__` that a class inherits from the interpreter, which runs no code of its user."""
+    made_in_c = (base for base in kind.__mro__ if "__new__" in vars(base) and not function_of(vars(base)["__new__"]))
     return next(made_in_c).__new__
 
 
@@ -191,6 +187,7 @@ def path_of(trail: Sequence[Any], owners: Mapping[int, str]) -> str:
     end = next((number for number, value in enumerate(trail) if id(value) in owners), None)
     steps = list(reversed(trail if end is None else trail[:end]))
     path = "".join(_step(outer, inner, before) for before, outer, inner in zip([None, *steps], steps, steps[1:], strict=False))
+    path = path if len(path) <= _PATH_CHARACTERS else f"{path[:_PATH_CHARACTERS // 2]}...{path[-_PATH_CHARACTERS // 2:]}"
     if end is None:
         return f"at {path}" if path else ""
     variable, closed, rest = path.partition("]")  # the first step is a name in the function's or class's variables

@@ -19,7 +19,7 @@ from typing import Any
 
 import dill
 
-from embedkq.by_value import parts, rebuild, reducers
+from embedkq.by_value import importable, parts, rebuild, reducers
 from embedkq.by_value.rebuild import fingerprint, own_or_rebuilt
 
 _PROTOCOL = 5
@@ -28,14 +28,17 @@ _FILL, _NEW_ENUM = vars(rebuild)["_fill"], vars(rebuild)["_new_enum"]
 _LOAD_TYPE, _NAMES_OF_TYPES = dill._dill._load_type, dill._dill._typemap
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: Any, with_notes: bool = True) -> bytes:
     """The object as bytes.
+
+    Args:
+        with_notes: functions keep their annotations as these are; else by name.
 
     Raises:
         pickle.PicklingError: something of it cannot be pickled; the message says where it is. Or what the object's own code raises.
     """
     buffer = io.BytesIO()
-    pickler = _ByValuePickler(buffer)
+    pickler = _ByValuePickler(buffer, with_notes)
     try:
         pickler.dump(value)
     except RecursionError:
@@ -94,8 +97,9 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
         dict: _PythonPickler.save_dict, type: _PythonPickler.save_type, types.FunctionType: _PythonPickler.save_global,
     }
 
-    def __init__(self, buffer: io.BytesIO) -> None:
+    def __init__(self, buffer: io.BytesIO, with_notes: bool) -> None:
         super().__init__(buffer, _PROTOCOL)
+        self._with_notes = with_notes
         self.trail: list[Any] = []
         """After a failure: what was being saved, the innermost first."""
         self.owners: dict[int, str] = {}
@@ -128,7 +132,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
             raise
 
     def save_reduce(self, func: Any, args: Any, *rest: Any, **more: Any) -> None:
-        if type(func) is types.FunctionType and not parts.is_found_by_name(func):  # it is about to be called, and so must be whole
+        if type(func) is types.FunctionType and not importable.is_found_by_name(func):  # it is about to be called, and so must be whole
             self.save(func)
             self.write(pickle.POP)
             self._drain()
@@ -138,7 +142,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
         """What the base class asks first about every object that it has not saved yet."""
         kind = type(value)
         if kind is types.FunctionType or kind is parts.LRU_CACHE or issubclass(kind, type):
-            if parts.is_found_by_name(value) or value in (type(None), type(...), type(NotImplemented)):
+            if importable.is_found_by_name(value) or value in (type(None), type(...), type(NotImplemented)):
                 return NotImplemented
             if value in _NAMES_OF_TYPES:
                 return _LOAD_TYPE, (_NAMES_OF_TYPES[value],)
@@ -181,7 +185,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
             name = own.get("__name__", "__main__")
             known = {key: own[key] for key in ("__package__",) if own.get(key)}
             variables = {"__name__": name, "__builtins__": builtins, **known}
-            self._globals[id(own)] = _ModuleGlobals(name) if parts.is_of_a_module(own) else variables
+            self._globals[id(own)] = _ModuleGlobals(name) if importable.is_of_a_module(own) else variables
         return self._globals[id(own)]
 
     def _save_class(self, raw: _Raw) -> None:
@@ -202,7 +206,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
         self._drain()
 
     def _rawly(self, base: type) -> Any:
-        return base if parts.is_found_by_name(base) else self._raw(base)
+        return base if importable.is_found_by_name(base) else self._raw(base)
 
     # Filled.
 
@@ -233,11 +237,11 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
             self._fill(part, {}, parts.content_of_cell(part))
             return
         function = part.value
-        variables = {} if isinstance(self._globals_of(function), _ModuleGlobals) else parts.variables_of(function)
+        variables = {} if isinstance(self._globals_of(function), _ModuleGlobals) else parts.variables_of(function, self._with_notes)
         for module in parts.submodules_of(function, variables):
             self.save(module)
             self.write(pickle.POP)
-        self._fill(part, variables, parts.attributes_of(function))
+        self._fill(part, variables, parts.attributes_of(function, self._with_notes))
 
     def _fill_attributes(self, raw: _Raw) -> None:
         if isinstance(raw.value, enum.EnumMeta):

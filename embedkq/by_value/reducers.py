@@ -1,6 +1,7 @@
 """How the pickler takes what pickle refuses, or would copy though it belongs to one process. Pure; any thread, host and child."""
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import functools
 import importlib
@@ -14,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from embedkq.by_value import parts
+from embedkq.by_value import importable, parts
 
 LEFT_TO_DILL = (
     types.MethodType, types.MemberDescriptorType, types.GetSetDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType,
@@ -25,6 +26,7 @@ LEFT_TO_DILL = (
 )
 """Types that dill pickles well. Others that it takes (locks with their state, files, weak references) are worth nothing elsewhere."""
 
+_NEW_OBJECT = vars(copyreg)["__newobj__"]
 _OF_ONE_PROCESS = {
     "threading.Event", "threading.Semaphore", "threading.Barrier", "threading.Thread", "queue.Queue", "concurrent.futures._base.Future",
     "concurrent.futures._base.Executor",
@@ -58,7 +60,17 @@ def reduced(value: Any, kind: type) -> Any:
             return getattr, (sys, name)
     if not _OF_ONE_PROCESS.isdisjoint(map(parts.name_of, kind.__mro__)):
         raise pickle.PicklingError(f"{kind.__name__!r} objects work within one process only")
+    if type(kind.__new__) is types.FunctionType and not importable.is_found_by_name(kind):
+        return _reduced_without_new(value, kind)
     return NotImplemented
+
+
+def _reduced_without_new(value: Any, kind: type) -> Any:
+    # A class that keeps its only object looks for it in __new__, and while the class is being rebuilt finds nothing.
+    how = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    if isinstance(how, tuple) and how[0] is _NEW_OBJECT and how[1] == (kind,):
+        return parts.maker_of(kind), *how[1:]
+    return how
 
 
 def reduced_cache(value: Any) -> Any:
@@ -85,7 +97,7 @@ def _reduced_environment(environment: Any) -> Any:
 
 
 def _by_name_or(reducer: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: NotImplemented if parts.is_found_by_name(value) else reducer(value)
+    return lambda value: NotImplemented if importable.is_found_by_name(value) else reducer(value)
 
 
 def _reduced_type_variable(variable: Any) -> Any:
