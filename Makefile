@@ -6,6 +6,9 @@ BIN = $(VENV)/bin
 # Most tests wait for processes and brokers, so a few run side by side, in processes with a broker of their own.
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
+# What these test crosses the wire, so they run on the development broker as well.
+ON_EMBEDDED = $(patsubst %,tests/test_%.py,dlq drain_embedded info lag offsets retries worker)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint chaos fuzz bench bench-peers broker-wheel clean
 
@@ -26,8 +29,9 @@ $(VENV)/test.done: setup.cfg setup.py
 demo: $(VENV)/demo.done  ## Run 200 jobs, good and bad, on an embedded broker
 	$(BIN)/kq demo
 
-test: lint  ## Run all tests, on the best broker that this machine has
+test: lint  ## Run all tests, on the best broker that this machine has; those of what a broker does also on the development broker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) $(ON_EMBEDDED)
 
 lint: $(VENV)/test.done  ## Check style and types
 	$(BIN)/ruff check .

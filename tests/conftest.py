@@ -114,7 +114,7 @@ def _check_abilities(kind: type[Broker], request: pytest.FixtureRequest) -> None
     missing = wanted - kind.capabilities
     if missing:
         reason = f"{kind.kind} cannot: {', '.join(sorted(missing))}"
-        if brokers.in_ci():
+        if brokers.in_ci() and kind is not brokers.Embedded:  # on which CI runs a second time what it can
             pytest.fail(reason)
         pytest.skip(reason)
 

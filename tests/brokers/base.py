@@ -39,7 +39,7 @@ class Broker(ABC):
     """
 
     kind: ClassVar[str]
-    #: Of: kafka (is Apache Kafka), stop, kill, pause, keeps_data, properties (takes server properties), listeners
+    #: Of: kafka (answers as Apache Kafka does), stop, kill, pause, keeps_data, properties (takes server properties), listeners
     #: (takes further listeners, so TLS and SASL), cluster.
     capabilities: ClassVar[frozenset[str]]
     #: Comma-separated host:port, what a client is given; valid from construction on.
