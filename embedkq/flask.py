@@ -133,7 +133,7 @@ class _AppState:
 
     def _own(self) -> None:
         try:
-            self.worker.start()
+            self.worker.start(wait=False)
         except EmbedkqError as error:  # also kept as worker.error, and shown by the health view
             logger.error("The worker of %s has ended: %s", self._app.name, error)
             self._started_in = None  # the next request tries again

@@ -46,9 +46,12 @@ worker = Worker(hosts=HOSTS, topic=TOPIC, callback=callback)
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """The worker joins as the app starts, and leaves as it ends."""
-    async with worker:
+    """The worker joins as the app starts, or once Kafka is there, and leaves as the app ends."""
+    worker.start_background(wait=False)
+    try:
         yield
+    finally:
+        await worker.astop()
 
 
 async def enqueue(request: Request) -> PlainTextResponse:

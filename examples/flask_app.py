@@ -49,7 +49,7 @@ worker = Worker(hosts=HOSTS, topic=TOPIC, callback=callback)
 
 def start_worker() -> None:
     """Give the worker a thread of its own, which owns it. A daemon, or Python would wait for it before it leaves."""
-    threading.Thread(target=worker.start, name="jobs", daemon=True).start()
+    threading.Thread(target=worker.start, kwargs={"wait": False}, name="jobs", daemon=True).start()
 
 
 def stop_worker() -> None:

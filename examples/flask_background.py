@@ -40,7 +40,7 @@ def callback(status: str, job: Job, result: Any, exception: Exception | None, tr
         squares[str(job.id)] = result
 
 
-worker = Worker(hosts=HOSTS, topic=TOPIC, callback=callback).start_background()
+worker = Worker(hosts=HOSTS, topic=TOPIC, callback=callback).start_background(wait=False)
 atexit.register(worker.stop, 4)  # lets what runs finish, for 4 s, and fires the last callbacks
 
 

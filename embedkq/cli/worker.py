@@ -59,10 +59,11 @@ signal, a second later or more, kills what runs at once: status 130 (143).
 @option("max-age", type=float, default=None, metavar="SECONDS", help="Refuse jobs that were enqueued longer ago.")
 @option("allow", multiple=True, metavar="PATTERN", show_default=False,
         help="Refuse other functions than these: 'shop.jobs.*'. May be given several times.  [default: all may run]")
+@option("keep-trying", is_flag=True, help="Wait for a Kafka that is away at the start, and do not end.")
 @option("verbose", is_flag=True, help="Log what is done, not only what goes wrong.")
 def worker(
     callback: str | None, offset: str, secret_files: Sequence[str], retry_on: Sequence[str], allow: Sequence[str], max_crashes: int,
-    burst: bool, max_jobs: int | None, verbose: bool, **settings: Any
+    burst: bool, max_jobs: int | None, keep_trying: bool, verbose: bool, **settings: Any
 ) -> None:
     """Take jobs from a topic and run each in a child process.
 
@@ -88,13 +89,13 @@ def worker(
         made = Worker(**settings, kafka=kafka)
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
-    _run(made, burst, max_jobs)
+    _run(made, burst, max_jobs, keep_trying)
 
 
-def _run(worker: Any, burst: bool, max_jobs: int | None) -> None:
+def _run(worker: Any, burst: bool, max_jobs: int | None, keep_trying: bool) -> None:
     with SignalStop(worker, worker.stop_timeout) as stopped, errors_in_one_line():
         try:
-            worker.start(burst=burst, max_jobs=max_jobs)
+            worker.start(burst=burst, max_jobs=max_jobs, wait=not keep_trying)
         except Exception:
             if worker.error is None:
                 raise

@@ -51,6 +51,8 @@ class Consumer:
     ) -> None:
         self.connected: Future[None] = Future()
         """Done once the broker has answered, or could not be reached."""
+        self.keeps_trying = False
+        """Whether it looks on for a broker that is away at the start. Set before the thread begins."""
         self.last_poll: float | None = None
         """`time.monotonic()` at which Kafka was last asked for records."""
         self.last_turn = time.monotonic()
@@ -114,6 +116,7 @@ class Consumer:
             self.connected.set_exception(self._explained(error))
             return
         self.connected.set_result(None)
+        self._broker_is_back()
         try:
             while not self._stopping:
                 self._turn_or_wait()
@@ -192,6 +195,12 @@ class Consumer:
         while True:
             try:
                 return self._connect()
+            except BrokerUnavailable as error:
+                if not self.keeps_trying or self._stopping:
+                    raise
+                self._broker_away(error)
+                self._wait_a_while()
+                continue
             except OSError as error:
                 if not is_shortage(error):
                     raise
@@ -331,6 +340,13 @@ class Consumer:
     def _explained(self, error: BaseException) -> BaseException:
         if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
             told = BrokerRefused(f"{self.hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}")
+            told.__cause__ = error
+            return told
+        if isinstance(error, kafka_errors.InconsistentGroupProtocolError):
+            told = BrokerRefused(
+                f"group {self._group!r} at {self.hosts} has members that are no workers of embedkq, or of another version of it with other "
+                "options: give group=..., with a name that no other program uses"
+            )
             told.__cause__ = error
             return told
         if isinstance(error, kafka_errors.GroupAuthorizationFailedError):

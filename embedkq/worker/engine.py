@@ -70,9 +70,10 @@ class Engine:
             "consumer": threading.Thread(target=consumer.run, name=f"embedkq-consumer-{name}", daemon=True),
         }
 
-    def start(self) -> None:
-        """Start both threads; returns at once."""
+    def start(self, keep_trying: bool = False) -> None:
+        """Start both threads; returns at once. `keep_trying`: a broker that is away at the start is waited for."""
         _engines.add(self)
+        self.consumer.keeps_trying = keep_trying
         self.consumer.connected.add_done_callback(lambda _: self._exchange.inbox.wake())
         for thread in self._threads.values():
             thread.start()

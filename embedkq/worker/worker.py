@@ -84,20 +84,21 @@ class Worker(Handle):
 
     # Starting. The calling thread becomes the owner.
 
-    def start(self, burst: bool = False, max_jobs: int | None = None) -> None:
+    def start(self, burst: bool = False, max_jobs: int | None = None, *, wait: bool = True) -> None:
         """Run in the foreground: callbacks fire on this thread until the worker is stopped.
 
         Args:
             burst: stop once what the topic held at the start is done.
             max_jobs: stop after so many callbacks (outcomes, without a callback).
+            wait: whether a broker has to answer within 10 s; with False it may be away at the start, and is tried until it is there.
 
         Raises:
-            BrokerUnavailable: no broker answered within 10 s.
+            BrokerUnavailable: no broker answered within 10 s, and `wait` is True.
             WorkerFailed, EmbedkqError: the worker has ended by itself.
         """
         if is_loop_running():
             raise WorkerError("start() would block the asyncio loop that runs on this thread: use `async with worker:`")
-        engine = self._begin(burst, max_jobs)
+        engine = self._begin(burst, max_jobs, keep_trying=not wait)
         if engine is None:
             return
         try:
@@ -109,17 +110,20 @@ class Worker(Handle):
             raise
         self._raise_if_failed()
 
-    def start_background(self: W, burst: bool = False, max_jobs: int | None = None) -> W:
+    def start_background(self: W, burst: bool = False, max_jobs: int | None = None, *, wait: bool = True) -> W:
         """Run on threads of its own; returns the worker once the broker has answered.
+
+        With `wait=False` it returns at once, also on a running asyncio loop. Where Kafka is away at the start, as it may be when a whole
+        machine boots, the worker stays in state `starting`, unhealthy, and tries until Kafka is there; `stop()` ends that as usual.
 
         Callbacks fire whenever the owner calls `run_callbacks`, `drain` or `stop`; by themselves where the owner runs an asyncio
         loop or `handoff` is set.
 
         Raises:
-            BrokerUnavailable: no broker answered within 10 s.
+            BrokerUnavailable: no broker answered within 10 s, and `wait` is True.
         """
-        engine = self._begin(burst, max_jobs)
-        if engine is not None:
+        engine = self._begin(burst, max_jobs, keep_trying=not wait)
+        if engine is not None and wait:
             try:
                 engine.await_connection()
             except BaseException:
@@ -138,7 +142,7 @@ class Worker(Handle):
     async def __aenter__(self: W) -> W:
         from embedkq.worker import asynchronous
 
-        engine = self._begin(False, None)
+        engine = self._begin(False, None, keep_trying=False)
         if engine is not None:
             try:
                 await asynchronous.until_connected(engine)
@@ -153,7 +157,7 @@ class Worker(Handle):
         self._error_told = self._error_told or kind is not None
         await self.astop(None if kind is None or issubclass(kind, Exception) else _AT_ONCE)
 
-    def _begin(self, burst: bool, max_jobs: int | None) -> Engine | None:
+    def _begin(self, burst: bool, max_jobs: int | None, *, keep_trying: bool) -> Engine | None:
         if in_child():
             if self.state is not State.INERT:
                 self._lifecycle.move(State.INERT)
@@ -176,7 +180,7 @@ class Worker(Handle):
         self._error_told = False
         self._engine = engine
         logger.info("Starting %r ...", self)
-        engine.start()
+        engine.start(keep_trying)
         if burst:
             engine.milestone(engine.request_stop)
         return engine
