@@ -12,6 +12,7 @@ The same callback works on the command line: kq worker --verbose --callback=call
 """
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import Any
@@ -47,6 +48,7 @@ def callback(status: str, job: Job, result: Any, exception: Exception | None, tr
 
 
 if __name__ == "__main__":
+    logging.getLogger("embedkq.worker").setLevel(logging.CRITICAL)  # what fails is logged to stderr, too; here the callback tells of it
     with Queue(hosts=HOSTS, topic=TOPIC) as queue:
         queue.enqueue(add, 1, 2)
         queue.enqueue(divide, 1, 0)

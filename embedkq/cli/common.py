@@ -130,9 +130,18 @@ def errors_in_one_line() -> Iterator[None]:
 
 def silence_clients() -> None:
     """Keep kafka-python's own log lines, which Python would print for want of a handler, off the terminal."""
-    clients = logging.getLogger("kafka")
-    clients.addHandler(logging.NullHandler())
-    clients.propagate = False
+    _silence("kafka")
+
+
+def silence_worker() -> None:
+    """Keep what a worker logs off the terminal: of jobs that are meant to fail, and of errors that are shown anyway."""
+    _silence("embedkq.worker")
+
+
+def _silence(name: str) -> None:
+    logger = logging.getLogger(name)
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
 
 
 def show_broker_messages() -> None:

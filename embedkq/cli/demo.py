@@ -23,6 +23,7 @@ from embedkq.cli.common import (
     option,
     show_broker_messages,
     silence_clients,
+    silence_worker,
     tls_options,
 )
 from embedkq.cli.demo_tally import HANGING, LIMIT_SECONDS, Tally, kind_of
@@ -58,6 +59,7 @@ def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None
     Callbacks fire on the main thread. Ends with status 1 if a job had no callback, or more than one, or a wrong one.
     """
     silence_clients()
+    silence_worker()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it takes its topic along, as at a Ctrl-C
     console = Console(highlight=False, stderr=as_json)
     tally = Tally()
