@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
 # What these test crosses the wire, so they run on the development broker as well.
-ON_EMBEDDED = $(patsubst %,tests/test_%.py,dlq drain_embedded info lag offsets retries worker)
+ON_EMBEDDED = $(patsubst %,tests/test_%.py,deadletters dlq drain_embedded info lag offsets retries worker)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint chaos fuzz bench bench-peers broker-wheel clean

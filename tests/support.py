@@ -214,7 +214,9 @@ def no_descriptors(but: int = 0) -> Iterator[Callable[[], None]]:
 
 
 def embedkq_threads() -> list[str]:
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("embedkq"))
+    """Those of workers; the one that holds the session's development broker stays."""
+    names = [thread.name for thread in threading.enumerate()]
+    return sorted(name for name in names if name.startswith("embedkq") and name != "embedkq-broker")
 
 
 def run_script(path: Path, *arguments: str, seconds: float = HANG_SECONDS, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
