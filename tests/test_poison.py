@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,6 +162,40 @@ def test_what_hosts_went_down_over_is_condemned_and_a_host_lost_to_that_has_it_p
         verdicts.append("runs" if host.guard.sift([]) else (host.guard.condemned[0][1].count, host.guard.condemned[0][2]))
     assert verdicts == ["runs"] * MOST + [(MOST, False), (MOST + 1, True)]
     assert host.guard.condemned[0][1].hosts == (socket.gethostname(),)
+
+
+@pytest.mark.parametrize("crashes", range(MOST))
+def test_a_suspect_gets_its_last_chance_with_nothing_beside_it(crashes: int) -> None:
+    """A job of another partition that takes the host down meanwhile would have it condemned."""
+    last = crashes == MOST - 1
+    host = Host(Notes(starts=3, crashes={0: crashes} if crashes else {}))
+    host.guard._is_idle = lambda: idle
+    host.ledger.assign(Assigned(1, 1, 0, ""))
+    host.guard.assigned(1)
+    host.exchange.begun.add(1)
+    host.ledger.tracker.admit(1, 0)
+    [suspect], other, idle = host.admit(0), Run(1, 1, Polled(0)), False
+    assert host.guard.sift([suspect]) == []
+    host.commit()
+    assert host.guard.sift([other]) == ([] if last else [other, suspect])
+    if last:
+        assert host.guard.held_up == {0, 1}
+        idle = True
+        assert host.guard.sift([]) == [suspect] and host.guard.sift([]) == []
+        host.guard.left(suspect)
+        assert host.guard.sift([]) == [other]
+
+
+def test_a_last_chance_holds_up_the_others_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(Notes(starts=3, crashes={0: MOST - 1}))
+    host.guard._is_idle = lambda: False
+    suspect, = host.admit(0)
+    assert host.guard.sift([suspect]) == []
+    host.commit()
+    assert host.guard.sift([]) == []
+    now = time.monotonic() + poison._LAST_CHANCE_SECONDS
+    monkeypatch.setattr(poison, "time", SimpleNamespace(monotonic=lambda: now))
+    assert host.guard.sift([]) == [suspect]
 
 
 def test_what_was_dropped_is_no_longer_suspected() -> None:

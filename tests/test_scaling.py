@@ -88,7 +88,7 @@ class Host:
             self.exchange, topic="topic", endings=Endings(log, self.retries, callbacks, None), retries=self.retries, log=log,
             breaker=CircuitBreaker("topic", verifies=False),
             make_pool=lambda selector: self.pool,  # type: ignore[arg-type, return-value]
-            make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, 2, None),
+            make_guard=lambda exchange, ledger, is_idle: PoisonGuard(exchange, ledger, 2, None, is_idle),
         )
         for partition in range(partitions):
             self.exchange.inbox.put(Assigned(partition, 1, 0, ""))

@@ -42,7 +42,9 @@ def make_engine(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None) 
             endings=Endings(log, retries, callbacks, _make_letters(settings, exchange)),
             retries=retries,
             breaker=CircuitBreaker(settings.topic, settings.signer is not None and settings.dead_letter_topic is None),
-            make_guard=lambda exchange, ledger: PoisonGuard(exchange, ledger, settings.processes, settings.max_crashes),
+            make_guard=lambda exchange, ledger, is_idle: PoisonGuard(
+                exchange, ledger, settings.processes, settings.max_crashes, is_idle
+            ),
             log=log,
             make_pool=lambda selector: JobPool(
                 settings.processes, selector, proc_ttl=settings.proc_ttl, initializer=settings.encoded_initializer,

@@ -40,7 +40,7 @@ class Loop:
         breaker: CircuitBreaker,
         log: JobLog,
         make_pool: Callable[[selectors.BaseSelector], JobPool[Run]],
-        make_guard: Callable[[Exchange, Ledger], PoisonGuard],
+        make_guard: Callable[[Exchange, Ledger, Callable[[], bool]], PoisonGuard],
         max_jobs: int | None = None,
     ) -> None:
         self.endings = endings
@@ -55,7 +55,7 @@ class Loop:
         self.pool = make_pool(self._selector)
         self._ledger = Ledger(topic)
         self._tracker = self._ledger.tracker
-        self._guard = make_guard(exchange, self._ledger)
+        self._guard = make_guard(exchange, self._ledger, lambda: self.pool.idle)
         self._runs: dict[tuple[int, int], Run] = {}
         self._admissible = math.inf if max_jobs is None else max_jobs
         self._to_fire = self._admissible

@@ -4,12 +4,15 @@ How often hosts have begun jobs of a partition in a row, without progress and wi
 After two such starts its jobs run one at a time, and before each the metadata says which, and where: so it is known what a host went down
 over. What has been at that too often is condemned. What the earlier hosts had begun and not committed is little: done one at a time it
 takes seconds, and some jobs for each process. After that the partition runs as ever.
+
+Jobs of other partitions run beside the suspect, and one of these may be what takes the host down. So the suspect gets its last chance with
+nothing else in any child, for a bounded time: nobody is condemned for what a neighbour has done.
 """
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from embedkq.errors import HostCrashed
 from embedkq.safe_logging import SafeLogger
@@ -21,6 +24,8 @@ logger = SafeLogger("embedkq.worker")
 
 CAREFUL_SECONDS = 30.0
 """For so long at least, and for two jobs of each process at least, a partition's jobs run one at a time."""
+_LAST_CHANCE_SECONDS = 30.0
+"""For so long at most a suspect waits, for its last chance, until nothing else runs; and for so long at most nothing else begins then."""
 
 
 class PoisonGuard:
@@ -30,9 +35,12 @@ class PoisonGuard:
     Args:
         processes: how many jobs run at once where nothing is suspected.
         max_crashes: hosts that a job may take down while it is the suspect; None guards against nothing.
+        is_idle: whether nothing is in any child.
     """
 
-    def __init__(self, exchange: Exchange, ledger: Ledger, processes: int, max_crashes: int | None) -> None:
+    def __init__(
+        self, exchange: Exchange, ledger: Ledger, processes: int, max_crashes: int | None, is_idle: Callable[[], bool] = lambda: True
+    ) -> None:
         self.suspect: Run | None = None
         """The one under suspicion whose turn it is."""
         self.condemned: list[tuple[Run, HostCrashed, bool]] = []
@@ -43,6 +51,8 @@ class PoisonGuard:
         self._beginning: set[int] = set()
         self._waiting: list[Run] = []
         self._runs_alone = False
+        self._is_idle = is_idle
+        self._alone_until = 0.0
         self._fewest = 2 * processes
         self._seen: dict[int, tuple[float, int]] = {}
 
@@ -52,6 +62,8 @@ class PoisonGuard:
         if self.suspect is None and not self._waiting:
             return set()
         held = {run.partition for run in (*self._waiting, self.suspect) if run is not None}
+        if self._has_last_chance:
+            return held
         return {partition for partition in held if self._ledger.notes_of(partition).careful}
 
     def assigned(self, partition: int) -> None:
@@ -79,8 +91,9 @@ class PoisonGuard:
             return runs
         free: list[Run] = []
         waiting: list[Run] = []
+        alone = self._has_last_chance
         for run in [*self._waiting, *runs]:
-            may_begin = self._has_begun(run) and not self._is_suspicious(run) and not self._is_named(run.partition)
+            may_begin = not alone and self._has_begun(run) and not self._is_suspicious(run) and not self._is_named(run.partition)
             (free if may_begin else waiting).append(run)
         self._waiting = waiting
         if self.suspect is None and (following := next(filter(self._is_suspicious, waiting), None)) is not None:
@@ -88,8 +101,12 @@ class PoisonGuard:
             self.suspect, self._runs_alone = following, False
             noted = self._ledger.notes_of(following.partition)
             self._ledger.note(following.partition, noted.suspecting(following.offset, socket.gethostname()))
-        if self.suspect is not None and not self._runs_alone and self._is_named(self.suspect.partition, self.suspect):
+            if self._max_crashes - noted.crashes.get(following.offset, 0) == 1:
+                self._alone_until = time.monotonic() + _LAST_CHANCE_SECONDS
+        if self.suspect is not None and not self._runs_alone and self._may_run(self.suspect):
             self._runs_alone = True
+            if self._has_last_chance:
+                self._alone_until = time.monotonic() + _LAST_CHANCE_SECONDS
             begun.add(self.suspect.partition)  # the same commit says so
             noted = self._ledger.notes_of(self.suspect.partition)
             crashes = noted.crashes.get(self.suspect.offset, 0)
@@ -111,7 +128,16 @@ class PoisonGuard:
         if self._runs_alone and noted.careful and self._has_seen_enough(run.partition):
             noted = noted._replace(starts=0)
         self._ledger.note(run.partition, noted.cleared())
-        self.suspect, self._runs_alone = None, False
+        self.suspect, self._runs_alone, self._alone_until = None, False, 0.0
+
+    @property
+    def _has_last_chance(self) -> bool:
+        """Whether the suspect is condemned if a host goes down over it once more, and so runs with nothing else beside it."""
+        return self.suspect is not None and time.monotonic() < self._alone_until
+
+    def _may_run(self, suspect: Run) -> bool:
+        """Whether it is committed who the suspect is, and nothing else runs where that matters."""
+        return self._is_named(suspect.partition, suspect) and (not self._has_last_chance or self._is_idle())
 
     def drop(self, partitions: Set[int]) -> list[Run]:
         """Forget partitions; the runs of them that have not begun."""

@@ -164,6 +164,11 @@ class JobPool(Generic[T]):
         return len(self._children)
 
     @property
+    def idle(self) -> bool:
+        """Whether it has no task at all."""
+        return not self._waiting and not any(child.tasks for child in self._children.values())
+
+    @property
     def oldest_running(self) -> float | None:
         """`time.monotonic()` since which a child is at work on its task, of the one that is longest. Any thread."""
         return min((child.head_since for child in list(self._children.values()) if child.tasks), default=None)
