@@ -9,8 +9,14 @@ PYTEST_ARGS ?= -n 3 --dist worksteal
 # What these test crosses the wire, so they run on the development broker as well.
 ON_EMBEDDED = $(patsubst %,tests/test_%.py,deadletters dlq drain_embedded info lag offsets retries worker)
 
+# Python itself differs from version to version in what these test: pickling, processes, descriptors, logging, asyncio. The last ones go the
+# whole way on the development broker.
+PYTHONS ?= 3.10 3.12 3.13
+ON_EACH_PYTHON = $(patsubst %,tests/test_%.py,by_value channel child_surroundings codec configuration donemap errors headers job offsets \
+	options outcome page pool private_names processes runner safe_logging signing retries worker)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos fuzz bench bench-peers broker-wheel clean
+.PHONY: help demo test test-pythons lint chaos fuzz bench bench-peers broker-wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -32,6 +38,21 @@ demo: $(VENV)/demo.done  ## Run 200 jobs, good and bad, on an embedded broker
 test: lint  ## Run all tests, on the best broker that this machine has; those of what a broker does also on the development broker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) $(ON_EMBEDDED)
+
+test-pythons: $(PYTHONS:%=test-python-%)  ## Run a quick part of the tests on each further Python that this machine has
+
+test-python-%:
+	@PATH="$$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/bin 2>/dev/null | tail -n 1):$$PATH"; \
+	if python$* -c '' 2>/dev/null; then \
+		PATH="$$PATH" $(MAKE) --no-print-directory PYTHON=python$* VENV=.cache/python$* quick; \
+	elif [ "$$CI" = true ]; then \
+		echo "no python$*, and in CI none is left out" >&2; exit 1; \
+	else \
+		echo "no python$* here: its tests are left out"; \
+	fi
+
+quick: $(VENV)/test.done
+	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) -p no:cacheprovider $(ON_EACH_PYTHON)
 
 lint: $(VENV)/test.done  ## Check style and types
 	$(BIN)/ruff check .
