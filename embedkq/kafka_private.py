@@ -5,11 +5,17 @@ documented (tests/test_architecture.py). Before the bound in setup.cfg is raised
 """
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 import inspect
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from embedkq.errors import EmbedkqError
+from embedkq.record_batch import FetchedRecord
+from embedkq.record_reader import CannotRead, Held, Holds, read_batches
 
 TESTED_WITH = "3.0.12"
 """The version whose source this file was written after. setup.cfg takes the patch releases that follow it."""
@@ -23,8 +29,9 @@ def _sentence(missing: str, version: str) -> str:
 
 
 try:
-    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, codec
     from kafka import __version__ as kafka_version
+    from kafka import errors as kafka_errors
     from kafka.cluster import ClusterMetadata
     from kafka.consumer.fetcher import Fetcher
     from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener, SubscriptionState, TopicPartitionState
@@ -36,10 +43,13 @@ try:
     from kafka.net.selector import NetworkSelector
     from kafka.producer.sender import Sender
     from kafka.producer.transaction_manager import TransactionManager
+    from kafka.protocol.consumer import IsolationLevel
     from kafka.protocol.metadata import ApiVersionsRequest, MetadataRequest
     from kafka.protocol.parser import KafkaProtocol
     from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
     from kafka.protocol.schemas.fields.codecs.tagged_fields import TaggedFields, UnsignedVarInt32
+    from kafka.record import legacy_records
+    from kafka.record.default_records import DefaultRecordBatch
 except ImportError as error:
     from importlib.metadata import version as _installed
 
@@ -53,10 +63,18 @@ __all__ = [
 
 NEEDED: dict[type, tuple[str, ...]] = {
     ClusterMetadata: ("partitions_for_topic", "request_update"),
-    KafkaConsumer: ("_client", "_cluster", "_coordinator", "_fetcher", "_manager", "_metrics", "_net", "_subscription"),
+    KafkaConsumer: ("_cluster", "_coordinator", "_fetcher", "_manager", "_net", "_subscription"),
     BaseCoordinator: ("_generation", "rebalance_in_progress"),
     ConsumerCoordinator: ("need_rejoin",),
-    Fetcher: ("_next_partition_records", "config", "fetch_records", "fetched_records"),
+    Fetcher: (
+        "PartitionRecords", "_fetchable_partitions", "_next_partition_records", "_parse_fetched_data", "_subscriptions", "config",
+        "fetch_records", "fetched_records",
+    ),
+    Fetcher.PartitionRecords: (
+        "_consume_aborted_transactions_up_to", "_contains_abort_marker", "_is_batch_aborted", "_unpack_records", "aborted_producer_ids",
+        "check_crcs", "drain", "isolation_level", "leader_epoch", "next_fetch_offset", "take", "topic_partition",
+    ),
+    DefaultRecordBatch: ("HEADER_STRUCT", "_buffer"),
     SubscriptionState: ("assigned_partitions", "assignment"),
     TopicPartitionState: ("highwater", "position"),
     NetworkSelector: ("_wakeup_w", "sleep"),
@@ -70,6 +88,13 @@ NEEDED: dict[type, tuple[str, ...]] = {
 
 
 _FETCH_WHILE_JOINING_MILLISECONDS = 100
+_CODECS = {
+    1: ("gzip", "gzip", "gzip"), 2: ("snappy", "snappy", "python-snappy"), 3: ("lz4", "lz4.frame", "lz4"),
+    4: ("zstd", "zstandard", "zstandard"),
+}
+"""By its number in a batch: the codec's name, the module that kafka-python wants for it, and the package that has it."""
+_OF_ALL = (kafka_errors.AuthorizationError, kafka_errors.OffsetOutOfRangeError, kafka_errors.UnsupportedVersionError)
+"""Errors of one partition that the consumer as a whole has to know of."""
 
 
 def check() -> None:
@@ -99,9 +124,41 @@ class _Checked:
 
 
 class _Fetcher(Fetcher):  # type: ignore[misc]
-    """What a consumer fetches with, mended."""
+    """What a consumer fetches with, mended: what is wrong with one partition, or one record, concerns nothing else.
+
+    kafka-python 3.0.12 raises it from `poll`, for all partitions, and goes round without an end where the same poll brings more.
+    """
 
     _next_partition_records: Any
+
+    def mend(self) -> None:
+        """Begin, as if it had been made as one of these."""
+        self.holds = Holds()
+        self.PartitionRecords = functools.partial(_PartitionRecords, self)
+
+    def positions(self) -> dict[Any, int | None]:
+        """Offset that is fetched next, by partition that is assigned; None if it is not known."""
+        states = dict(self._subscriptions.assignment)
+        return {partition: None if state.position is None else state.position.offset for partition, state in states.items()}
+
+    def _fetchable_partitions(self) -> list[Any]:
+        fetchable: list[Any] = super()._fetchable_partitions()
+        if not self.holds:
+            return fetchable
+        now = time.monotonic()
+        return [partition for partition in fetchable if self.holds.allows(partition, now)]
+
+    def _parse_fetched_data(self, completed_fetch: Any) -> Any:
+        try:
+            return super()._parse_fetched_data(completed_fetch)
+        except _OF_ALL:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is about this partition)
+            told = error
+            if isinstance(error, kafka_errors.BrokerResponseError):
+                told = CannotRead(f"are not given out by the broker: {type(error).__name__}")
+            self.holds.hold(completed_fetch.topic_partition, completed_fetch.fetched_offset, told)
+            return None
 
     def fetched_records(self, *args: Any, **kwargs: Any) -> Any:
         # kafka-python 3.0.12 lays the rest of what it had fetched of a paused partition aside, and takes it up again only while it has
@@ -110,6 +167,76 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         if not self._next_partition_records:
             self._next_partition_records = None
         return super().fetched_records(*args, **kwargs)
+
+
+class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """What one fetch brought of a partition; see `record_reader`. The thread that polls."""
+
+    next_fetch_offset: int
+    leader_epoch: int
+    check_crcs: bool
+
+    def __init__(self, fetcher: _Fetcher, *args: Any, **options: Any) -> None:
+        self._fetcher = fetcher
+        super().__init__(*args, **options)
+        self.number: int = self.topic_partition.partition
+
+    def take(self, n: int | None = None) -> list[FetchedRecord]:
+        try:
+            records: list[FetchedRecord] = super().take(n)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is about this partition)
+            self._fetcher.holds.hold(self.topic_partition, self.next_fetch_offset, error)
+            self.drain()
+            return []
+        if records and self._fetcher.holds:
+            self._fetcher.holds.release(self.topic_partition)
+        return records
+
+    def _unpack_records(self, _: Any, records: Any, *__: Any) -> Iterator[FetchedRecord]:
+        yield from read_batches(self, records)
+        self.drain()
+
+    def is_passed_over(self, batch: Any) -> bool:
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return True
+        return bool(batch.is_control_batch)
+
+    def content_of(self, batch: Any) -> bytes:
+        return bytes(memoryview(batch._buffer)[DefaultRecordBatch.HEADER_STRUCT.size :])
+
+    def decompressor(self, batch: Any) -> tuple[str, Any]:
+        name = _require_codec(batch.compression_type)
+        return name, getattr(codec, f"{name}_decode")
+
+    def end(self) -> int | None:
+        state = self._fetcher._subscriptions.assignment.get(self.topic_partition)
+        return None if state is None else state.highwater
+
+    def times_held(self) -> int:
+        return self._fetcher.holds.times(self.topic_partition, self.next_fetch_offset)
+
+
+def _require_codec(kind: int) -> str:
+    """Name of a codec whose library is here. One that was installed since the process began is loaded; raises CannotRead."""
+    if kind not in _CODECS:
+        raise CannotRead(f"are compressed with codec {kind}, which kafka-python {kafka_version} does not know")
+    name, module, package = _CODECS[kind]
+    has = f"has_{name}"
+    try:
+        if not getattr(codec, has)():
+            importlib.invalidate_caches()
+            if importlib.util.find_spec(module.partition(".")[0]) is not None:
+                importlib.reload(codec)
+                legacy_records.snappy_decode, legacy_records.lz4_decode = codec.snappy_decode, codec.lz4_decode
+    except Exception as error:
+        raise CannotRead(f"are compressed with {name}, whose library does not load: {error!r}") from error
+    if not getattr(codec, has)():
+        raise CannotRead(f"are compressed with {name}, for which a package is missing here: pip install {package}")
+    return name
 
 
 class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
@@ -124,7 +251,7 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
 
 
 class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
-    """A KafkaConsumer that embedkq can steer.
+    """A KafkaConsumer that embedkq can steer. Its `poll` returns `FetchedRecord`s.
 
     Raises:
         EmbedkqError: this version of kafka-python is not one that embedkq can work with.
@@ -132,8 +259,10 @@ class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._fetcher = _Fetcher(self._client, self._subscription, metrics=self._metrics, **self.config)
-        self._coordinator.__class__ = _Coordinator  # a second one would listen to the cluster beside the first
+        # Second ones would register the same metrics again, and listen to the cluster beside the first.
+        self._fetcher.__class__ = _Fetcher
+        self._fetcher.mend()
+        self._coordinator.__class__ = _Coordinator
 
     def poll(self, *args: Any, **options: Any) -> Any:
         """As of a KafkaConsumer, also while the group waits for another member: then records of the partitions that stay are fetched."""
@@ -177,6 +306,11 @@ class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
         state = self._subscription.assignment.get(topic_partition)
         position = None if state is None else state.position
         return None if position is None else position.offset, None if state is None else state.highwater
+
+    def held(self) -> dict[int, Held]:
+        """Partitions of which nothing can be read for the moment, and why. The thread that polls."""
+        fetcher = self._fetcher
+        return {place.partition: held for place, held in fetcher.holds.at(fetcher.positions()).items()} if fetcher.holds else {}
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the client's I/O thread, where heartbeats go on meanwhile."""

@@ -30,8 +30,11 @@ LAYERS = (
     ("signing", "importing"),
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private", "multiprocessing_private", "pebble_private"),
-    ("safe_logging",),
-    ("by_value", "printable", "send_window", "job", "errors", "version", "forks", "clientsockets", "tether", "tls", "donemap"),
+    ("safe_logging", "record_reader"),
+    (
+        "by_value", "printable", "send_window", "record_batch", "job", "errors", "version", "forks", "clientsockets", "tether", "tls",
+        "donemap",
+    ),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own room."""
 

@@ -245,7 +245,8 @@ def test_what_a_child_tells_arrives(job_id: str, timeout: float | None, text: by
 
 def record_of(payload: bytes | None, record_headers: Any = (), timestamp: int | None = None) -> Any:
     now = int(time.time() * 1000)
-    return SimpleNamespace(offset=0, key=None, value=payload, headers=record_headers, timestamp=now if timestamp is None else timestamp)
+    when = now if timestamp is None else timestamp
+    return SimpleNamespace(offset=0, key=None, value=payload, headers=record_headers, timestamp=when, flaw=None)
 
 
 def refusal_of(gate: Gate, record: Any) -> Exception | None:

@@ -120,6 +120,8 @@ class Client:
                 moved = self._kafka.position(place, timeout_ms=TIMEOUT_MILLISECONDS)
                 if records or moved > position:
                     deadline = time.monotonic() + STALLED_SECONDS
+                elif held := self._kafka.held().get(partition):
+                    raise EmbedkqError(f"the records of partition {partition} of {topic!r} from offset {held.offset} on {held.reason}")
                 elif time.monotonic() > deadline:
                     raise BrokerUnavailable(self.hosts, f"no record of topic {topic!r} for {STALLED_SECONDS:g} s")
                 position = moved

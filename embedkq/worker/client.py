@@ -12,6 +12,7 @@ from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerUnavailable, WorkerFailed
 from embedkq.kafka_private import Consumer, CooperativeStickyAssignor
 from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
+from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
 
 logger = SafeLogger("embedkq.worker")
@@ -142,6 +143,11 @@ class Client:
         """Offset behind the partition's last record, as the last fetch told it; None if there was none."""
         end: int | None = self.kafka.progress_of(TopicPartition(self.topic, partition))[1]
         return end
+
+    def held(self) -> Mapping[int, Held]:
+        """Partitions of which nothing can be read for the moment, and why."""
+        held: Mapping[int, Held] = self.kafka.held()
+        return held
 
     def seek_back(self, partition: int, records: list[Any] | None) -> None:
         """These records were polled too early or too late: they are polled again, by whoever owns the partition."""

@@ -16,6 +16,7 @@ from kafka import errors as kafka_errors
 from embedkq import donemap
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, WorkerError
 from embedkq.probe import CREDENTIALS, refused_for_good
+from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.assignment import Assignment
 from embedkq.worker.client import CONNECT_SECONDS, Client, options_of
@@ -73,6 +74,8 @@ class Consumer:
         self._requests: deque[Any] = deque()
         self._beginning: set[int] = set()
         self._ends: dict[int, int] = {}
+        self.held: dict[int, str] = {}
+        """Why nothing of a partition can be read for the moment. Replaced by the consumer's thread, any thread reads it."""
         self._positions_at = self._ends_at = 0.0
         self.away_since: float | None = None
         """`time.monotonic()` since which the broker does not answer; None if it does."""
@@ -168,6 +171,7 @@ class Consumer:
         polled = client.poll(_POLL_MILLISECONDS)
         self.last_poll = time.monotonic()
         self._gathering.came(sum(map(len, polled.values())), self.last_poll)
+        self._tell_held(client.held())
         self._begin(client, polled)
         self._beginning.clear()
         for partition, records in polled.items():
@@ -280,6 +284,22 @@ class Consumer:
             size = sum([run.size for run in runs])
             self._exchange.backlog.coming(len(runs), size)
             self._tell(Batch(partition, epoch, runs, size, position or records[-1].offset + 1))
+
+    def _tell_held(self, held: Mapping[int, Held]) -> None:
+        """Say once of each partition that it is held, and once that it is not any more."""
+        if not held and not self.held:
+            return
+        told = {partition: f"the records from offset {each.offset} on {each.reason}" for partition, each in held.items()}
+        for partition in told.keys() | self.held.keys():
+            reason = told.get(partition)
+            if reason is None:
+                logger.info("Partition %d of topic %s is read again.", partition, self._topic)
+            elif reason != self.held.get(partition):
+                logger.warning(
+                    "Partition %d of topic %s is held: %s. It is tried again every few seconds; the other partitions go on.",
+                    partition, self._topic, reason,
+                )
+        self.held = told
 
     def _answer_requests(self, client: Client) -> None:
         if self._requests and self.assignment.joined.is_set() and not self.assignment.fresh:

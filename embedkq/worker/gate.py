@@ -41,6 +41,9 @@ class Gate:
     def admit(self, partition: int, epoch: int, record: Record) -> Run:
         """The record as a run; its `refusal` says why it is no job, or may not run here."""
         run = Run(partition, epoch, record)
+        if record.flaw is not None:
+            run.refusal = DecodeError(record.flaw)
+            return run
         try:
             if len(record.headers) > 1:
                 self._check_group(record)

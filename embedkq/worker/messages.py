@@ -11,13 +11,14 @@ from embedkq.worker.progress import Progress
 
 
 class Record(Protocol):
-    """What the worker uses of a Kafka client's record."""
+    """What the worker uses of a Kafka client's record, which is a `FetchedRecord`."""
 
     offset: int
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
     timestamp: int
+    flaw: str | None
 
 
 class Run(Task):
@@ -73,6 +74,7 @@ class _Forgotten:
     value: bytes | None = None
     headers: Sequence[tuple[str, bytes]] = ()
     timestamp: int = 0
+    flaw: str | None = None
 
 
 class Death(NamedTuple):

@@ -99,7 +99,7 @@ def kq_payload(**fields: Any) -> bytes:
 
 
 def record_of(value: bytes | None, record_headers: Any, key: bytes | None = None) -> Any:
-    return SimpleNamespace(offset=0, key=key, value=value, headers=record_headers, timestamp=1)
+    return SimpleNamespace(offset=0, key=key, value=value, headers=record_headers, timestamp=1, flaw=None)
 
 
 @contextmanager
