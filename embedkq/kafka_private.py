@@ -12,6 +12,7 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
+from uuid import UUID
 
 from embedkq.errors import EmbedkqError
 from embedkq.record_batch import FetchedRecord
@@ -38,6 +39,7 @@ try:
     from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
     from kafka.coordinator.base import BaseCoordinator
     from kafka.coordinator.consumer import ConsumerCoordinator
+    from kafka.errors import UnknownTopicOrPartitionError
     from kafka.net.manager import KafkaConnectionManager
     from kafka.net.sasl import get_sasl_mechanism
     from kafka.net.selector import NetworkSelector
@@ -65,9 +67,10 @@ NEEDED: dict[type, tuple[str, ...]] = {
     ClusterMetadata: ("partitions_for_topic", "request_update"),
     KafkaConsumer: ("_cluster", "_coordinator", "_fetcher", "_manager", "_net", "_subscription"),
     BaseCoordinator: ("_generation", "rebalance_in_progress"),
-    ConsumerCoordinator: ("need_rejoin",),
+    ConsumerCoordinator: ("fetch_committed_offsets", "need_rejoin"),
     Fetcher: (
-        "PartitionRecords", "_fetchable_partitions", "_next_partition_records", "_parse_fetched_data", "_subscriptions", "config",
+        "PartitionRecords", "_completed_fetches", "_isolation_level", "_paused_completed_fetches", "_paused_partition_records",
+        "_fetchable_partitions", "_next_partition_records", "_parse_fetched_data", "_subscriptions", "config",
         "fetch_records", "fetched_records",
     ),
     Fetcher.PartitionRecords: (
@@ -159,6 +162,16 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
                 told = CannotRead(f"are not given out by the broker: {type(error).__name__}")
             self.holds.hold(completed_fetch.topic_partition, completed_fetch.fetched_offset, told)
             return None
+
+    def discard(self, partition: Any) -> None:
+        """Throw away what was fetched of a partition and not returned yet."""
+        for completed in list(self._completed_fetches):
+            if completed.topic_partition == partition:
+                self._completed_fetches.remove(completed)
+        if self._next_partition_records and self._next_partition_records.topic_partition == partition:
+            self._next_partition_records = None
+        self._paused_completed_fetches.pop(partition, None)
+        self._paused_partition_records.pop(partition, None)
 
     def fetched_records(self, *args: Any, **kwargs: Any) -> Any:
         # kafka-python 3.0.12 lays the rest of what it had fetched of a paused partition aside, and takes it up again only while it has
@@ -311,6 +324,44 @@ class Consumer(_Checked, KafkaConsumer):  # type: ignore[misc]
         """Partitions of which nothing can be read for the moment, and why. The thread that polls."""
         fetcher = self._fetcher
         return {place.partition: held for place, held in fetcher.holds.at(fetcher.positions()).items()} if fetcher.holds else {}
+
+    def find_topic(self, topic: str) -> Any:
+        """Ask for a topic by its name, without creating it; the future of a pair. Any thread.
+
+        The pair: the topic's id (a UUID, of nothing but zeros if there is none) and how many partitions the topic has; None if there is
+        no such topic. kafka-python keeps the ids of its own look-ups too, but makes those only every five minutes.
+        """
+        return self._manager.call_soon(self._find_topic, topic)
+
+    async def _find_topic(self, topic: str) -> tuple[UUID, int] | None:
+        wanted = [MetadataRequest.MetadataRequestTopic(name=topic)]
+        response = await self._manager.send(MetadataRequest(topics=wanted, allow_auto_topic_creation=False))
+        for found in response.topics:
+            if found.name == topic and found.error_code != UnknownTopicOrPartitionError.errno:
+                return found.topic_id or UUID(int=0), len(found.partitions)
+        return None
+
+    def committed_of(self, partitions: list[Any], milliseconds: int) -> Any:
+        """What the group has committed, by partition, in one request: `committed` asks for one. The thread that polls."""
+        return self._coordinator.fetch_committed_offsets(partitions, timeout_ms=milliseconds)
+
+    def wait_for(self, future: Any, milliseconds: int) -> Any:
+        """The result of a future of this client's. Raises as it does, and KafkaTimeoutError."""
+        return self._net.run(self._manager.wait_for, future, milliseconds)
+
+    def high_watermarks(self, partitions: list[Any], milliseconds: int) -> Any:
+        """Offsets behind the last records, those of open transactions included, which `end_offsets` leaves out. The thread that polls."""
+        level = self._fetcher._isolation_level
+        self._fetcher._isolation_level = IsolationLevel.READ_UNCOMMITTED
+        try:
+            return self.end_offsets(partitions, timeout_ms=milliseconds)
+        finally:
+            self._fetcher._isolation_level = level
+
+    def seek_anew(self, partition: Any, offset: int) -> None:
+        """Seek, and take nothing that was fetched before, which may be of a log that is gone. The thread that polls."""
+        self._fetcher.discard(partition)
+        self.seek(partition, offset)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the client's I/O thread, where heartbeats go on meanwhile."""

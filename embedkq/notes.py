@@ -4,7 +4,9 @@ The text: that of the map (see `donemap`; nothing if nothing is done above the s
 note, base85 of a checksum and varints: how often the partition was begun without progress, the suspect (its distance from the start,
 plus one; 0 for none), how many records have taken hosts down, and of each distance and count, then the same for attempts up to the end.
 Distances are from the offset before. The checksum covers the start too, as the map's does. Attempts at offsets that no log reaches
-are names of hosts, 7 bytes of a name each.
+are none, and a version that does not know of them carries them along: from 2**61 on they are names of hosts, 7 bytes of a name each. The
+one from 2**62 on says which topic the offsets are of: its count is 63 bits of the topic's id, and how far its offset lies above 2**62 is
+the number of partitions that the topic had.
 """
 from __future__ import annotations
 
@@ -25,6 +27,27 @@ _MOST_BYTES = 64 * 1024
 _MOST_HOSTS = 5
 _FIRST_NAME, _LAST_NAME = 2**61, 2**61 + 2**16
 _LONGEST_NAME, _PIECE = 64, 7
+_FIRST_MARK = 2**62
+_MOST_PARTITIONS = 2**31
+
+
+class TopicMark(NamedTuple):
+    """Which topic offsets are of: one that is deleted and created again has the same name and another id (KIP-516).
+
+    Attributes:
+        id: 63 bits of its id; 0 if they are not known.
+        partitions: how many it has; 0 if that is not known.
+    """
+
+    id: int
+    partitions: int
+
+    def is_another_than(self, other: TopicMark) -> bool:
+        """Whether the two are known to be different topics."""
+        return self.id != other.id and self.id != 0 and other.id != 0
+
+
+UNKNOWN_TOPIC = TopicMark(0, 0)
 
 
 class Notes(NamedTuple):
@@ -118,22 +141,22 @@ def _names_in(pairs: Mapping[int, int]) -> tuple[str, ...]:
     return tuple("".join(c if c.isprintable() else "?" for c in text) for text in texts)
 
 
-def encode(start: int, done: Runs, notes: Notes, limit: int = LIMIT) -> str:
-    """The metadata for an offset, of at most `limit` characters.
+def encode(start: int, done: Runs, notes: Notes, limit: int = LIMIT, topic: TopicMark = UNKNOWN_TOPIC) -> str:
+    """The metadata for an offset of a topic, of at most `limit` characters.
 
-    First comes what guards against crashes, which is short, then the map, then the attempts. What does not fit is left out from the
-    top: jobs done run again, jobs that failed begin to count anew.
+    First come the topic and what guards against crashes, which is short, then the map, then the attempts. What does not fit is left out
+    from the top: jobs done run again, jobs that failed begin to count anew.
 
     Raises:
         ValueError: `start` is no offset, or `done` is not as `Runs` says.
     """
-    if notes == NOTHING:
+    if notes == NOTHING and not topic.id:
         return donemap.encode(start, done, limit).text
-    needed = _encode(start, notes._replace(attempts={}))
+    needed = _encode(start, notes._replace(attempts={}), topic)
     text = donemap.encode(start, done, max(0, limit - len(needed) - 1)).text
     offsets = sorted(notes.attempts)
     while offsets:
-        told = _encode(start, notes._replace(attempts={offset: notes.attempts[offset] for offset in offsets}))
+        told = _encode(start, notes._replace(attempts={offset: notes.attempts[offset] for offset in offsets}), topic)
         if len(text) + 1 + len(told) <= limit:
             return text + _SEPARATOR + told
         offsets = offsets[: len(offsets) // 2]
@@ -146,16 +169,32 @@ def decode(start: int, text: str) -> tuple[Runs, Notes]:
     Raises:
         ValueError: the text was not written by embedkq for this start, or is damaged; it says which.
     """
+    done, noted, _ = decode_all(start, text)
+    return done, noted
+
+
+def decode_all(start: int, text: str) -> tuple[Runs, Notes, TopicMark]:
+    """The same, and the topic that it was written for; raises as `decode` does."""
     written, separator, noted = text.partition(_SEPARATOR)
     done = donemap.decode(start, written)
-    return done, _decode(start, noted) if separator else NOTHING
+    return (done, *_decode(start, noted)) if separator else (done, NOTHING, UNKNOWN_TOPIC)
 
 
-def _encode(start: int, notes: Notes) -> str:
+def topic_of(start: int, text: str) -> TopicMark:
+    """The topic that metadata was written for; the unknown one also where the text is of somebody else, or damaged."""
+    try:
+        return decode_all(start, text)[2]
+    except ValueError:
+        return UNKNOWN_TOPIC
+
+
+def _encode(start: int, notes: Notes, topic: TopicMark) -> str:
     crashes, attempts = (sorted(pair for pair in counts.items() if pair[0] >= start) for counts in (notes.crashes, notes.attempts))
     attempts = [pair for pair in attempts if pair[0] < _FIRST_NAME]
     if start < _FIRST_NAME:
         attempts += _pairs_of_names(notes.hosts)
+        if topic.id:
+            attempts.append((_FIRST_MARK + min(topic.partitions, _MOST_PARTITIONS), topic.id))
     suspect = notes.suspect if notes.suspect is not None and notes.suspect >= start else None
     numbers = [notes.starts, 0 if suspect is None else suspect - start + 1, len(crashes[:_MOST_CRASHES])]
     for pairs in (crashes[:_MOST_CRASHES], attempts):
@@ -167,7 +206,7 @@ def _encode(start: int, notes: Notes) -> str:
     return base64.b85encode(_checksum(start, content) + content).decode()
 
 
-def _decode(start: int, text: str) -> Notes:
+def _decode(start: int, text: str) -> tuple[Notes, TopicMark]:
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it has {len(text):,} characters of notes")
     refusal = f"its notes are damaged, or were written for another offset than {start}"
@@ -179,7 +218,10 @@ def _decode(start: int, text: str) -> Notes:
     suspect = start + numbers[1] - 1 if numbers[1] else None
     attempts = _counts(start, numbers[middle:])
     names = {offset: attempts.pop(offset) for offset in list(attempts) if _FIRST_NAME <= offset < _LAST_NAME}
-    return Notes(numbers[0], suspect, _counts(start, numbers[3:middle]), attempts, _names_in(names))
+    topic = UNKNOWN_TOPIC
+    if (last := max(attempts, default=0)) >= _FIRST_MARK:
+        topic = TopicMark(attempts.pop(last), last - _FIRST_MARK)
+    return Notes(numbers[0], suspect, _counts(start, numbers[3:middle]), attempts, _names_in(names)), topic
 
 
 def _counts(start: int, numbers: list[int]) -> dict[int, int]:

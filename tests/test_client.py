@@ -30,7 +30,7 @@ def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(
     options = {**kafka_options, "fetch_max_wait_ms": 60_000, "request_timeout_ms": 120_000}
     client = Client(
         hosts, topic, lambda kafka: None,
-        options_of(hosts=hosts, group=group, offset_policy="earliest", job_size=1_000_000, options=options),
+        options_of(hosts=hosts, group=group, job_size=1_000_000, options=options),
     )
     came: list[int] = []
 
@@ -75,7 +75,7 @@ def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(
         sender.flush()
     client = Client(
         hosts, topic, lambda kafka: None,
-        options_of(hosts=hosts, group=group, offset_policy="earliest", job_size=1_000_000, options=kafka_options),
+        options_of(hosts=hosts, group=group, job_size=1_000_000, options=kafka_options),
     )
     came = {0: 0, 1: 0}
 

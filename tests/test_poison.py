@@ -22,7 +22,7 @@ from support import ROOT, Recorder, committed, lag, lines, wait_until, with_admi
 
 from embedkq import Queue, Worker, deadletters, headers, notes
 from embedkq.errors import BrokerUnavailable, HostCrashed
-from embedkq.notes import Notes
+from embedkq.notes import NOTHING, Notes
 from embedkq.outcome import Outcome
 from embedkq.worker import poison
 from embedkq.worker.commits import Commits
@@ -35,6 +35,7 @@ from embedkq.worker.ledger import Ledger
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Assigned, Finished, Run
 from embedkq.worker.owner import arguments_of
+from embedkq.worker.partition_starts import Start
 from embedkq.worker.poison import PoisonGuard
 from embedkq.worker.retries import Retries
 
@@ -280,7 +281,7 @@ class Client:
     def __init__(self) -> None:
         self.sought: list[tuple[int, list[Any]]] = []
 
-    def start_of(self, partition: int, records: Any) -> Any:
+    def find_topic(self) -> Any:
         raise KafkaTimeoutError
 
     def position(self, partition: int) -> int:
@@ -312,6 +313,8 @@ def test_nothing_is_waited_for_where_nothing_begins() -> None:
     )
     made.assignment.add(frozenset((0, 1)))
     made.assignment.fresh.clear()
+    for partition, offset in ((0, 7), (1, 3)):
+        made._logs._starts.begun(partition, Start(offset, "", offset))
     job = Polled(3)
     job.headers = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)  # type: ignore[assignment]
     for partition, record in ((0, Polled(7)), (1, job)):
@@ -425,6 +428,11 @@ def test_a_job_that_kills_its_host_stops_doing_so_and_all_others_are_done(
     print(f"{deaths} hosts went down, {sum(repeats.values()) - len(good)} of {len(good)} callbacks of other jobs were repeats")
 
 
+def known_of(hosts: str, group: str, topic: str) -> dict[int, tuple[int, Notes]]:
+    """Committed offset, and what is noted of the jobs above it, by partition."""
+    return {number: (offset, notes.decode(offset, text)[1]) for number, (offset, text) in committed(hosts, group, topic).items()}
+
+
 def letters_in(hosts: str, topic: str) -> Any:
     from test_deadletters import letters_in
 
@@ -471,10 +479,10 @@ def test_a_stop_in_order_is_no_start_in_vain(
         known = {partition: notes.decode(*place)[1].starts for partition, place in committed(hosts, group, topic).items()}
         assert known.pop(0) == 1 and not any(known.values())
         worker.request_stop()
-        wait_until(lambda: committed(hosts, group, topic)[0] == (0, ""), "it is told that it was asked to stop, while the job runs")
+        wait_until(lambda: known_of(hosts, group, topic)[0] == (0, NOTHING), "it is told that it was asked to stop, while the job runs")
         worker.request_stop(now=True)
         worker.wait()
-        assert set(committed(hosts, group, topic).values()) == {(0, "")}
+        assert set(known_of(hosts, group, topic).values()) == {(0, NOTHING)}
 
 
 IDLE = """
@@ -499,7 +507,7 @@ def test_idle_hosts_that_are_killed_slow_nothing_down(quick: str, group: str, tm
             host.kill()
             host.wait()
         wait_until(lambda: members(quick, group) == 0, "it is given up")
-    assert set(committed(quick, group, "poison").values()) == {(0, "")}
+    assert set(known_of(quick, group, "poison").values()) == {(0, NOTHING)}
 
 
 def members(hosts: str, group: str) -> int | None:

@@ -351,7 +351,8 @@ def test_attempts_are_counted_over_a_stop(make_worker: Any, queue: Queue, hosts:
     assert offset == 0 and notes.decode(0, metadata) == (((1, 2),), Notes(attempts={0: 1}))
     make_worker(recorder, retries=2).start(burst=True)
     assert lines(path).count("x") == 3 and Counter(call.status for call in recorder.calls) == {"success": 1, "failure": 1}
-    assert committed(hosts, group, topic)[0] == (2, "")
+    offset, metadata = committed(hosts, group, topic)[0]
+    assert (offset, notes.decode(offset, metadata)) == (2, ((), notes.NOTHING))
 
 
 HOST = """

@@ -64,7 +64,7 @@ class Client:
         self._options = options
         # The development broker answers a waiting fetch only when its time is up.
         made = options_of(
-            hosts=hosts, group=group, offset_policy="earliest", job_size=_LARGEST_USUAL, options={"fetch_max_wait_ms": 50, **options}
+            hosts=hosts, group=group, job_size=_LARGEST_USUAL, options={"fetch_max_wait_ms": 50, **options}
         )
         with self._explaining("DESCRIBE on its topics"):
             self._kafka = connect(hosts, made, ClientSockets())

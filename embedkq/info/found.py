@@ -16,8 +16,8 @@ class PartitionInfo:
         last: offset that the next record will get; None while the partition has no leader.
         group: the consumer group; None where no group has to do with the topic.
         committed: offset up to which the group is done; None if it has committed none.
-        lag: records that the group has still to do: all that are kept if it has committed none; what it has done above `committed`, which
-            the commit's metadata tell, does not count. None without a group.
+        lag: records that the group has still to do: all that are kept if it has committed none; what is done above `committed`, as the
+            commit's metadata says, does not count. None without a group.
         owner: member id of the worker that has the partition now; None if nobody has.
     """
 

@@ -31,7 +31,11 @@ class Assignment:
 
     def __init__(self, exchange: Exchange, commits: Commits, tell: Callable[[Message], None], revoke_seconds: float) -> None:
         self.joined = threading.Event()
-        """Set once partitions were assigned for the first time."""
+        """Set while partitions are assigned, be it none; not before the first time, and not after all were lost."""
+        self.lost = False
+        """Set when partitions were lost; the consumer's thread sets it back."""
+        self.confirmed: dict[int, int] = {}
+        """Offsets of partitions that went away, as they were last committed."""
         self.fresh: set[int] = set()
         """Assigned, but where they begin is not known yet. The consumer's thread takes them out."""
         self.leaving = False
@@ -45,6 +49,7 @@ class Assignment:
         self._epochs: dict[int, int] = {}
         self._settling: list[Revoked] = []
         self._new_epoch = itertools.count(1)
+        self._changing = threading.Lock()
 
     def epoch(self, partition: int) -> int | None:
         """Of the partition's present assignment; None if it is not ours. Any thread."""
@@ -61,10 +66,15 @@ class Assignment:
 
     def lose_all(self) -> None:
         """The consumer is thrown away: nothing is ours any more, nothing of it may be committed. Consumer's thread."""
-        partitions = self._take_out(frozenset(self._epochs))
-        self._release_all()
-        if partitions:
-            self._tell(Revoked(frozenset(partitions), lost=True))
+        self.joined.clear()
+        self._lose(frozenset(self._epochs))
+
+    def begin_anew(self, partitions: frozenset[int]) -> None:
+        """The logs of these start anew: what is known of them counts no more, and must not be committed. Consumer's thread."""
+        with self._changing:
+            begun = frozenset(self._take_out(frozenset(partitions & self._epochs.keys() - self.fresh)))
+            self._add(begun)
+        self._tell_lost(begun)
 
     def listener(self, kafka: Any) -> AsyncConsumerRebalanceListener:
         """What the client calls; `kafka` is the client."""
@@ -73,22 +83,22 @@ class Assignment:
     def add(self, partitions: frozenset[int]) -> None:
         """These are ours from now on. I/O thread."""
         self._exchange.host_load.leave_out_this_thread()
-        for partition in partitions:
-            self._epochs[partition] = next(self._new_epoch)
-            self.fresh.add(partition)
+        with self._changing:
+            self._add(partitions)
         self.joined.set()
 
     async def give_up(self, kafka: Any, partitions: frozenset[int], lost: bool) -> None:
         """These go away: what runs of them may end, what is done is committed, unless they are another's already. I/O thread."""
-        begun = self._take_out(partitions)
         if lost:
-            self._release_all()
+            self.joined.clear()
+            self._lose(partitions)
+            return
+        with self._changing:
+            begun = self._take_out(partitions)
         if not begun:
             return
-        message = Revoked(frozenset(begun), lost)
+        message = Revoked(frozenset(begun), lost=False)
         self._tell(message)
-        if lost:
-            return
         self._settling.append(message)
         if self.leaving:
             await self._settle(kafka, message, begun)
@@ -132,10 +142,29 @@ class Assignment:
             except TOO_LARGE as error:
                 requests.refused(error)
 
+    def _lose(self, partitions: frozenset[int]) -> None:
+        self._release_all()
+        with self._changing:
+            begun = self._take_out(partitions)
+        self._tell_lost(frozenset(begun))
+
+    def _tell_lost(self, partitions: frozenset[int]) -> None:
+        if partitions:
+            self._tell(Revoked(partitions, lost=True))
+            self.lost = True
+
+    def _add(self, partitions: frozenset[int]) -> None:
+        for partition in partitions:
+            self._epochs[partition] = next(self._new_epoch)
+            self.fresh.add(partition)
+
     def _take_out(self, partitions: frozenset[int]) -> dict[int, int]:
         """Those of the partitions that had begun, with their epochs; none of them is ours any more."""
         begun = {p: self._epochs[p] for p in partitions if p in self._epochs and p not in self.fresh}
         for partition in partitions:
+            committed = self._exchange.committed.get(partition)
+            if committed is not None and committed.epoch == self._epochs.get(partition):
+                self.confirmed[partition] = committed.offset
             self._epochs.pop(partition, None)
             self.fresh.discard(partition)
         self._commits.forget(partitions)

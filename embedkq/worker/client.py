@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
@@ -11,9 +12,11 @@ from kafka import errors as kafka_errors
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerUnavailable, WorkerFailed
 from embedkq.kafka_private import Consumer, CooperativeStickyAssignor
+from embedkq.notes import TopicMark
 from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
 from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
+from embedkq.worker.partition_starts import Committed, Log
 
 logger = SafeLogger("embedkq.worker")
 
@@ -118,21 +121,39 @@ class Client:
         except (kafka_errors.IllegalStateError, KeyError):
             pass  # the assignment changed meanwhile; the next call sees it
 
-    def start_of(self, partition: int, records: list[Any] | None) -> tuple[int | None, str]:
-        """Where a partition begins, before any of its records: committed offset and metadata, else the position.
+    def find_topic(self) -> TopicMark | None:
+        """The topic as it is now; None if there is none. Raises KafkaError."""
+        return _mark_of(self.kafka.wait_for(self.look_for_topic(), TIMEOUT_MILLISECONDS))
 
-        Raises:
-            IllegalStateError: the partition is not ours (any more).
-            KafkaError: the broker does not answer.
-        """
-        topic_partition = TopicPartition(self.topic, partition)
-        committed = self.kafka.committed(topic_partition, metadata=True, timeout_ms=TIMEOUT_MILLISECONDS)
-        if committed is not None and committed.offset >= 0:
-            return committed.offset, committed.metadata or ""
-        position = self.position(partition)
-        if position is None:
-            position = self.kafka.position(topic_partition, timeout_ms=TIMEOUT_MILLISECONDS)
-        return (records[0].offset if records else position), ""
+    def look_for_topic(self) -> Any:
+        """The same without waiting: a future for `found_topic`, once it `is_done`."""
+        return self.kafka.find_topic(self.topic)
+
+    def found_topic(self, future: Any) -> TopicMark | None:
+        """The topic that was looked for; None if there was none, or no answer."""
+        return None if future.failed() else _mark_of(future.value)
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
+        """What the group has committed, by partition; those without are missing. Raises KafkaError."""
+        wanted = [TopicPartition(self.topic, number) for number in partitions]
+        found = self.kafka.committed_of(wanted, TIMEOUT_MILLISECONDS) if wanted else {}
+        return {place.partition: Committed(known.offset, known.metadata or "") for place, known in found.items() if known.offset >= 0}
+
+    def logs(self, partitions: Iterable[int], topic: TopicMark) -> dict[int, Log]:
+        """What Kafka tells of partitions of this topic. Raises KafkaError."""
+        wanted = [TopicPartition(self.topic, number) for number in partitions]
+        if not wanted:
+            return {}
+        firsts = self.kafka.beginning_offsets(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
+        ends = self.kafka.high_watermarks(wanted, TIMEOUT_MILLISECONDS)
+        return {place.partition: Log(firsts[place], ends[place], topic) for place in wanted if place in firsts and place in ends}
+
+    def seek_anew(self, partition: int, position: int) -> None:
+        """Fetch from there, and forget what was fetched of the partition; nothing, if it is no longer ours."""
+        try:
+            self.kafka.seek_anew(TopicPartition(self.topic, partition), position)
+        except kafka_errors.IllegalStateError:
+            pass
 
     def position(self, partition: int) -> int | None:
         """Offset that the next poll fetches first; None if it is not known, or the partition not ours."""
@@ -181,6 +202,10 @@ class Client:
         self._sockets.disinherit(self.kafka.descriptors_beside_selector())
 
 
+def _mark_of(found: tuple[UUID, int] | None) -> TopicMark | None:
+    return None if found is None else TopicMark(found[0].int >> 65, found[1])
+
+
 def connect(hosts: str, options: Mapping[str, Any], sockets: ClientSockets) -> Any:
     """A consumer of kafka-python that has found the cluster. Any thread; the consumer then belongs to one.
 
@@ -211,7 +236,7 @@ def connect(hosts: str, options: Mapping[str, Any], sockets: ClientSockets) -> A
 
 
 def options_of(
-    *, hosts: str, group: str | None, offset_policy: str, job_size: int, options: Mapping[str, Any]
+    *, hosts: str, group: str | None, job_size: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All options of the KafkaConsumer; `options` are the user's own."""
     return {
@@ -229,6 +254,8 @@ def options_of(
         **options,
         "bootstrap_servers": hosts.split(","),
         "group_id": group,
-        "auto_offset_reset": offset_policy,
+        # Where there is no offset to begin with, or it is out of range, kafka-python would skip jobs with any other: where a partition
+        # really begins, and anew, `LogWatch` decides.
+        "auto_offset_reset": "earliest",
         "enable_auto_commit": False,
     }

@@ -87,7 +87,7 @@ class CommitRequests:
         most, characters = self._limits.request_bytes, self._limits.metadata
         while self._waiting:
             progress = self._wanted[self._waiting[0]]
-            metadata = notes.encode(progress.offset, progress.done, progress.notes, characters)
+            metadata = notes.encode(progress.offset, progress.done, progress.notes, characters, progress.topic)
             size = _PARTITION_BYTES + len(metadata)
             if self._request and self._size + size > most:
                 break

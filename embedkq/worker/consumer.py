@@ -25,6 +25,7 @@ from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
 from embedkq.worker.gathering import Gathering
 from embedkq.worker.health import Watch
+from embedkq.worker.log_watch import LogWatch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
 from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
@@ -41,6 +42,7 @@ _SETTLE_LOOK_SECONDS = 0.01
 _SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _ASK_WHY_SECONDS = 3.0
+_TOPIC_GONE = (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.UnknownTopicIdError)
 
 
 class Consumer:
@@ -64,14 +66,17 @@ class Consumer:
         self._gate = gate
         self._topic = topic
         self._group = group
-        self._options = options_of(hosts=hosts, group=group, offset_policy=offset_policy, job_size=job_size, options=options)
+        self._options = options_of(hosts=hosts, group=group, job_size=job_size, options=options)
         session_seconds = self._options["session_timeout_ms"] / 1000
         exchange.session_seconds = session_seconds
         self.commits = Commits(topic, session_seconds)
         self.assignment = Assignment(exchange, self.commits, self._tell, revoke_seconds_of(self._options, revoke_timeout))
+        self._logs = LogWatch(topic, offset_policy == "latest", self.assignment)
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._client: Client | None = None
         self._requests: deque[Any] = deque()
+        self._awaited: list[Any] = []
+        """Milestones whose targets were told, and which may not be reached yet."""
         self._beginning: set[int] = set()
         self._ends: dict[int, int] = {}
         self.held: dict[int, str] = {}
@@ -176,6 +181,7 @@ class Consumer:
         self._beginning.clear()
         for partition, records in polled.items():
             self._pass_on(client, partition, records)
+        self._logs.look(client)
         self._answer_requests(client)
         self._tell_positions(client)
         self._look_for_ends(client)
@@ -219,11 +225,14 @@ class Consumer:
         )
         self.assignment.lose_all()
         self.commits.forget_all()
+        self._logs.forget_client()
         self._client = None
         client.close()
 
     def _broker_away(self, error: BaseException) -> None:
-        if self.away_since is None:
+        if isinstance(error, _TOPIC_GONE):
+            logger.warning("Topic %s is gone at %s (%r). It is tried again.", self._topic, self.hosts, error)
+        elif self.away_since is None:
             self.away_since = time.monotonic()
             logger.warning(
                 "Kafka at %s does not answer (%s). It is tried again until it does; jobs that run go on, and what is done "
@@ -250,8 +259,10 @@ class Consumer:
         """Tell the worker's thread where the partitions that were assigned begin, before any record of them."""
         fresh = list(self.assignment.fresh)
         epochs = {partition: self.assignment.epoch(partition) for partition in fresh}
+        if not fresh:
+            return
         try:
-            starts = {p: found for p in fresh if (found := self._start_of(client, p, polled.get(p))) is not None}
+            starts = self._logs.find_starts(client, fresh)
         except kafka_errors.KafkaError:
             for partition, records in polled.items():  # the position has passed all of them, and nobody else has them
                 client.seek_back(partition, records)
@@ -262,28 +273,26 @@ class Consumer:
                 client.seek_back(partition, polled.get(partition))
             else:
                 self.assignment.fresh.discard(partition)
-                self._ends.pop(partition, None)
-                self._tell(Assigned(partition, epoch, *starts[partition]))
-
-    def _start_of(self, client: Client, partition: int, records: list[Any] | None) -> tuple[int, str] | None:
-        try:
-            start, metadata = client.start_of(partition, records)
-        except kafka_errors.IllegalStateError:
-            return None  # no longer ours: the listener has taken it out of the fresh ones, or is about to
-        return None if start is None else (start, metadata)
+                start, records = starts[partition], polled.get(partition, [])
+                self._ends[partition] = start.end
+                self._tell(Assigned(partition, epoch, start.offset, start.metadata, start.topic, start.life))
+                if not self._logs.begun(client, partition, start, records[0].offset if records else None):
+                    records.clear()
 
     def _pass_on(self, client: Client, partition: int, records: list[Any]) -> None:
         epoch = self.assignment.epoch(partition)
         if epoch is None or partition in self.assignment.fresh:
             client.seek_back(partition, records)
         elif records:
-            position = client.position(partition)
+            position = client.position(partition) or records[-1].offset + 1
+            if not self._logs.is_sound(client, partition, records[0].offset, position):
+                return
             runs = [self._gate.admit(partition, epoch, record) for record in records]
             if partition not in self._exchange.begun and any(run.refusal is None for run in runs):
                 self._beginning.add(partition)
             size = sum([run.size for run in runs])
             self._exchange.backlog.coming(len(runs), size)
-            self._tell(Batch(partition, epoch, runs, size, position or records[-1].offset + 1))
+            self._tell(Batch(partition, epoch, runs, size, position))
 
     def _tell_held(self, held: Mapping[int, Held]) -> None:
         """Say once of each partition that it is held, and once that it is not any more."""
@@ -302,10 +311,18 @@ class Consumer:
         self.held = told
 
     def _answer_requests(self, client: Client) -> None:
+        self._awaited = [milestone for milestone in self._awaited if not milestone.reached]
+        if self.assignment.lost:  # what was waited for may never come: whoever waits is told anew
+            self.assignment.lost = False
+            self._requests.extend(self._awaited)
+            self._awaited = []
         if self._requests and self.assignment.joined.is_set() and not self.assignment.fresh:
             targets = client.end_offsets(self.assignment.partitions)
+            if not self._logs.see(client, targets):
+                return  # they begin anew first
             while self._requests:
-                self._tell(Targets(self._requests.popleft(), targets))
+                self._awaited.append(self._requests.popleft())
+                self._tell(Targets(self._awaited[-1], targets))
 
     def _tell_positions(self, client: Client) -> None:
         """What holds no record for us (transaction markers, compacted) moves a position without a batch."""
@@ -315,6 +332,8 @@ class Consumer:
         for partition, progress in self.assignment.committable().items():
             self._note_end(partition, client.last_known_end(partition))
             position = client.position(partition)
+            if position is not None:
+                self._logs.moved(client, partition, position)
             if position is not None and progress.offset < position:
                 self._tell(Batch(partition, progress.epoch, (), 0, position))
 

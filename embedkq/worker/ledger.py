@@ -27,6 +27,8 @@ class Ledger:
         self.tracker = OffsetTracker()
         self._topic = topic
         self._left: dict[int, Progress] = {}
+        """Of partitions that are not ours; all of it in their present life."""
+        self._lives: dict[int, int] = {}
         self._notes: dict[int, Notes] = {}
         self._suspicious: set[int] = set()
         self._begun_at: dict[int, int] = {}
@@ -46,10 +48,12 @@ class Ledger:
             )
             done, noted = (), NOTHING
         left = self._left.pop(partition, None)
+        if message.life != self.life(partition):
+            left, self._lives[partition] = None, message.life  # what was done of the old log says nothing of this one
         if left is not None:
             start, done = donemap.merge(start, done, left.offset, left.done)
             noted = noted._replace(attempts={**noted.attempts, **left.notes.attempts})
-        self.tracker.assign(partition, message.epoch, start, done)
+        self.tracker.assign(partition, message.epoch, start, done, message.topic)
         self._begun_at[partition] = start
         self.note(partition, noted.of_open(start, done))
 
@@ -61,8 +65,18 @@ class Ledger:
             self.note(partition, NOTHING)
         self.tracker.unassign(message.partitions)
 
+    def life(self, partition: int) -> int:
+        """How often the partition's log has started anew."""
+        return self._lives.get(partition, 0)
+
+    def is_of_former_life(self, run: Run) -> bool:
+        """Whether the log that the run is of is gone: what has its offset now is another record."""
+        return run.life != self.life(run.partition)
+
     def finish(self, run: Run) -> None:
-        """The run's offset is done, whether its partition is still ours or not."""
+        """The run's offset is done, whether its partition is still ours or not; of a log that is gone nothing is noted."""
+        if self.is_of_former_life(run):
+            return
         if self.tracker.finish(run.partition, run.epoch, run.offset):
             noted = self._notes.get(run.partition)
             if noted is not None:

@@ -56,7 +56,8 @@ class Loop:
         self._ledger = Ledger(topic)
         self._tracker = self._ledger.tracker
         self._guard = make_guard(exchange, self._ledger, lambda: self.pool.idle)
-        self._runs: dict[tuple[int, int], Run] = {}
+        self._runs: dict[tuple[int, int, int], Run] = {}
+        """All that was admitted and is not done, by its `place`."""
         self._admissible = math.inf if max_jobs is None else max_jobs
         self._to_fire = self._admissible
         self._waiters = Waiters()
@@ -145,6 +146,7 @@ class Loop:
         self._drop(message.partitions)
         if message.lost:
             self._release(Released(message.partitions))
+            self._waiters.drop_targets()
         self._waiters.add_revocation(message, (run for run in self._runs.values() if run.partition in message.partitions))
 
     def _release(self, message: Released) -> None:
@@ -156,7 +158,7 @@ class Loop:
     def _abandoned(self, message: Abandoned) -> None:
         run = message.run
         self.endings.taken([run])
-        if self._runs.get((run.partition, run.offset)) is run:
+        if self._runs.get(run.place) is run:
             self._forgo(run)
             self._backlog.leave_lane(run)
 
@@ -211,8 +213,10 @@ class Loop:
         """Track records; those that may run now. Those that wait for their key, or need not run, are dealt with on the way."""
         partition, epoch, polled, position = queued
         announce = self._log.announces
+        life = self._ledger.life(partition)
         runs = []
         for run in polled:
+            run.life = life
             if not self._tracker.admit(partition, run.offset):
                 self._backlog.leave(run)
             elif self._is_new(run):
@@ -225,7 +229,7 @@ class Loop:
 
     def _is_new(self, run: Run) -> bool:
         """Whether it may run, and does not run here already since an earlier assignment."""
-        place = run.partition, run.offset
+        place = run.place
         under_way = self._runs.get(place)
         if under_way is not None:
             under_way.epoch = run.epoch  # one run, one callback; its end finishes this admission
@@ -251,7 +255,7 @@ class Loop:
         for run in self._backlog.drop(partitions):
             self._forgo(run)
         for run in self.breaker.drop(partitions):
-            del self._runs[run.partition, run.offset]
+            del self._runs[run.place]
             self._backlog.leave(run)
         waiting = {run for run in self._runs.values() if run.partition in partitions}
         for run in [*self.retries.drop(partitions), *self._guard.drop(partitions), *self.pool.take_back(waiting)]:
@@ -260,7 +264,7 @@ class Loop:
 
     def _forgo(self, run: Run) -> None:
         self._guard.left(run)
-        del self._runs[run.partition, run.offset]
+        del self._runs[run.place]
         self._backlog.leave(run)
         self._admissible += 1  # another may run in its place, where only so many may
 
@@ -276,11 +280,14 @@ class Loop:
     def _settle(self) -> None:
         endings = self.endings
         for run, outcome in self.pool.ended:
-            if self._runs.get((run.partition, run.offset)) is not run:
+            if self._runs.get(run.place) is not run:
                 continue  # abandoned
-            if (outcome.status == "undecodable" or self.breaker.in_a_row) and self.breaker.holds(run, outcome):
+            former = self._ledger.is_of_former_life(run)
+            if not former and (outcome.status == "undecodable" or self.breaker.in_a_row) and self.breaker.holds(run, outcome):
                 self._hold(run, circuit_breaker.PROBE_SECONDS)
                 continue
+            if former:
+                run.retries = 0  # its record is gone: this is the last that anybody hears of it
             size = run.size
             pause = endings.settle(run, outcome)
             self._backlog.grow(run.size - size)
@@ -311,7 +318,7 @@ class Loop:
     def _finish(self) -> None:
         """What is done: its offset counts, its key is free."""
         for run in self.endings.done:
-            if self._runs.pop((run.partition, run.offset), None) is not None:
+            if self._runs.pop(run.place, None) is not None:
                 if run.key is not None:
                     self._backlog.leave_lane(run)
                 self._guard.left(run)

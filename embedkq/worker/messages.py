@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from embedkq.notes import UNKNOWN_TOPIC, TopicMark
 from embedkq.outcome import Outcome
 from embedkq.worker.children import Task
 from embedkq.worker.progress import Progress
@@ -29,6 +30,7 @@ class Run(Task):
     Attributes:
         retries, backoff: how often it may run again, and seconds before the first time, if its record says so.
         attempts: how often it has failed, timed out or crashed, in other hosts too.
+        life: of the partition's log; an offset is the same record only within one.
         death: why it goes to the dead-letter topic, once its callback has returned; None if it does not.
         record: as it was polled.
         refusal: why the record may not run; None if it may.
@@ -38,7 +40,7 @@ class Run(Task):
     """
 
     __slots__ = (
-        "attempts", "backoff", "death", "epoch", "key", "offset", "partition", "record", "refusal", "retries", "size", "timeout",
+        "attempts", "backoff", "death", "epoch", "key", "life", "offset", "partition", "record", "refusal", "retries", "size", "timeout",
         "timestamp", "unloadable", "unread",
     )
 
@@ -47,6 +49,7 @@ class Run(Task):
         self.partition = partition
         self.offset = record.offset
         self.epoch = epoch
+        self.life = 0
         self.key = record.key
         self.size = len(self.payload) + len(self.key or b"")
         self.timestamp = 0
@@ -59,6 +62,11 @@ class Run(Task):
         self.unloadable = False
         self.unread = False
         self.death: Death | None = None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What no other record has: partition, life of its log, offset."""
+        return self.partition, self.life, self.offset
 
     def forget_payload(self) -> None:
         """Keep nothing but the record's place: it will not run here, nor be written elsewhere."""
@@ -112,12 +120,17 @@ class Batch(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """Consumer's thread to worker's: a partition is ours from `start` on; `metadata` came with the committed offset."""
+    """Consumer's thread to worker's: a partition is ours from `start` on; `metadata` came with the committed offset.
+
+    `life` counts how often its log has started anew since this worker began; `topic` is which topic these are offsets of.
+    """
 
     partition: int
     epoch: int
     start: int
     metadata: str
+    topic: TopicMark = UNKNOWN_TOPIC
+    life: int = 0
 
 
 @dataclass(eq=False)
@@ -126,7 +139,8 @@ class Revoked:
 
     Attributes:
         partitions: which.
-        lost: they are another's already: nothing of them may be committed.
+        lost: they are another's already, or their log starts anew: nothing of them may be committed. What is waited for as
+            `Targets` is asked for anew.
         settled: set by the worker's thread once all that runs of them is done.
         snapshot: set before that, what to commit.
     """

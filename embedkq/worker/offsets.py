@@ -12,6 +12,7 @@ from typing import Any
 
 from embedkq import donemap
 from embedkq.donemap import Runs
+from embedkq.notes import NOTHING, UNKNOWN_TOPIC, TopicMark
 from embedkq.worker.progress import Progress
 
 _SLACK = 1024
@@ -40,7 +41,7 @@ class OffsetTracker:
         self._crowded: set[int] = set()
         self._snapshot: MappingProxyType[int, Progress] = MappingProxyType({})
 
-    def assign(self, partition: int, epoch: int, start: int, done: Runs = ()) -> None:
+    def assign(self, partition: int, epoch: int, start: int, done: Runs = (), topic: TopicMark = UNKNOWN_TOPIC) -> None:
         """Begin with a partition; if it is assigned already, anew: what is under way of it counts as late.
 
         Args:
@@ -48,6 +49,7 @@ class OffsetTracker:
             epoch: higher than any before for this partition; tells this assignment's records from those of others.
             start: offset that was committed, or the position where none was.
             done: what is done above it, from the commit's metadata.
+            topic: which topic these are offsets of.
 
         Raises:
             ValueError: the epoch is not new, `start` is no offset, or `done` is not as `Runs` says.
@@ -57,7 +59,7 @@ class OffsetTracker:
             raise ValueError(f"epoch={epoch} of partition {partition}: each assignment needs a higher one than {last}")
         donemap.check(start, done)
         self._epochs[partition] = epoch
-        self._partitions[partition] = _Partition(epoch, start, tuple(done))
+        self._partitions[partition] = _Partition(epoch, start, tuple(done), topic)
         self._changed.add(partition)
 
     def unassign(self, partitions: Iterable[int]) -> None:
@@ -178,8 +180,9 @@ class _Partition:
     to the length that they had: so a snapshot costs no copy, and nothing appended later shows in it.
     """
 
-    def __init__(self, epoch: int, start: int, restored: Runs) -> None:
+    def __init__(self, epoch: int, start: int, restored: Runs, topic: TopicMark) -> None:
         self.epoch = epoch
+        self.topic = topic
         self.frontier = start
         self.restored = restored
         self.passed = 0
@@ -238,7 +241,7 @@ class _Partition:
             self._tidy_up()
 
     def progress(self) -> Progress:
-        return Progress(self.watermark, _RunsOf(self) if self.width else (), self.epoch)
+        return Progress(self.watermark, _RunsOf(self) if self.width else (), self.epoch, NOTHING, self.topic)
 
     def measure(self) -> int:
         """Characters of the map, as they are or as they were when it was little different."""

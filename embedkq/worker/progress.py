@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from embedkq import donemap
 from embedkq.donemap import Runs
-from embedkq.notes import NOTHING, Notes
+from embedkq.notes import NOTHING, UNKNOWN_TOPIC, Notes, TopicMark
 
 
 class Progress(NamedTuple):
@@ -16,17 +16,19 @@ class Progress(NamedTuple):
         done: the runs that are done above it.
         epoch: of the assignment.
         notes: what is known of those that are not done.
+        topic: which topic the offsets are of.
     """
 
     offset: int
     done: Runs
     epoch: int
     notes: Notes = NOTHING
+    topic: TopicMark = UNKNOWN_TOPIC
 
     def with_done(self, offset: int) -> Progress:
         """The same with one more offset done."""
         start, done = donemap.merge(self.offset, self.done, 0, ((offset, offset + 1),))
-        return Progress(start, done, self.epoch, self.notes.without(offset))
+        return Progress(start, done, self.epoch, self.notes.without(offset), self.topic)
 
     def given_up(self) -> Progress:
         """The same as of an assignment that ends in order."""

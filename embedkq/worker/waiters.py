@@ -22,12 +22,16 @@ class Waiters:
         """Tell `targets` once all before its offsets is done, of the partitions that are still ours then."""
         self._targets.append((targets, dict(targets.ends)))
 
-    def tell(self, snapshot: Mapping[int, Progress], under_way: Mapping[tuple[int, int], Run]) -> None:
+    def drop_targets(self) -> None:
+        """The offsets that were waited for may be of a log that is gone: whoever waits is about to be told others."""
+        self._targets.clear()
+
+    def tell(self, snapshot: Mapping[int, Progress], under_way: Mapping[tuple[int, int, int], Run]) -> None:
         """Tell those whose time has come."""
         for waiting in self._revocations[:]:
             revoked, runs = waiting
             # What is open in the tracker would not do: what was taken back, or left not done by a callback, stays open there.
-            runs[:] = [run for run in runs if under_way.get((run.partition, run.offset)) is run]
+            runs[:] = [run for run in runs if under_way.get(run.place) is run]
             if not runs:
                 revoked.snapshot = {p: snapshot[p] for p in revoked.partitions & snapshot.keys()}
                 revoked.settled = True

@@ -89,6 +89,11 @@ class Broker(ABC):
             self._kill()
             self.running = self.paused = False
 
+    def wipe(self) -> None:
+        """End it as `kill` does, and forget all that it held: `start` brings it back empty, on the same address."""
+        self.kill()
+        self._close()
+
     def pause(self) -> None:
         """Freeze it as SIGSTOP does: its port takes connections, nothing answers."""
         self._pause()

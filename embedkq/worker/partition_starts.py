@@ -1,0 +1,212 @@
+"""PartitionStarts: where the reading of a partition begins, and whether its log is still the one that was read before. Consumer's thread.
+
+An offset names a record only within one life of a log. A topic that was deleted and created again, a broker that was restarted empty, a
+log that was truncated: they begin a new life, in which the old offsets say nothing, and which is read from its start. No Kafka client here.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from embedkq import donemap, notes
+from embedkq.notes import UNKNOWN_TOPIC, TopicMark
+
+
+class Log(NamedTuple):
+    """What Kafka tells of a partition.
+
+    Attributes:
+        first: offset of the oldest record kept.
+        end: offset behind the last record, those of open transactions included.
+        topic: which topic it is of.
+    """
+
+    first: int
+    end: int
+    topic: TopicMark
+
+
+class Committed(NamedTuple):
+    """What the group has committed of a partition."""
+
+    offset: int
+    metadata: str
+
+
+class Start(NamedTuple):
+    """Where a partition begins.
+
+    Attributes:
+        offset: all below it is done.
+        metadata: what came with it: what is done above it, and what is noted of the rest.
+        position: what is fetched first; above `offset` where retention has deleted what is between.
+        topic: which topic these are offsets of.
+        life: how often the log has started anew since this worker began.
+        warning: what to tell of it; None for nothing.
+        end: offset behind the last record, as Kafka told it then.
+    """
+
+    offset: int
+    metadata: str
+    position: int
+    topic: TopicMark = UNKNOWN_TOPIC
+    life: int = 0
+    warning: str | None = None
+    end: int = 0
+
+
+@dataclass
+class _Known:
+    """A partition that began here: the life of its log, of which topic, and up to where it was read."""
+
+    life: int
+    topic: TopicMark
+    reached: int
+    truncated: bool = False
+    divergence: int | None = None
+
+
+class PartitionStarts:
+    """Remembers each partition that began here, also after it was given up.
+
+    Args:
+        topic: its name.
+        latest: whether a group that has never committed skips what is there already.
+    """
+
+    def __init__(self, topic: str, latest: bool) -> None:
+        self._topic = topic
+        self._latest = latest
+        self._known: dict[int, _Known] = {}
+
+    def find(
+        self, partition: int, committed: Committed | None, log: Log, confirmed: int = 0, others: Iterable[TopicMark] = ()
+    ) -> Start:
+        """Where a partition that was assigned, or whose log starts anew, begins.
+
+        Args:
+            committed: what the group has committed of it now; None for nothing.
+            log: what Kafka tells of it now.
+            confirmed: what this worker has seen committed of it itself.
+            others: what other partitions' commits were written for, where `committed` is None.
+        """
+        known = self._known.get(partition)
+        life = 0 if known is None else known.life
+        read, told = _reading_is_of_another(known, log), None if committed is None else _commit_is_of_another(committed, log)
+        is_begun_elsewhere = read and not told and committed is not None and 0 != log.topic.id == notes.topic_of(*committed).id
+        if committed is not None and known is not None and is_begun_elsewhere and log.topic.is_another_than(known.topic):
+            return self._continued(partition, committed, log, life + 1)
+        if read or told:
+            return self._anew(partition, known, log, read or told or "")
+        if committed is None:
+            begin = log.end if self._latest and known is None and _has_never_committed(partition, log, others) else log.first
+            return Start(begin, "", begin, log.topic, life)
+        if known is not None and committed.offset < confirmed:
+            warning = (
+                f"Partition {partition} of topic {self._topic} begins again at offset {committed.offset}: somebody has set its committed "
+                f"offset back from {confirmed}. What was done from there on runs once more."
+            )
+            return Start(committed.offset, committed.metadata, max(committed.offset, log.first), log.topic, life + 1, warning)
+        return self._continued(partition, committed, log, life)
+
+    def _continued(self, partition: int, committed: Committed, log: Log, life: int) -> Start:
+        offset, metadata = committed
+        warning = None
+        if offset < log.first and (lost := donemap.lag(0, log.first, offset, _done_above(committed))):
+            warning = self._lost_to_retention(partition, lost, offset, log.first)
+        return Start(offset, metadata, max(offset, log.first), log.topic, life, warning)
+
+    def _anew(self, partition: int, known: _Known | None, log: Log, reason: str) -> Start:
+        begin = log.first
+        if known is not None and known.divergence is not None and known.topic.id == log.topic.id != 0:
+            begin = max(begin, known.divergence)  # what is before it is what was read
+        warning = (
+            f"Partition {partition} of topic {self._topic} starts anew at offset {begin}: {reason}. What is in it now is run. What was "
+            "known of the old log is forgotten: what runs of it ends, and what of it had not begun is not run."
+        )
+        return Start(begin, "", begin, log.topic, 0 if known is None else known.life + 1, warning)
+
+    # Once it has begun.
+
+    def begun(self, partition: int, start: Start) -> None:
+        """The partition begins there."""
+        self._known[partition] = _Known(start.life, start.topic, start.position)
+
+    def reached(self, partition: int, position: int) -> None:
+        """A partition that has begun was read up to there."""
+        known = self._known[partition]
+        known.reached = max(position, known.reached)
+
+    def reached_of(self, partition: int) -> int:
+        """Up to where a partition that has begun was read."""
+        return self._known[partition].reached
+
+    def is_before(self, partition: int, offset: int) -> bool:
+        """Whether a partition that has begun was read up to a higher offset."""
+        known = self._known.get(partition)
+        return known is not None and offset < known.reached
+
+    def of_another_topic(self, partitions: Iterable[int], topic: TopicMark) -> set[int]:
+        """Those of the partitions that have begun in a topic which is not this one."""
+        return {number for number in partitions if number in self._known and topic.is_another_than(self._known[number].topic)}
+
+    def truncated(self, partition: int, divergence: int) -> None:
+        """Kafka has lost records that were read, from `divergence` on."""
+        known = self._known.get(partition)
+        if known is not None:
+            known.truncated, known.divergence = True, divergence
+
+    def passed_by_retention(self, partition: int, log: Log) -> str | None:
+        """What to tell of a partition that has begun: Kafka has deleted records before they were read. None if it has not."""
+        reached = self._known[partition].reached
+        if reached >= log.first:
+            return None
+        self._known[partition].reached = log.first
+        return self._lost_to_retention(partition, log.first - reached, reached, log.first)
+
+    def _lost_to_retention(self, partition: int, count: int, offset: int, first: int) -> str:
+        return (
+            f"{count} records of partition {partition} of topic {self._topic} are lost: Kafka has deleted what is before offset {first} "
+            f"(retention), and only what is before {offset} was done or taken. It goes on at {first}; jobs have to be kept longer than "
+            f"they wait: raise the topic's retention.ms and retention.bytes, or start more workers."
+        )
+
+
+def _reading_is_of_another(known: _Known | None, log: Log) -> str | None:
+    """Why the log is not the one that was read here; None if it is, as far as one can tell."""
+    if known is None:
+        return None
+    if log.topic.is_another_than(known.topic):
+        return f"the topic was deleted and created again, and offset {known.reached}, up to which it was read, was of the old one"
+    if known.truncated:
+        return f"Kafka has lost records before offset {known.reached}, up to which it was read"
+    if known.reached > log.end:
+        return f"its log ends at offset {log.end}, before offset {known.reached}, up to which it was read"
+    return None
+
+
+def _commit_is_of_another(committed: Committed, log: Log) -> str | None:
+    """Why the log is not the one that the commit was made for; None if it is, as far as one can tell."""
+    if log.topic.is_another_than(notes.topic_of(*committed)):
+        return f"the topic was deleted and created again, and offset {committed.offset}, which is committed, was of the old one"
+    if committed.offset > log.end:
+        return f"its log ends at offset {log.end}, before offset {committed.offset}, which is committed"
+    return None
+
+
+def _has_never_committed(partition: int, log: Log, others: Iterable[TopicMark]) -> bool:
+    """Whether a group without a commit for this partition has only just begun: then its other commits know of the partition."""
+    return all(mark.partitions > partition and not log.topic.is_another_than(mark) for mark in others)
+
+
+def _done_above(committed: Committed) -> donemap.Runs:
+    try:
+        return notes.decode(*committed)[0]
+    except ValueError:
+        return ()
+
+
+def marks_of(found: Mapping[int, Committed]) -> list[TopicMark]:
+    """What commits were written for."""
+    return [notes.topic_of(*committed) for committed in found.values()]
