@@ -41,7 +41,7 @@ LAYERS = (
 HOMES = {
     "kafka": {
         "kafka_private", "producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.commit_requests",
-        "worker.assignment", "dlq.client",
+        "worker.assignment", "worker.refusals", "dlq.client",
     },
     "dill": {"by_value.pickler"},
     "pebble": {"pebble_private"},

@@ -27,7 +27,7 @@ def test_all_names_are_there() -> None:
     lambda: info.describe(NOWHERE),
 ], ids=["start_background", "start", "enqueue", "info"])
 def test_a_name_that_is_gone_is_told_at_the_first_start(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_private, "kafka_version", "3.9.9")
+    monkeypatch.setattr(kafka_private.names, "kafka_version", "3.9.9")
     monkeypatch.delattr(NetworkSelector, "sleep")
     with pytest.raises(errors.EmbedkqError) as caught:
         start()

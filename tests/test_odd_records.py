@@ -1,12 +1,14 @@
 """What a worker does with records and batches that its client cannot read, on a real broker: nothing else waits for them."""
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import kafka.codec
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -88,8 +90,8 @@ def test_its_dead_letter_has_all_of_it_and_can_be_put_back(hosts: str, make_topi
 def without(codec: str) -> Iterator[None]:
     """As long as it lasts this Python has no library for the codec."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(kafka_private.codec, f"has_{codec}", lambda: False)
-    patch.setattr(kafka_private.importlib.util, "find_spec", lambda name: None)
+    patch.setattr(kafka.codec, f"has_{codec}", lambda: False)
+    patch.setattr(importlib.util, "find_spec", lambda name: None)
     try:
         yield
     finally:

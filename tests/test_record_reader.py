@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import struct
 import sys
 import types
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import kafka.codec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +20,9 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
-from embedkq import kafka_private, record_reader
+from embedkq import record_reader
 from embedkq.deadletters import DeadLetter, Record, forms_of
-from embedkq.kafka_private import _PartitionRecords
+from embedkq.kafka_private.fetcher import _PartitionRecords
 from embedkq.record_batch import FetchedRecord, RawName
 from embedkq.record_reader import Holds
 
@@ -173,9 +175,9 @@ def test_what_does_not_decompress_is_told_of_and_the_next_batch_is_read(codec: i
         raise RuntimeError("no such stream")
 
     name = ("gzip", "snappy", "lz4", "zstd")[codec - 1]
-    monkeypatch.setattr(kafka_private.codec, f"has_{name}", lambda: True)
+    monkeypatch.setattr(kafka.codec, f"has_{name}", lambda: True)
     if codec != 1:
-        monkeypatch.setattr(kafka_private.codec, f"{name}_decode", fail)
+        monkeypatch.setattr(kafka.codec, f"{name}_decode", fail)
     plain = batch_of((b"a",), (b"b",))
     records = Partition().fetch(compressed(plain, codec, b"\x00 no stream"), batch_of((b"c",), first=2))
     assert offsets(records) == [0, 1, 2] and records[2].value == b"c"
@@ -268,9 +270,9 @@ def test_a_missing_codec_holds_the_partition_and_names_the_cure(codec: int, cure
 
 def hide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the libraries of codecs be missing, be they installed or not."""
-    monkeypatch.setattr(kafka_private.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in ("snappy", "lz4", "zstd"):
-        monkeypatch.setattr(kafka_private.codec, f"has_{name}", lambda: False)
+        monkeypatch.setattr(kafka.codec, f"has_{name}", lambda: False)
 
 
 @pytest.fixture
@@ -278,7 +280,7 @@ def late_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Cal
     """Makes a library for lz4 that can be imported from now on; zlib in disguise."""
     for name in ("lz4", "lz4.frame"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(kafka_private.codec, "has_lz4", lambda: False)
+    monkeypatch.setattr(kafka.codec, "has_lz4", lambda: False)
     monkeypatch.setitem(sys.modules, "lz4", None)  # as long as it is not there
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -290,7 +292,7 @@ def late_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Cal
 
     yield install
     monkeypatch.undo()
-    kafka_private.importlib.reload(kafka_private.codec)
+    importlib.reload(kafka.codec)
 
 
 def test_a_library_that_is_installed_meanwhile_is_used(late_library: Callable[[], None]) -> None:
@@ -303,8 +305,8 @@ def test_a_library_that_is_installed_meanwhile_is_used(late_library: Callable[[]
 
 
 def test_a_library_that_fails_is_no_fault_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_private.codec, "has_snappy", lambda: True)
-    monkeypatch.setattr(kafka_private.codec, "snappy_decode", lambda data: data.no_such_function())
+    monkeypatch.setattr(kafka.codec, "has_snappy", lambda: True)
+    monkeypatch.setattr(kafka.codec, "snappy_decode", lambda data: data.no_such_function())
     partition = Partition()
     assert partition.fetch(compressed(batch_of((b"a",)), 2, b"x")) == []
     assert "compressed with snappy, which fails here: AttributeError" in partition.reason

@@ -129,7 +129,8 @@ def test_the_group_of_another_program_is_named_with_what_to_do(hosts: str, topic
         polling = threading.Thread(target=lambda: [other.poll(200) for _ in iter(stop.is_set, True)])
         polling.start()
         try:
-            with pytest.raises(BrokerRefused, match=rf"group '{group}' at .* has members that are no workers.*give group=\.\.\."):
+            told = rf"group '{group}' at .* has members that are no workers of embedkq.*give group=\.\.\. a name"
+            with pytest.raises(BrokerRefused, match=told):
                 Worker(hosts, topic, group=group).start()
         finally:
             stop.set()

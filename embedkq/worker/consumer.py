@@ -15,7 +15,7 @@ from kafka import errors as kafka_errors
 
 from embedkq import donemap
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, WorkerError
-from embedkq.probe import CREDENTIALS, refused_for_good
+from embedkq.probe import refused_for_good
 from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.assignment import Assignment
@@ -28,6 +28,7 @@ from embedkq.worker.health import Watch
 from embedkq.worker.log_watch import LogWatch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
+from embedkq.worker.refusals import explained
 from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 from embedkq.worker.timeouts import revoke_seconds_of
 
@@ -121,7 +122,7 @@ class Consumer:
         try:
             self._client = self._connect_once_possible()
         except BaseException as error:  # noqa: BLE001  (the starter gets it)
-            self.connected.set_exception(self._explained(error))
+            self.connected.set_exception(explained(error, self.hosts, self._topic, self._group))
             return
         self.connected.set_result(None)
         self._broker_is_back()
@@ -130,7 +131,7 @@ class Consumer:
                 self._turn_or_wait()
             self._commit_finally()
         except Exception as error:  # noqa: BLE001  (the worker fails with it)
-            self._tell(ConsumerFailed(self._explained(error)))
+            self._tell(ConsumerFailed(explained(error, self.hosts, self._topic, self._group)))
         finally:
             logger.info("Closing consumer ...")
             self.assignment.leaving = True
@@ -375,27 +376,3 @@ class Consumer:
             self._exchange.inbox.put(message)
         except Closed:  # the worker's thread has ended; what it has published stands
             self._stopping = True
-
-    def _explained(self, error: BaseException) -> BaseException:
-        if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
-            told = BrokerRefused(f"{self.hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}")
-            told.__cause__ = error
-            return told
-        if isinstance(error, kafka_errors.InconsistentGroupProtocolError):
-            told = BrokerRefused(
-                f"group {self._group!r} at {self.hosts} has members that are no workers of embedkq, or of another version of it with other "
-                "options: give group=..., with a name that no other program uses"
-            )
-            told.__cause__ = error
-            return told
-        if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
-            lacking = f"group {self._group!r}"
-        elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
-            lacking = f"topic {self._topic!r}"
-        elif isinstance(error, kafka_errors.AuthorizationError):
-            lacking = f"topic {self._topic!r} and group {self._group!r}"
-        else:
-            return error
-        told = BrokerRefused(f"this user may not read {lacking} at {self.hosts} ({type(error).__name__}): grant it READ on {lacking}")
-        told.__cause__ = error
-        return told
