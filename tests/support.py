@@ -16,8 +16,11 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
 
-from embedkq import Job, codec, headers
+from embedkq import Job, codec, headers, notes
+from embedkq.donemap import Runs
+from embedkq.notes import Notes
 
 HANG_SECONDS = 60.0
 """A guard against hanging for ever; no test expects anything to take that long."""
@@ -142,9 +145,17 @@ def lines(path: Path | str) -> list[str]:
 
 
 def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:
+    """What an admin client is told; asked again as long as a broker that has only just started finds no coordinator."""
     admin = KafkaAdminClient(bootstrap_servers=hosts)
+
+    def answer() -> list[Any]:
+        try:
+            return [ask(admin)]
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):
+            return []
+
     try:
-        return ask(admin)
+        return wait_until(answer, "the group has a coordinator")[0]
     finally:
         admin.close()
 
@@ -154,6 +165,11 @@ def committed(hosts: str, group: str, topic: str) -> dict[int, tuple[int, str]]:
     offsets = with_admin(hosts, lambda admin: admin.list_group_offsets(group))
     found: Mapping[TopicPartition, Any] = offsets.get(group, offsets)
     return {tp.partition: (known.offset, known.metadata) for tp, known in found.items() if tp.topic == topic and known.offset >= 0}
+
+
+def noted(hosts: str, group: str, topic: str) -> dict[int, tuple[int, Runs, Notes]]:
+    """Committed offset, what is done above it, and what is noted of the rest, by partition."""
+    return {number: (offset, *notes.decode(offset, text)) for number, (offset, text) in committed(hosts, group, topic).items()}
 
 
 def end_offsets(hosts: str, topic: str) -> dict[int, int]:

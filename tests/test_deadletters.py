@@ -27,6 +27,7 @@ from support import (
     fire_until,
     lag,
     lines,
+    noted,
     send_many,
     wait_until,
     with_admin,
@@ -35,6 +36,7 @@ from support import (
 from embedkq import Queue, Worker, codec, deadletters, headers
 from embedkq.deadletters import DeadLetter, Record
 from embedkq.errors import BrokerUnavailable, DecodeError
+from embedkq.notes import NOTHING
 from embedkq.producer import Producer
 from embedkq.worker import deadletter, health, pace
 from embedkq.worker.loop import Loop
@@ -210,7 +212,7 @@ def test_whatever_cannot_be_run_and_whatever_failed_is_in_the_topic_unchanged(
         assert (letter.topic, letter.partition, letter.host) == (topic, 0, socket.gethostname())
         assert abs(letter.time - time.time() * 1000) < 60_000 and not letter.pointer
         assert (record.key, record.value, deadletters.strip(record.headers)) == of_record(hosts, topic, letter.offset)
-    assert committed(hosts, group, topic)[0] == (7, "")
+    assert noted(hosts, group, topic)[0] == (7, (), NOTHING)
 
 
 def of_record(hosts: str, topic: str, offset: int) -> tuple[Any, Any, list[tuple[str, bytes]]]:

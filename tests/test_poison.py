@@ -45,7 +45,7 @@ MOST = 3
 class Polled:
     """A record, as far as a run needs one."""
 
-    key, value, headers, timestamp = None, b"no pickle at all", (), 0
+    key, value, headers, timestamp, flaw = None, b"no pickle at all", (), 0, None
 
     def __init__(self, offset: int) -> None:
         self.offset = offset

@@ -152,10 +152,11 @@ def _libraries(java: Path) -> list[str]:
     programs = [java / "bin" / "java", *(path for path in java.rglob("*.so") if not UNUSED.match(path.name))]
     told = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, timeout=60, check=False).stdout
     found = {path for path in re.findall(r"(/\S+) \(0x", told) if not path.startswith(str(java))}
-    # Loaded by name at run time, so ldd does not list them; part of libc itself since glibc 2.34.
+    # What is loaded at run time is not listed: how names are looked up (part of libc itself since glibc 2.34), and what the codec zstd,
+    # which Kafka's jar unpacks and loads, was linked with.
     for path in sorted(found):
-        for service in ("libnss_files.so.2", "libnss_dns.so.2"):
-            beside = os.path.join(os.path.dirname(path), service)
+        for name in ("libnss_files.so.2", "libnss_dns.so.2", "libpthread.so.0"):
+            beside = os.path.join(os.path.dirname(path), name)
             if os.path.exists(beside):
                 found.add(beside)
     return sorted(found)
