@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import resource
 import subprocess
@@ -142,6 +143,12 @@ def fire_until(worker: Any, reached: Callable[[], Any], what: str, seconds: floa
 def lines(path: Path | str) -> list[str]:
     """What jobs have noted so far."""
     return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def logged(caplog: Any) -> str:
+    """What embedkq has logged, with levels and tracebacks; a Kafka client that an earlier test has left logs into the same place."""
+    form = logging.Formatter("%(levelname)s %(message)s")
+    return "".join(form.format(record) + "\n" for record in caplog.records if record.name.startswith("embedkq"))
 
 
 def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:

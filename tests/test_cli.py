@@ -128,11 +128,11 @@ def test_without_a_callback_there_is_no_fifth_line_and_without_verbose_none_at_a
 
 def test_a_callback_that_raises_is_logged_and_the_next_job_runs(hosts: str, topic: str, tmp_path: Path) -> None:
     (tmp_path / "raising.py").write_text("def callback(status, job, result, exception, traceback):\n    raise ValueError(f'no {result}')\n")
-    send_many(hosts, topic, jobs.note, [("noted", 1), ("noted", 2)], partition=0)
+    ids = send_many(hosts, topic, jobs.note, [("noted", 1), ("noted", 2)], partition=0)
     done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--callback=raising.py", "--burst", cwd=tmp_path)
     assert done.status == 0 and lines(tmp_path / "noted") == ["1", "2"], done
     assert [line for line in done.err.splitlines() if line.startswith("[")] == [
-        "[ERROR] Callback failed: no 1", "[ERROR] Callback failed: no 2"
+        f"[ERROR] Callback failed: no {number} (job {ids[number - 1][:8]}, jobs.note, topic {topic})" for number in (1, 2)
     ]
     assert done.err.count("Traceback (most recent call last):") == 2
     assert lag(hosts, topic, topic) == 0

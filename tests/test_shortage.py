@@ -16,7 +16,7 @@ import jobs
 import pytest
 import workerjobs
 from poolharness import Harness, descriptors, kept_fork_server, value_of
-from support import Recorder, fire_until, lines, no_descriptors, send_many
+from support import Recorder, fire_until, lines, logged, no_descriptors, send_many
 
 from embedkq import Worker
 from embedkq.child.server import Server
@@ -97,8 +97,8 @@ def test_a_child_that_cannot_be_replaced_for_want_of_descriptors_is_replaced_lat
         assert [value_of(outcome) for outcome in pool.finish(*waiting)] == list(range(4))
         assert pool.finish(running)[0].status == "success", "it was not harmed"
         pool.fill()
-        assert "broke" not in caplog.text and "Traceback" not in caplog.text
-        assert caplog.text.count("ulimit -n") == 1 if left < 3 else caplog.text.count("ulimit -n") <= 1, caplog.text
+        assert "broke" not in logged(caplog) and "Traceback" not in logged(caplog)
+        assert logged(caplog).count("ulimit -n") == 1 if left < 3 else logged(caplog).count("ulimit -n") <= 1, logged(caplog)
 
 
 @pytest.mark.parametrize("left", [3, *LEFT[5:]])
@@ -113,7 +113,7 @@ def test_a_pool_that_is_started_without_descriptors_starts_later(left: int, capl
         pool.run_until(lambda: time.monotonic() > until, "it has been tried")
     assert value_of(pool.finish(task)[0]) == "at last"
     pool.fill()
-    assert "broke" not in caplog.text and "Traceback" not in caplog.text
+    assert "broke" not in logged(caplog) and "Traceback" not in logged(caplog)
     pool.close()
     assert descriptors() == before
 
@@ -126,7 +126,7 @@ def test_a_pool_is_closed_while_a_start_waits_for_descriptors(caplog: pytest.Log
     pool.fill()
     with no_descriptors() as take_all:
         crash = pool.submit(jobs.exit_with, 3)
-        pool.run_until(lambda: take_all() or (crash in pool.outcomes and "ulimit -n" in caplog.text), "a start waits")
+        pool.run_until(lambda: take_all() or (crash in pool.outcomes and "ulimit -n" in logged(caplog)), "a start waits")
         since = time.monotonic()
         pool.close()
         assert time.monotonic() - since < 10

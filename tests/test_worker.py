@@ -116,10 +116,13 @@ def test_a_callback_that_raises_is_logged_and_its_job_stays_done(
     def callback(*_: Any) -> None:
         raise ValueError("not in the mood")
 
-    queue.enqueue_many([workerjobs.echo] * 5)
+    sent = queue.enqueue_many([workerjobs.echo] * 5)
     with caplog.at_level(logging.ERROR, "embedkq"):
         make_worker(callback).start(burst=True)
-    failed = [record for record in caplog.records if record.message == "Callback failed: not in the mood"]
+    failed = [record for record in caplog.records if record.message.startswith("Callback failed: ")]
+    assert {record.message for record in failed} == {
+        f"Callback failed: not in the mood (job {job.id[:8]}, workerjobs.echo, topic {topic})" for job in sent
+    }
     assert len(failed) == 5 and all(record.exc_info for record in failed)
     assert lag(hosts, group, topic) == 0
 

@@ -73,10 +73,10 @@ def _make_letters(settings: Settings, exchange: Exchange) -> DeadLetters | None:
 
 def _make_owner(settings: Settings, exchange: Exchange) -> Owner:
     callback, topic = settings.callback, settings.topic
-    if settings.handoff is not None:
-        return HandoffOwner(callback, topic, exchange.inbox, settings.handoff)
-    if is_loop_running():
+    if settings.handoff is None and is_loop_running():
         return LoopOwner(callback, topic, exchange.inbox, asyncio.get_running_loop())
     if callback is not None and is_coroutine_function(callback):
-        raise WorkerError("the callback is `async def`: start the worker from within a running asyncio loop")
+        raise WorkerError("the callback is `async def`: start the worker from within a running asyncio loop, without `handoff`")
+    if settings.handoff is not None:
+        return HandoffOwner(callback, topic, exchange.inbox, settings.handoff)
     return Owner(callback, topic, exchange.inbox)

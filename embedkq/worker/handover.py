@@ -50,10 +50,11 @@ class Handover:
         self.since = time.monotonic() if self._count else None
 
     def warn_if_deaf(self, now: float) -> None:
-        """Tell of callbacks that nobody fires, now and then."""
+        """Tell of callbacks that nobody fires, now and then, and tell the owner once more that they wait."""
         if self.since is not None and now > max(self.since, self._told) + DEAF_SECONDS:
             self._told = now
             logger.warning(
                 "%d callbacks have waited for %.0f s: the worker's owner must call run_callbacks(), drain() or stop(); "
                 "no more jobs are taken once %d wait.", self._count, now - self.since, MOST_WAITING,
             )
+            self._mailbox.wake()

@@ -18,7 +18,7 @@ from embedkq.worker.exchange import Exchange
 from embedkq.worker.fence import Fence
 from embedkq.worker.joblog import JobLog
 from embedkq.worker.ledger import Ledger
-from embedkq.worker.messages import Abandoned, Assigned, Batch, Buried, ConsumerFailed, Fired, Released, Revoked, Run, Targets
+from embedkq.worker.messages import Assigned, Batch, Buried, ConsumerFailed, Fired, Released, Revoked, Run, Targets
 from embedkq.worker.poison import PoisonGuard
 from embedkq.worker.pool import JobPool
 from embedkq.worker.retries import Retries
@@ -155,13 +155,6 @@ class Loop:
     def _fired(self, message: Fired) -> None:
         self.endings.fired(message.runs)
 
-    def _abandoned(self, message: Abandoned) -> None:
-        run = message.run
-        self.endings.taken([run])
-        if self._runs.get(run.place) is run:
-            self._forgo(run)
-            self._backlog.leave_lane(run)
-
     def _buried(self, message: Buried) -> None:
         self.endings.buried(message.runs)
 
@@ -177,7 +170,6 @@ class Loop:
         Revoked: _revoked,
         Released: _release,
         Fired: _fired,
-        Abandoned: _abandoned,
         Buried: _buried,
         Targets: _aim,
         ConsumerFailed: _consumer_failed,

@@ -163,12 +163,6 @@ class Fired(NamedTuple):
     runs: list[Run]
 
 
-class Abandoned(NamedTuple):
-    """Owner to worker's thread: this job's callback did not return; the job is not done."""
-
-    run: Run
-
-
 class Buried(NamedTuple):
     """Writer of dead letters to worker's thread: all replicas of the dead-letter topic have these records."""
 
@@ -188,4 +182,4 @@ class ConsumerFailed(NamedTuple):
     error: BaseException
 
 
-Message = Batch | Assigned | Revoked | Released | Fired | Abandoned | Buried | Targets | ConsumerFailed
+Message = Batch | Assigned | Revoked | Released | Fired | Buried | Targets | ConsumerFailed

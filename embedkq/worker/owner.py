@@ -10,12 +10,12 @@ from typing import Any
 
 from embedkq import codec, kqformat
 from embedkq.child.runner import FROM_KQ
-from embedkq.errors import Closed, DecodeError, InsideCallback, JobFailed, ResultNotPicklable, WrongThread
+from embedkq.errors import Closed, DecodeError, InsideCallback, JobFailed, ResultNotPicklable, WorkerError, WrongThread, type_name
 from embedkq.job import Job
 from embedkq.outcome import Outcome
-from embedkq.safe_logging import SafeLogger, safe_repr
+from embedkq.safe_logging import SafeLogger, raise_signal, safe_repr
 from embedkq.worker.mailbox import Mailbox
-from embedkq.worker.messages import Abandoned, Finished, Fired, Message, Run
+from embedkq.worker.messages import Finished, Fired, Message, Run
 
 logger = SafeLogger("embedkq.worker")
 
@@ -23,6 +23,10 @@ Callback = Callable[[str, Job, Any, Any, Any], Any]
 
 _REPORT_SECONDS = 0.003
 _MOST_AT_ONCE = 100
+_MOST_CALLS = 3
+"""So often is a callback called that does not return, such as one that is cancelled; then it counts as failed."""
+_PAUSE_SECONDS = 1.0
+"""Between these calls on a loop: one that is being shut down cancels all that runs there."""
 
 
 class Owner:
@@ -36,6 +40,10 @@ class Owner:
         self._topic = topic
         self._inbox = inbox
         self._inside: Run | None = None
+        self._calls: dict[Run, int] = {}
+        """How often callbacks were called that did not return."""
+        self._held: Finished | None = None
+        """Whose callback is awaited."""
         self._over = False
         self.mailbox: Mailbox[Finished] = Mailbox(self._notified)
 
@@ -66,12 +74,13 @@ class Owner:
             deadline: `time.monotonic()` after which no further one is begun.
         """
         finished = self.mailbox.take(most)
-        done = told = rest = 0
+        done = told = 0
         reported = time.monotonic()
         try:
-            while done < len(finished) and not self._over:
-                self._fire_one(*finished[done])
-                done = rest = done + 1
+            while done < len(finished) and not self._over and self._held is None:
+                self._inside = finished[done].run
+                self._fire_one(finished[done])
+                done += 1
                 self._inside = None
                 self.last_callback = now = time.monotonic()
                 if now > reported + _REPORT_SECONDS:
@@ -79,16 +88,15 @@ class Owner:
                     told, reported = done, now
                 if deadline is not None and now > deadline:
                     break
-        except BaseException:  # KeyboardInterrupt and its like pass through, and leave this one job not done
-            if done < len(finished) and self._inside is finished[done].run:
-                self._tell(Abandoned(self._inside))
-                rest = done + 1
-            self._inside = None
+        except BaseException as error:  # KeyboardInterrupt and its like pass through; the callback has not returned
+            if done < len(finished) and self._inside is finished[done].run and self._is_given_up(self._inside, error):
+                done += 1
             raise
         finally:
+            self._inside = None
             self._report(finished[told:done])
-            if rest < len(finished) and not self._over:
-                self.mailbox.put_back(finished[rest:])
+            if done < len(finished) and not self._over:
+                self.mailbox.put_back(finished[done:])
                 self._notified()
         return done
 
@@ -110,26 +118,63 @@ class Owner:
         return False
 
     def _notified(self) -> None:
-        """Called when callbacks wait, on the worker's thread or the owner's."""
+        """Callbacks wait: worker's thread or the owner's."""
+        try:
+            self._notify()
+        except WorkerError:
+            raise
+        except BaseException as error:
+            raise_signal(error)
+            logger.error("The owner could not be told of callbacks that wait: %r. It is told again.", error, exc_info=error)
+
+    def _notify(self) -> None:
+        """Have the owner fire, where it does not look by itself."""
 
     def _is_inside(self) -> bool:
         return self._inside is not None
 
-    def _fire_one(self, run: Run, outcome: Outcome) -> None:
-        arguments = arguments_of(self._topic, run, outcome)
+    def _fire_one(self, finished: Finished) -> None:
+        run = finished.run
+        arguments = arguments_of(self._topic, run, finished.outcome)
         logger.info("Executing callback ...")
-        self._inside = run
         try:
-            self._call(arguments)
-        except Exception as error:
-            logger.error("Callback failed: %s", error, exc_info=error)
+            given = self._callback(*arguments)  # type: ignore[misc]
+            if given is not None and inspect.isawaitable(given):
+                self._await(finished, given)
+        except Exception as error:  # noqa: BLE001  (the application's own code)
+            self._log_failure(run, error)
 
-    def _call(self, arguments: tuple[str, Job, Any, Any, Any]) -> None:
-        self._callback(*arguments)  # type: ignore[misc]
+    def _await(self, finished: Finished, given: Any) -> None:
+        """The callback has returned something that has to be awaited."""
+        if inspect.iscoroutine(given):
+            given.close()
+        raise TypeError(
+            f"it returned {type_name(type(given))}, which nothing awaits on thread {threading.current_thread().name!r}; "
+            "for an asynchronous callback start the worker from within a running asyncio loop, without `handoff`"
+        )
+
+    def _is_given_up(self, run: Run, error: BaseException) -> bool:
+        """Tell of a callback that has not returned, such as one that raised SystemExit; whether it is given up."""
+        calls = self._calls.pop(run, 0) + 1
+        if calls >= _MOST_CALLS:
+            self._log_failure(run, error, f"was ended {calls} times, last by {type_name(type(error))}, and is not called again")
+            return True
+        self._calls[run] = calls
+        logger.warning(
+            "The callback was ended by %s (%s). It is called again (%d of %d).",
+            type_name(type(error)), self._described(run), calls + 1, _MOST_CALLS,
+        )
+        return False
+
+    def _log_failure(self, run: Run, error: BaseException, text: str = "") -> None:
+        logger.error("Callback failed: %s (%s)", text or error, self._described(run), exc_info=error)
+
+    def _described(self, run: Run) -> str:
+        return f"job {run.job_id[:8]}, {_function_of(run)}, topic {self._topic}"
 
     def _report(self, fired: Sequence[Finished]) -> None:
-        if fired:
-            self._tell(Fired([run for run, _ in fired]))
+        if runs := [finished.run for finished in fired if finished is not self._held]:
+            self._tell(Fired(runs))
 
     def _tell(self, message: Message) -> None:
         try:
@@ -146,9 +191,9 @@ class HandoffOwner(Owner):
     ) -> None:
         self._handoff = handoff
         super().__init__(callback, topic, inbox)
-        self._notified()  # the thread that starts a worker need not be the one that runs what is handed over
+        self._notify()  # the thread that starts a worker need not be the one that runs what is handed over
 
-    def _notified(self) -> None:
+    def _notify(self) -> None:
         self._handoff(self._fire_some)
 
     def _fire_some(self) -> None:
@@ -160,62 +205,77 @@ class HandoffOwner(Owner):
 
 
 class LoopOwner(Owner):
-    """The thread of an asyncio loop, which fires by itself; callbacks may be coroutine functions, one at a time."""
+    """The thread of an asyncio loop, which fires by itself; what callbacks return is awaited if it can be, one at a time."""
 
     def __init__(
         self, callback: Callback | None, topic: str, inbox: Mailbox[Message], loop: asyncio.AbstractEventLoop
     ) -> None:
         self._loop = loop
-        self._task: asyncio.Task[Any] | None = None
-        self._asynchronous = callback is not None and is_coroutine_function(callback)
+        self._awaited: asyncio.Future[Any] | None = None
+        self._pausing = False
+        self._is_asynchronous = callback is not None and is_coroutine_function(callback)
         super().__init__(callback, topic, inbox)
 
     @property
     def busy(self) -> bool:
-        return self._task is not None or (self._asynchronous and len(self.mailbox) > 0)
+        return self._held is not None or (self._is_asynchronous and len(self.mailbox) > 0)
 
     def _is_inside(self) -> bool:
-        if self._task is None:
-            return super()._is_inside()
-        return asyncio.current_task(self._loop) is self._task
+        return super()._is_inside() or (self._held is not None and asyncio.current_task(self._loop) is self._awaited)
 
-    def _notified(self) -> None:
+    def _notify(self) -> None:
+        if self._loop.is_closed():
+            raise WorkerError("the asyncio loop that owns the worker was closed: stop the worker before, or use `async with worker:`")
         self._loop.call_soon_threadsafe(self._pump)
 
     def _pump(self) -> None:
-        if self._asynchronous:
-            self._next_task()
-        elif self.fire(_MOST_AT_ONCE) and len(self.mailbox):
+        if self.fire(_MOST_AT_ONCE) and len(self.mailbox):
             self._loop.call_soon(self._pump)
 
     def fire(self, most: int | None = None, deadline: float | None = None) -> int:
-        return 0 if self._asynchronous else super().fire(most, deadline)
+        if self._held is not None or self._pausing or self._inside is not None:
+            return 0
+        return super().fire(1 if self._is_asynchronous else most, deadline)
 
-    def _next_task(self) -> None:
-        if self._over or self._task is not None or not (finished := self.mailbox.take(1)):
+    def _await(self, finished: Finished, given: Any) -> None:
+        awaited = asyncio.ensure_future(given, loop=self._loop)
+        self._is_asynchronous, self._awaited, self._held = True, awaited, finished
+        awaited.add_done_callback(self._awaited_ended)
+
+    def _awaited_ended(self, awaited: asyncio.Future[Any]) -> None:
+        finished, self._held, self._awaited = self._held, None, None
+        if finished is None or self._over:
             return
-        run, outcome = finished[0]
-        arguments = arguments_of(self._topic, run, outcome)
-        logger.info("Executing callback ...")
-        self._task = self._loop.create_task(self._callback(*arguments))  # type: ignore[misc]
-        self._task.add_done_callback(lambda task: self._task_ended(task, run))
-
-    def _task_ended(self, task: asyncio.Task[Any], run: Run) -> None:
-        self._task = None
         self.last_callback = time.monotonic()
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or not isinstance(error, Exception | None):
-            self._tell(Abandoned(run))
-        else:
-            if error is not None:
-                logger.error("Callback failed: %s", error, exc_info=error)
-            self._tell(Fired([run]))
-        self._next_task()
+        error = asyncio.CancelledError() if awaited.cancelled() else awaited.exception()
+        if isinstance(error, Exception):
+            self._log_failure(finished.run, error)
+        elif error is not None and not self._is_given_up(finished.run, error):
+            self.mailbox.put_back([finished])
+            self._pausing = True
+            self._loop.call_later(_PAUSE_SECONDS, self._go_on)
+            return
+        self._report([finished])
+        self._pump()
+
+    def _go_on(self) -> None:
+        self._pausing = False
+        self._pump()
 
 
 def is_coroutine_function(callback: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine, as far as one can see from outside."""
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
+
+
+def _function_of(run: Run) -> str:
+    """The job's function, for messages."""
+    if run.unread or run.form == FROM_KQ:
+        return "function unknown"
+    try:
+        return codec.name_of(codec.decode_call(run.payload)[0])
+    except Exception:  # noqa: BLE001  (the payload's own code)
+        return "function unknown"
 
 
 def arguments_of(topic: str, run: Run, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:

@@ -137,7 +137,12 @@ class Worker(Handle):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._error_told = self._error_told or kind is not None
-        self.stop(None if kind is None or issubclass(kind, Exception) else _AT_ONCE)
+        try:
+            if kind is None or issubclass(kind, Exception):
+                self.stop()
+        finally:  # nobody can stop it later: not where the block was left by KeyboardInterrupt, nor where a callback raises that now
+            if self._engine is not None and not self.state.ended:
+                self._end_now(self._engine)
 
     async def __aenter__(self: W) -> W:
         from embedkq.worker import asynchronous
