@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from embedkq import donemap, info, notes
-from embedkq.dlq.client import Client, Ends
+from embedkq import donemap, info
+from embedkq.dlq.client import Client
 from embedkq.donemap import Runs
 from embedkq.errors import EmbedkqError
+from embedkq.partition_progress import Committed, Log, commit_of
 
 _MOST_NAMED = 5
 
@@ -54,11 +55,8 @@ class GroupOffsets:
         self.group = group
         self._client = Client(hosts, group, options)
         try:
-            self._ends = self._choose(self._client.ends(topic), hosts, partitions)
-            self._committed = {
-                number: (offset, _done_above(offset, metadata))
-                for number, (offset, metadata) in self._client.committed(topic, self._ends).items()
-            }
+            self._logs = self._choose(self._client.logs(topic), hosts, partitions)
+            self._progress = self._client.progress(topic, self._logs)
             self._refuse_members(hosts, options)
         except BaseException:
             self._client.close()
@@ -73,14 +71,15 @@ class GroupOffsets:
     def rewind(self, *, offset: int | None = None, time: int | None = None) -> list[Move]:
         """Moves back to an offset, to the first record of a time (Unix milliseconds) or later, or else to the oldest record kept.
 
-        Partitions that are there already, or before, are left out: a rewind never skips a job.
+        Partitions that are there already, or before, are left out: a rewind never skips a job. So are those of which the group has
+        committed nothing, which includes what it has committed of a topic of the same name that was deleted since.
         """
         targets = self._targets(offset, time)
         to_start = offset is None and time is None
         moves = []
-        for number, (first, last) in self._ends.items():
+        for number, (first, last, _) in self._logs.items():
             target = min(max(first, first if to_start else targets.get(number, last)), last)
-            committed, done = self._committed.get(number, (None, ()))
+            committed, done = self._progress_in(number)
             if committed is not None and target < committed:
                 # What is done above the committed offset is known from its metadata alone, and is forgotten with it.
                 moves.append(Move(number, committed, target, committed - target + _count(done)))
@@ -93,9 +92,9 @@ class GroupOffsets:
         """
         targets = self._targets(None, before) if before is not None else {}
         moves = []
-        for number, (first, last) in self._ends.items():
+        for number, (first, last, _) in self._logs.items():
             target = min(targets.get(number, last), last)
-            committed, done = self._committed.get(number, (None, ()))
+            committed, done = self._progress_in(number)
             start = max(first, committed or 0)
             waiting = target - start - _count(done, target)
             if target > start and waiting > 0:
@@ -108,29 +107,33 @@ class GroupOffsets:
         Raises:
             EmbedkqError: the group has got members meanwhile.
         """
-        self._client.commit(self.topic, {move.partition: (move.target, self._metadata_after(move)) for move in moves})
+        self._client.commit(self.topic, {move.partition: self._commit_after(move) for move in moves})
 
-    def _metadata_after(self, move: Move) -> str:
-        """What is known to be done above the new offset; after a rewind nothing is."""
-        committed, done = self._committed.get(move.partition, (None, ()))
-        if committed is None or move.target < committed:
-            return ""
-        return donemap.encode(*donemap.merge(committed, done, move.target, ())).text
+    def _commit_after(self, move: Move) -> Committed:
+        """With what is known to be done above the new offset; after a rewind nothing is."""
+        committed, done = self._progress_in(move.partition)
+        is_purge = committed is not None and move.target >= committed
+        start, above = donemap.merge(committed or 0, done, move.target, ()) if is_purge else (move.target, ())
+        return commit_of(start, above, self._logs[move.partition].topic)[0]
+
+    def _progress_in(self, partition: int) -> tuple[int | None, Runs]:
+        progress = self._progress.get(partition)
+        return (None, ()) if progress is None else (progress.offset, progress.done)
 
     def _targets(self, offset: int | None, time: int | None) -> Mapping[int, int]:
         if offset is not None:
-            return dict.fromkeys(self._ends, offset)
+            return dict.fromkeys(self._logs, offset)
         if time is not None:
-            return self._client.offsets_at(self.topic, self._ends, time)
+            return self._client.offsets_at(self.topic, self._logs, time)
         return {}
 
-    def _choose(self, ends: Mapping[int, Ends], hosts: str, partitions: Sequence[int]) -> dict[int, Ends]:
-        if not ends:
+    def _choose(self, logs: Mapping[int, Log], hosts: str, partitions: Sequence[int]) -> dict[int, Log]:
+        if not logs:
             raise EmbedkqError(f"there is no topic {self.topic!r} at {hosts}")
         for number in partitions:
-            if number not in ends:
-                raise EmbedkqError(f"topic {self.topic!r} has no partition {number}: it has 0 to {max(ends)}")
-        return {number: found for number, found in ends.items() if number in partitions or not partitions}
+            if number not in logs:
+                raise EmbedkqError(f"topic {self.topic!r} has no partition {number}: it has 0 to {max(logs)}")
+        return {number: found for number, found in logs.items() if number in partitions or not partitions}
 
     def _refuse_members(self, hosts: str, options: Mapping[str, Any]) -> None:
         members = sorted(info.member_ids(hosts, self.group, options))
@@ -140,13 +143,6 @@ class GroupOffsets:
                 f"group {self.group!r} has {len(members)} members ({named}), which would commit their own offsets: stop these workers "
                 f"first (`kq info --group={self.group}` shows them)"
             )
-
-
-def _done_above(offset: int, metadata: str) -> Runs:
-    try:
-        return notes.decode(offset, metadata)[0]
-    except ValueError:  # of another program, or damaged: workers go by the offset alone then, too
-        return ()
 
 
 def _count(runs: Runs, below: int | None = None) -> int:

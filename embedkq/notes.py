@@ -14,6 +14,7 @@ import base64
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+from uuid import UUID
 
 from embedkq import donemap
 from embedkq.donemap import CHECKSUM, LIMIT, Runs
@@ -41,6 +42,11 @@ class TopicMark(NamedTuple):
 
     id: int
     partitions: int
+
+    @classmethod
+    def of(cls, topic_id: UUID | None, partitions: int) -> TopicMark:
+        """That of a topic as a broker describes it; None or zeros for the id of one that knows none."""
+        return cls(0 if topic_id is None else topic_id.int >> 65, partitions)
 
     def is_another_than(self, other: TopicMark) -> bool:
         """Whether the two are known to be different topics."""

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, TopicAlreadyExistsError
 
 from embedkq import Job, codec, headers, notes
 from embedkq.donemap import Runs
@@ -165,6 +165,35 @@ def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:
         return wait_until(answer, "the group has a coordinator")[0]
     finally:
         admin.close()
+
+
+def create_topic(hosts: str, topic: str, partitions: int) -> None:
+    """Also where a client's question has made it meanwhile."""
+    def try_to(admin: Any) -> bool:
+        try:
+            admin.create_topics({topic: {"num_partitions": partitions}})
+        except TopicAlreadyExistsError:
+            pass
+        return bool(admin.describe_topics([topic])[0]["partitions"])
+
+    wait_until(lambda: with_admin(hosts, try_to), "the topic is there")
+
+
+def recreate_topic(hosts: str, topic: str, partitions: int) -> None:
+    """Delete a topic and create another one of the same name."""
+    with_admin(hosts, lambda admin: admin.delete_topics([topic]))
+    create_topic(hosts, topic, partitions)
+
+
+def group_offsets(hosts: str, group: str) -> Mapping[TopicPartition, Any]:
+    """All that a group has committed, for `put_back`."""
+    found: Mapping[TopicPartition, Any] = with_admin(hosts, lambda admin: admin.list_group_offsets({group: None}))[group]
+    return found
+
+
+def put_back(hosts: str, group: str, offsets: Mapping[TopicPartition, Any]) -> None:
+    """Commit what a group had committed before its topic was created anew: brokers differ in whether commits outlive their topic."""
+    with_admin(hosts, lambda admin: admin.alter_group_offsets(group, offsets))
 
 
 def committed(hosts: str, group: str, topic: str) -> dict[int, tuple[int, str]]:

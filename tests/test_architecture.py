@@ -27,7 +27,7 @@ LAYERS = (
     ("queue", "worker"),
     ("producer", "child"),
     ("info", "broker"),
-    ("signing", "importing"),
+    ("signing", "importing", "partition_progress"),
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private", "multiprocessing_private", "pebble_private"),
     ("safe_logging", "record_reader"),

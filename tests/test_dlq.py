@@ -21,17 +21,18 @@ from commandline import MODULE, Ended, Program, environment, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from support import HANG_SECONDS, Recorder, committed, end_offsets, lag, lines, with_admin, with_field
+from support import HANG_SECONDS, Recorder, end_offsets, group_offsets, lag, lines, noted, put_back, recreate_topic, with_admin, with_field
 
-from embedkq import Queue, Worker, codec, donemap, headers
+from embedkq import Queue, Worker, codec, donemap, headers, notes
 from embedkq.deadletters import DeadLetter, Record, bury
 from embedkq.dlq import DeadLetters, Selection, dealt
-from embedkq.dlq.client import Ends
 from embedkq.dlq.dealing import deal, drop
 from embedkq.dlq.dealt import Dealt
 from embedkq.dlq.letters import letter_of
 from embedkq.dlq.retry import Retry, restored
 from embedkq.errors import EmbedkqError, LetterRefused, SignatureRefused
+from embedkq.notes import TopicMark
+from embedkq.partition_progress import Committed, Log, PartitionProgress, commit_of, progress_of
 from embedkq.signing import Signer
 
 pytestmark = pytest.mark.needs("kafka")
@@ -287,7 +288,7 @@ def test_a_letter_is_put_back_as_it_was_with_a_round_more_and_stays_dealt_with(g
         back = found[id_of(record)]
         assert (back.key, back.value, back.headers) == (record.key, record.value, with_rounds(record, 1).headers)
     assert found[id_of(records[2])].partition == 1  # without a key it goes where it was
-    assert committed(graveyard.hosts, graveyard.group, graveyard.topic) == {0: (0, donemap.encode(0, [(1, 3)]).text)}
+    assert noted(graveyard.hosts, graveyard.group, graveyard.topic) == {0: (0, ((1, 3),), notes.NOTHING)}
 
     assert graveyard.listed() == ["0:0"] and graveyard.listed("--all") == ["0:2", "0:1", "0:0"]
     assert "dealt with" in ok(graveyard.kq("list", "--all")).out
@@ -643,7 +644,32 @@ def test_letters_that_retention_has_deleted_are_not_missed(graveyard: Graveyard)
     assert graveyard.listed() == ["0:4", "0:2"]
     assert "holds the offsets 2 to 4" in only_line(graveyard.kq("show", "0:1"))
     assert "Retried: 2. Open in" in ok(graveyard.kq("retry", "--all", "--yes")).err
-    assert committed(graveyard.hosts, graveyard.group, graveyard.topic)[0] == (5, "")
+    assert noted(graveyard.hosts, graveyard.group, graveyard.topic)[0] == (5, (), notes.NOTHING)
+
+
+def test_letters_of_a_topic_that_was_made_anew_are_all_open(graveyard: Graveyard) -> None:
+    """Whatever was dealt with in the old one: offsets alone (0 to 1), and in the map above them (3)."""
+    for number in range(5):
+        graveyard.put(job(number))
+    ok(graveyard.kq("drop", "0:0", "0:1", "0:3"))
+    kept = group_offsets(graveyard.hosts, graveyard.group)
+    recreate_topic(graveyard.hosts, graveyard.topic, 1)
+    put_back(graveyard.hosts, graveyard.group, kept)
+    for number in range(6):
+        graveyard.put(job(number))
+    assert graveyard.listed() == ["0:5", "0:4", "0:3", "0:2", "0:1", "0:0"]
+    assert ok(graveyard.kq("drop", "0:4")).err.endswith(f"Open in {graveyard.topic}: 5.\n")
+    assert graveyard.listed() == ["0:5", "0:3", "0:2", "0:1", "0:0"]
+    assert f"Retried: 5. Open in {graveyard.topic}: 0.\n" in ok(graveyard.kq("retry", "--all", "--yes")).err
+
+
+def test_a_letter_that_came_and_was_dealt_with_after_another_command_began_stays_so(graveyard: Graveyard) -> None:
+    graveyard.put(job(0))
+    with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
+        graveyard.put(job(1))
+        ok(graveyard.kq("drop", "--all", "--yes"))
+        list(deal(box, box.named([(0, 0)]), drop))
+    assert graveyard.listed() == []
 
 
 def test_what_was_sent_before_a_kill_and_not_remembered_is_sent_again(graveyard: Graveyard) -> None:
@@ -674,6 +700,9 @@ def test_what_was_sent_before_a_kill_and_not_remembered_is_sent_again(graveyard:
 # Without Kafka.
 
 
+MARK = TopicMark(2**62 + 7, 2)
+
+
 class FakeClient:
     """Keeps a group's offsets as Kafka does."""
 
@@ -682,8 +711,9 @@ class FakeClient:
     def __init__(self) -> None:
         self.offsets: dict[int, tuple[int, str]] = {}
 
-    def committed(self, topic: str, partitions: Any) -> dict[int, tuple[int, str]]:
-        return {number: self.offsets[number] for number in partitions if number in self.offsets}
+    def progress(self, topic: str, logs: dict[int, Log]) -> dict[int, PartitionProgress]:
+        told = {number: progress_of(Committed(*self.offsets[number]), log) for number, log in logs.items() if number in self.offsets}
+        return {number: progress for number, progress in told.items() if progress is not None}
 
     def commit(self, topic: str, offsets: dict[int, tuple[int, str]]) -> None:
         assert all(len(text) <= donemap.LIMIT for _, text in offsets.values())
@@ -691,7 +721,7 @@ class FakeClient:
 
 
 def dealt_of(client: Any, first: int = 0, last: int = 100_000) -> Dealt:
-    return Dealt(client, "topic", {0: Ends(first, last), 1: Ends(0, 0)})
+    return Dealt(client, "topic", {0: Log(first, last, MARK), 1: Log(0, 0, MARK)})
 
 
 @given(st.integers(0, 30), st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 59), max_size=8)), max_size=12))
@@ -725,7 +755,7 @@ def test_what_cannot_be_noted_is_not_done() -> None:
     assert box.room(0, offsets[fits: fits + 50]) < 50
     assert box.room(0, range(offsets[fits - 1] + 1)) == offsets[fits - 1] + 1  # the oldest ones make room
     box.add((0, offset) for offset in range(offsets[fits - 1] + 1))
-    assert client.offsets[0] == (offsets[fits - 1] + 1, "")
+    assert client.offsets[0] == commit_of(offsets[fits - 1] + 1, (), MARK)[0]
 
 
 def test_a_broker_that_drops_metadata_is_told() -> None:

@@ -10,32 +10,15 @@ from brokers import Broker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
-from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
-from support import HANG_SECONDS, Recorder, fire_until, wait_until, with_admin
+from support import HANG_SECONDS, Recorder, create_topic, fire_until, group_offsets, put_back, recreate_topic, wait_until, with_admin
 
 from embedkq import Queue, Worker, donemap, notes
 from embedkq.notes import NOTHING, UNKNOWN_TOPIC, Notes, TopicMark
+from embedkq.partition_progress import Committed, Log
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.messages import Assigned, Run
-from embedkq.worker.partition_starts import Committed, Log, PartitionStarts
-
-
-def create(hosts: str, topic: str, partitions: int) -> None:
-    """Also where a client's question has made it meanwhile."""
-    def try_to(admin: Any) -> bool:
-        try:
-            admin.create_topics({topic: {"num_partitions": partitions}})
-        except kafka_errors.TopicAlreadyExistsError:
-            pass
-        return bool(admin.describe_topics([topic])[0]["partitions"])
-
-    wait_until(lambda: with_admin(hosts, try_to), "the topic is there")
-
-
-def recreate(hosts: str, topic: str, partitions: int) -> None:
-    with_admin(hosts, lambda admin: admin.delete_topics([topic]))
-    create(hosts, topic, partitions)
+from embedkq.worker.partition_starts import PartitionStarts
 
 
 def enqueue(hosts: str, topic: str, *numbers: int, partition: int | None = None) -> None:
@@ -61,7 +44,7 @@ def test_all_jobs_of_a_topic_that_was_made_anew_run(
     with Worker(hosts, topic, callback=recorder) as worker:
         enqueue(hosts, topic, *range(before))
         assert worker.drain(HANG_SECONDS) and len(recorder) == before
-        recreate(hosts, topic, partitions)
+        recreate_topic(hosts, topic, partitions)
         enqueue(hosts, topic, *range(1000, 1000 + after))
         fire_until(worker, lambda: {*range(1000, 1000 + after)} <= {*numbers_of(recorder)}, "all new jobs are done")
         assert worker.drain(HANG_SECONDS) and worker.health().healthy
@@ -77,7 +60,7 @@ def test_drain_waits_for_the_jobs_of_a_topic_that_was_made_anew(hosts: str, make
     with Worker(hosts, topic, callback=recorder) as worker:
         enqueue(hosts, topic, *range(30))
         assert worker.drain(HANG_SECONDS)
-        recreate(hosts, topic, 1)
+        recreate_topic(hosts, topic, 1)
         enqueue(hosts, topic, *range(1000, 1010))
         assert worker.drain(HANG_SECONDS)
         assert {*range(1000, 1010)} <= {*numbers_of(recorder)}
@@ -90,7 +73,7 @@ def test_a_job_that_runs_meanwhile_has_its_callback_and_moves_nothing(hosts: str
         with Queue(hosts, topic) as queue:
             old = queue.enqueue(workerjobs.note_and_wait, str(tmp_path / "notes"), "old", str(gate))
         wait_until(lambda: (tmp_path / "notes").exists(), "the old job runs")
-        recreate(hosts, topic, 1)
+        recreate_topic(hosts, topic, 1)
         enqueue(hosts, topic, 1, 2, 3)
         fire_until(worker, lambda: len(recorder) >= 3, "the new jobs are done beside the old one")
         gate.touch()
@@ -105,9 +88,9 @@ def test_a_topic_that_was_made_anew_while_no_worker_ran_is_read_from_its_start(
     topic, recorder = make_topic(1), Recorder()
     enqueue(hosts, topic, *range(5))
     Worker(hosts, topic, callback=Recorder()).start(burst=True)
-    kept = with_admin(hosts, lambda admin: admin.list_group_offsets({topic: None}))[topic]
-    recreate(hosts, topic, 1)
-    with_admin(hosts, lambda admin: admin.alter_group_offsets(topic, kept))  # brokers differ in whether these outlive their topic
+    kept = group_offsets(hosts, topic)
+    recreate_topic(hosts, topic, 1)
+    put_back(hosts, topic, kept)
     enqueue(hosts, topic, *range(1000, 1010))
     Worker(hosts, topic, callback=recorder).start(burst=True)
     assert sorted(numbers_of(recorder)) == [*range(1000, 1010)]
@@ -130,14 +113,14 @@ def test_an_offset_beyond_the_end_is_told_and_the_log_read_from_its_start(
 @pytest.mark.hang_guard(240)
 def test_a_broker_that_comes_back_empty_has_all_its_new_jobs_run(make_broker: Callable[..., Broker], caplog: Any) -> None:
     broker, recorder = make_broker(), Recorder()
-    create(broker.hosts, "wiped", 1)
+    create_topic(broker.hosts, "wiped", 1)
     quick = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 1000}
     with Worker(broker.hosts, "wiped", callback=recorder, kafka=quick) as worker:
         enqueue(broker.hosts, "wiped", *range(20))
         assert worker.drain(HANG_SECONDS)
         broker.wipe()
         broker.start()
-        create(broker.hosts, "wiped", 1)
+        create_topic(broker.hosts, "wiped", 1)
         enqueue(broker.hosts, "wiped", *range(1000, 1030))
         fire_until(worker, lambda: {*range(1000, 1030)} <= {*numbers_of(recorder)}, "all new jobs are done", 120)
         assert worker.drain(HANG_SECONDS)

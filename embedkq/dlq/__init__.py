@@ -43,13 +43,13 @@ class DeadLetters:
         self.group = topic + GROUP_SUFFIX
         self._client = Client(hosts, self.group, options)
         try:
-            self.ends = self._client.ends(topic)
-            if not self.ends:
+            self.logs = self._client.logs(topic)
+            if not self.logs:
                 raise EmbedkqError(
                     f"there is no topic {topic!r} at {hosts}: give as --dead-letter-topic the one that Worker(dead_letter_topic=...) "
                     "has; it is there once something has died, or once you create it"
                 )
-            self.dealt = Dealt(self._client, topic, self.ends)
+            self.dealt = Dealt(self._client, topic, self.logs)
         except BaseException:
             self._client.close()
             raise
@@ -66,13 +66,13 @@ class DeadLetters:
         Args:
             dealt: those that were retried or dropped, too.
         """
-        backwards = [self._backwards(partition, selection, dealt, count) for partition in self.ends]
+        backwards = [self._backwards(partition, selection, dealt, count) for partition in self.logs]
         return heapq.merge(*backwards, key=lambda letter: -letter.time)
 
     def oldest(self, selection: Selection, count: Count = lambda read: None) -> Iterator[Letter]:
         """Whole letters that are open, one partition after the other, oldest first. Read nothing else before the end."""
-        for partition, (_, last) in self.ends.items():
-            for record in self._client.read(self.topic, partition, self.dealt.start_of(partition), last):
+        for partition, log in self.logs.items():
+            for record in self._client.read(self.topic, partition, self.dealt.start_of(partition), log.end):
                 count(1)
                 letter = self._letter_of(record)
                 if not letter.dealt and selection.takes(letter):
@@ -129,16 +129,16 @@ class DeadLetters:
         if matched is None:
             raise EmbedkqError(f"{name!r} names no dead letter: give partition:offset, such as 0:17")
         partition, offset = int(matched[1]), int(matched[2])
-        if partition not in self.ends:
-            raise EmbedkqError(f"there is no letter {name}: {self.topic!r} has the partitions 0 to {max(self.ends)}")
-        first, last = self.ends[partition]
+        if partition not in self.logs:
+            raise EmbedkqError(f"there is no letter {name}: {self.topic!r} has the partitions 0 to {max(self.logs)}")
+        first, last, _ = self.logs[partition]
         if not first <= offset < last:
             held = f"holds the offsets {first} to {last - 1}" if last > first else "holds nothing"
             raise EmbedkqError(f"there is no letter {name}: partition {partition} of {self.topic!r} {held}")
         return partition, offset
 
     def _backwards(self, partition: int, selection: Selection, dealt: bool, count: Count) -> Iterator[Letter]:
-        first, above = self.ends[partition]
+        first, above, _ = self.logs[partition]
         if not dealt:
             first = self.dealt.start_of(partition)
         while above > first:

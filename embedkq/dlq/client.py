@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
@@ -17,6 +17,8 @@ from kafka.structs import OffsetAndMetadata
 from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
 from embedkq.info import is_hidden
+from embedkq.notes import UNKNOWN_TOPIC, TopicMark
+from embedkq.partition_progress import Committed, Log, PartitionProgress, progress_of
 from embedkq.worker.client import TIMEOUT_MILLISECONDS, connect, options_of
 
 STALLED_SECONDS = 10.0
@@ -30,18 +32,6 @@ _UNREACHABLE = (
     kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError, kafka_errors.RequestTimedOutError,
     kafka_errors.CoordinatorNotAvailableError, kafka_errors.CoordinatorLoadInProgressError,
 )
-
-
-class Ends(NamedTuple):
-    """What a partition holds.
-
-    Attributes:
-        first: offset of the oldest record kept.
-        last: offset that the next record will get.
-    """
-
-    first: int
-    last: int
 
 
 class Client:
@@ -79,7 +69,7 @@ class Client:
         """Close the connection."""
         self._kafka.close(autocommit=False)
 
-    def ends(self, topic: str) -> dict[int, Ends]:
+    def logs(self, topic: str) -> dict[int, Log]:
         """What each partition of a topic holds now; empty where there is no such topic.
 
         Raises:
@@ -94,7 +84,9 @@ class Client:
             partitions = [TopicPartition(topic, number) for number in sorted(self._kafka.partitions_for_topic(topic) or ())]
             firsts = self._kafka.beginning_offsets(partitions, timeout_ms=TIMEOUT_MILLISECONDS)
             lasts = self._kafka.end_offsets(partitions, timeout_ms=TIMEOUT_MILLISECONDS)
-        return {partition.partition: Ends(firsts[partition], lasts[partition]) for partition in partitions}
+            found = self._kafka.wait_for(self._kafka.find_topic(topic), TIMEOUT_MILLISECONDS)
+        mark = UNKNOWN_TOPIC if found is None else TopicMark.of(*found)
+        return {place.partition: Log(firsts[place], lasts[place], mark) for place in partitions}
 
     def read(self, topic: str, partition: int, first: int, last: int) -> Iterator[Any]:
         """The records from one offset to before another that are still kept, oldest first.
@@ -126,15 +118,17 @@ class Client:
                     raise BrokerUnavailable(self.hosts, f"no record of topic {topic!r} for {STALLED_SECONDS:g} s")
                 position = moved
 
-    def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
-        """Offset and metadata that the group has committed, by partition; raises as `commit`."""
-        found = {}
+    def progress(self, topic: str, logs: Mapping[int, Log]) -> dict[int, PartitionProgress]:
+        """How far the group is in these logs, by partition; those of which it has committed nothing are missing. Raises as `commit`."""
         with self._explaining(f"DESCRIBE on group {self.group!r}"):
-            for partition in partitions:
-                known = self._kafka.committed(TopicPartition(topic, partition), metadata=True, timeout_ms=TIMEOUT_MILLISECONDS)
-                if known is not None and known.offset >= 0:
-                    found[partition] = (known.offset, known.metadata or "")
-        return found
+            found = self._kafka.committed_of([TopicPartition(topic, number) for number in logs], TIMEOUT_MILLISECONDS)
+            committed = {tp.partition: Committed(known.offset, known.metadata or "") for tp, known in found.items() if known.offset >= 0}
+            beyond = [TopicPartition(topic, number) for number, known in committed.items() if known.offset > logs[number].end]
+            # What came after the logs were looked at may be done, too.
+            ends = self._kafka.high_watermarks(beyond, TIMEOUT_MILLISECONDS) if beyond else {}
+        now = {number: Log(log.first, ends.get(TopicPartition(topic, number), log.end), log.topic) for number, log in logs.items()}
+        told = {number: progress_of(known, now[number]) for number, known in committed.items()}
+        return {number: progress for number, progress in told.items() if progress is not None}
 
     def offsets_at(self, topic: str, partitions: Iterable[int], time: int) -> dict[int, int]:
         """Offset of the first record of this time (Unix milliseconds) or later, by partition; left out where there is none."""
@@ -143,7 +137,7 @@ class Client:
             found = self._kafka.offsets_for_times(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
         return {place.partition: at.offset for place, at in found.items() if at is not None and at.offset >= 0}
 
-    def commit(self, topic: str, offsets: Mapping[int, tuple[int, str]]) -> None:
+    def commit(self, topic: str, offsets: Mapping[int, Committed]) -> None:
         """Commit offset and metadata by partition, whatever is committed there now.
 
         Raises:

@@ -11,9 +11,10 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from embedkq import donemap
-from embedkq.dlq.client import Client, Ends
+from embedkq.dlq.client import Client
 from embedkq.donemap import Runs
 from embedkq.errors import EmbedkqError
+from embedkq.partition_progress import Committed, Log, commit_of
 from embedkq.safe_logging import SafeLogger
 
 logger = SafeLogger("embedkq.dlq")
@@ -27,16 +28,16 @@ class Dealt:
     """What is dealt with in a topic. One thread at a time.
 
     Args:
-        ends: what the topic's partitions hold.
+        logs: what the topic's partitions hold. What was dealt with in another topic of the same name, since deleted, does not count.
 
     Raises:
-        BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.committed`.
+        BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.progress`.
     """
 
-    def __init__(self, client: Client, topic: str, ends: Mapping[int, Ends]) -> None:
+    def __init__(self, client: Client, topic: str, logs: Mapping[int, Log]) -> None:
         self._client = client
         self._topic = topic
-        self._ends = ends
+        self._logs = logs
         self._known = self._read()
         self._added: dict[int, Runs] = {}
 
@@ -55,9 +56,9 @@ class Dealt:
     def open_count(self) -> int:
         """How many letters are still to be dealt with; as offsets tell, so that holes in them count."""
         count = 0
-        for partition, (_, last) in self._ends.items():
+        for partition, log in self._logs.items():
             start, runs = self._known[partition]
-            count += last - start - sum(above - below for below, above in runs)
+            count += log.end - start - sum(above - below for below, above in runs)
         return count
 
     def room(self, partition: int, offsets: Sequence[int]) -> int:
@@ -66,10 +67,11 @@ class Dealt:
         fits, misses = 0, len(offsets) + 1
         count = len(offsets)
         while misses - fits > 1:
-            if donemap.encode(*donemap.merge(start, runs, 0, _runs_of(offsets[:count]))).cut:
-                misses = count
-            else:
+            _, has_room = self._commit_of(partition, *donemap.merge(start, runs, 0, _runs_of(offsets[:count])))
+            if has_room:
                 fits = count
+            else:
+                misses = count
             count = (fits + misses) // 2
         return fits
 
@@ -79,7 +81,7 @@ class Dealt:
         Raises:
             BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.commit`.
         """
-        self._commit(self._ends)
+        self._commit(self._logs)
 
     def add(self, places: Iterable[tuple[int, int]]) -> None:
         """These partitions and offsets are dealt with now: commit that, merged with what others have committed.
@@ -123,26 +125,22 @@ class Dealt:
         self._known |= self._read(partitions)
         for partition in partitions:
             self._known[partition] = donemap.merge(*self._known[partition], 0, self._added.get(partition, ()))
-        told = {number: (start, donemap.encode(start, runs).text) for number, (start, runs) in self._known.items() if number in partitions}
-        self._client.commit(self._topic, told)
+        self._client.commit(self._topic, {number: self._commit_of(number, *self._known[number])[0] for number in partitions})
+
+    def _commit_of(self, partition: int, start: int, runs: Runs) -> tuple[Committed, bool]:
+        return commit_of(start, runs, self._logs[partition].topic)
 
     def _read(self, partitions: Collection[int] | None = None) -> dict[int, tuple[int, Runs]]:
-        wanted = list(self._ends if partitions is None else partitions)
-        found = self._client.committed(self._topic, wanted)
-        read: dict[int, tuple[int, Runs]] = {number: (self._ends[number].first, ()) for number in wanted}
-        for number, (offset, text) in found.items():  # what is not kept any more is dealt with
-            read[number] = donemap.merge(*read[number], offset, self._decoded(number, offset, text))
+        wanted = {number: log for number, log in self._logs.items() if partitions is None or number in partitions}
+        read: dict[int, tuple[int, Runs]] = {number: (log.first, ()) for number, log in wanted.items()}
+        for number, progress in self._client.progress(self._topic, wanted).items():  # what is not kept any more is dealt with
+            read[number] = donemap.merge(*read[number], progress.offset, progress.done)
+            if progress.damage:
+                logger.warning(
+                    "What group %s has noted for partition %d of topic %s above offset %d cannot be read, and those letters count as open: "
+                    "%s", self._client.group, number, self._topic, progress.offset, progress.damage,
+                )
         return read
-
-    def _decoded(self, partition: int, offset: int, text: str) -> Runs:
-        try:
-            return donemap.decode(offset, text)
-        except ValueError as error:
-            logger.warning(
-                "What group %s has noted for partition %d of topic %s above offset %d cannot be read, and those letters count as open: %s",
-                self._client.group, partition, self._topic, offset, error,
-            )
-            return ()
 
 
 def _runs_of(offsets: Sequence[int]) -> Runs:

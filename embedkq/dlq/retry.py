@@ -147,15 +147,16 @@ class _Origins:
     def partitions(self, topic: str) -> frozenset[int]:
         """Numbers of a topic's partitions; empty where there is no such topic."""
         if topic not in self._partitions:
-            self._partitions[topic] = frozenset(self._connected().ends(topic))
+            self._partitions[topic] = frozenset(self._connected().logs(topic))
         return self._partitions[topic]
 
     def record(self, letter: Letter, dead: DeadLetter) -> Record:
         """The record that a letter without payload points to."""
         where = f"{dead.topic} {dead.partition}:{dead.offset}"
         client = self._connected()
-        first, last = client.ends(dead.topic).get(dead.partition, (0, 0))
-        found = next(client.read(dead.topic, dead.partition, dead.offset, dead.offset + 1), None) if first <= dead.offset < last else None
+        log = client.logs(dead.topic).get(dead.partition)
+        is_kept = log is not None and log.first <= dead.offset < log.end
+        found = next(client.read(dead.topic, dead.partition, dead.offset, dead.offset + 1), None) if is_kept else None
         if found is None:
             raise LetterRefused(f"its payload was too large for the dead-letter topic, and is not kept any more at {where}: drop it")
         original = letter.original

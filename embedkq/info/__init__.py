@@ -7,18 +7,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
+from uuid import UUID
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
-from embedkq import donemap, notes
-from embedkq.donemap import Runs
 from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
 from embedkq.info.found import GroupInfo, Info, MemberInfo, PartitionInfo
 from embedkq.kafka_private import Admin
+from embedkq.notes import TopicMark
+from embedkq.partition_progress import Committed, Log, lag_of, progress_of
 from embedkq.probe import look_for_reason, refuse_early
 
 CONNECT_SECONDS = 5.0
@@ -96,13 +98,6 @@ def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | N
         return None
 
 
-class _Committed(NamedTuple):
-    """What a group has committed of a partition: the first offset that is not done, and what is done above it."""
-
-    offset: int
-    done: Runs
-
-
 class Inspector:
     """A connection that can be asked again and again, by one thread at a time. Connects when it is made.
 
@@ -153,21 +148,21 @@ class Inspector:
             EmbedkqError: the broker refuses.
         """
         with self._explaining(f"DESCRIBE on group {group!r}" if group else "DESCRIBE on all topics and groups that it shall see"):
-            leaders = self._leaders(topic)
-            ends = self._ends([partition for partition, led in leaders.items() if led])
             groups = self._groups(group)
             committed = self._committed([found.name for found in groups])
+            partitions = self._partitions(topic)
+            logs = self._logs({place: mark for place, (led, mark) in partitions.items() if led})
         topics_of = {found.name: _topics_of(found, committed[found.name]) for found in groups}
-        topics = {partition.topic for partition in leaders}
+        topics = {place.topic for place in partitions}
         if group and topic:  # asked about together, also where the one has never read the other
             topics_of[group].add(topic)
         elif group:
             topics &= topics_of[group]
         rows: list[PartitionInfo] = []
-        for partition in leaders:
-            if partition.topic in topics:
-                concerned = [found for found in groups if partition.topic in topics_of[found.name]]
-                rows += _rows_of(partition, ends.get(partition), concerned, committed)
+        for place in partitions:
+            if place.topic in topics:
+                concerned = [found for found in groups if place.topic in topics_of[found.name]]
+                rows += _rows_of(place, logs.get(place), concerned, committed)
         rows.sort(key=lambda row: (row.topic, row.group or "", row.partition))
         shown = [found for found in groups if group or topics & topics_of[found.name]]
         return Info(self.hosts, tuple(rows), tuple(shown))
@@ -204,21 +199,24 @@ class Inspector:
         with self._explaining(f"DELETE on topic {topic!r}"):
             self._admin.delete_topics([topic])
 
-    def _leaders(self, topic: str | None) -> dict[TopicPartition, bool]:
+    def _partitions(self, topic: str | None) -> dict[TopicPartition, tuple[bool, TopicMark]]:
+        """All partitions; of each whether it has a leader, and of which topic it is."""
         # All topics are asked for, also when one is wanted: some brokers create a topic that is asked for by name.
         return {
-            TopicPartition(found["name"], partition["partition_index"]): partition["leader_id"] >= 0
+            TopicPartition(found["name"], partition["partition_index"]): (
+                partition["leader_id"] >= 0, _mark_of(found)
+            )
             for found in self._admin.describe_topics()
             if (found["name"] == topic or topic is None) and not found["is_internal"]
             for partition in found["partitions"]
         }
 
-    def _ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-        if not partitions:
+    def _logs(self, marks: Mapping[TopicPartition, TopicMark]) -> dict[TopicPartition, Log]:
+        if not marks:
             return {}
-        first = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
-        last = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-        return {partition: (first[partition].offset, last[partition].offset) for partition in partitions}
+        first = self._admin.list_partition_offsets(dict.fromkeys(marks, OffsetSpec.EARLIEST))
+        last = self._admin.list_partition_offsets(dict.fromkeys(marks, OffsetSpec.LATEST))
+        return {place: Log(first[place].offset, last[place].offset, mark) for place, mark in marks.items()}
 
     def _groups(self, group: str | None) -> list[GroupInfo]:
         names = [group] if group else sorted(
@@ -229,13 +227,13 @@ class Inspector:
         described = self._admin.describe_groups(names)
         return [GroupInfo(name, described[name]["group_state"], _members_of(described[name])) for name in names]
 
-    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[TopicPartition, _Committed]]:
+    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[TopicPartition, Committed]]:
         if not groups:
             return {}
         answer = self._admin.list_group_offsets(dict.fromkeys(groups))
         return {
             group: {
-                partition: _Committed(found.offset, _done_above(found.offset, found.metadata or ""))
+                partition: Committed(found.offset, found.metadata or "")
                 for partition, found in answer.get(group, {}).items() if found.offset >= 0
             }
             for group in groups
@@ -256,27 +254,26 @@ class Inspector:
 
 
 def _rows_of(
-    partition: TopicPartition, ends: tuple[int, int] | None, groups: list[GroupInfo],
-    committed: Mapping[str, Mapping[TopicPartition, _Committed]],
+    place: TopicPartition, log: Log | None, groups: list[GroupInfo], committed: Mapping[str, Mapping[TopicPartition, Committed]]
 ) -> list[PartitionInfo]:
-    first, last = ends or (None, None)
+    first, last = (None, None) if log is None else (log.first, log.end)
     if not groups:
-        return [PartitionInfo(partition.topic, partition.partition, first, last)]
+        return [PartitionInfo(place.topic, place.partition, first, last)]
     rows = []
     for group in groups:
-        found = committed[group.name].get(partition)
-        offset, done = found or (0, ())
-        lag = None if first is None or last is None else donemap.lag(first, last, offset, done)
-        owner = next((member.id for member in group.members if tuple(partition) in member.partitions), None)
-        rows.append(PartitionInfo(partition.topic, partition.partition, first, last, group.name, found and found.offset, lag, owner))
+        found = committed[group.name].get(place)
+        owner = next((member.id for member in group.members if tuple(place) in member.partitions), None)
+        row = PartitionInfo(place.topic, place.partition, first, last, group.name, found and found.offset, owner=owner)
+        if log is not None:
+            progress = progress_of(found, log)
+            row = replace(row, committed=progress and progress.offset, lag=lag_of(progress, log))
+        rows.append(row)
     return rows
 
 
-def _done_above(offset: int, metadata: str) -> Runs:
-    try:
-        return notes.decode(offset, metadata)[0]
-    except ValueError:  # no worker of ours has committed this, or it is damaged: only the offset counts then, for workers too
-        return ()
+def _mark_of(found: Mapping[str, Any]) -> TopicMark:
+    told = found.get("topic_id")  # brokers before Kafka 2.8 know none
+    return TopicMark.of(None if told is None else UUID(str(told)), len(found["partitions"]))
 
 
 def _members_of(described: Mapping[str, Any]) -> tuple[MemberInfo, ...]:
@@ -294,6 +291,6 @@ def _owned_by(member: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(owned))
 
 
-def _topics_of(group: GroupInfo, committed: Mapping[TopicPartition, _Committed]) -> set[str]:
+def _topics_of(group: GroupInfo, committed: Mapping[TopicPartition, Committed]) -> set[str]:
     owned = {topic for member in group.members for topic, _ in member.partitions}
     return owned | {partition.topic for partition in committed}

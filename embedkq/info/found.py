@@ -15,8 +15,9 @@ class PartitionInfo:
         first: offset of the oldest record kept; None while the partition has no leader.
         last: offset that the next record will get; None while the partition has no leader.
         group: the consumer group; None where no group has to do with the topic.
-        committed: offset up to which the group is done; None if it has committed none.
-        lag: records that the group has still to do: all that are kept if it has committed none; what is done above `committed`, as the
+        committed: offset up to which the group is done; None if it has committed none of this log. What was committed of a topic of the
+            same name that was deleted since, or lies behind the log's end, does not count.
+        lag: records that the group has still to do: all that are kept if `committed` is None; what is done above `committed`, as the
             commit's metadata says, does not count. None without a group.
         owner: member id of the worker that has the partition now; None if nobody has.
     """

@@ -13,10 +13,10 @@ from embedkq.clientsockets import ClientSockets
 from embedkq.errors import BrokerUnavailable, WorkerFailed
 from embedkq.kafka_private import Consumer, CooperativeStickyAssignor
 from embedkq.notes import TopicMark
+from embedkq.partition_progress import Committed, Log
 from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
 from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
-from embedkq.worker.partition_starts import Committed, Log
 
 logger = SafeLogger("embedkq.worker")
 
@@ -203,7 +203,7 @@ class Client:
 
 
 def _mark_of(found: tuple[UUID, int] | None) -> TopicMark | None:
-    return None if found is None else TopicMark(found[0].int >> 65, found[1])
+    return None if found is None else TopicMark.of(*found)
 
 
 def connect(hosts: str, options: Mapping[str, Any], sockets: ClientSockets) -> Any:

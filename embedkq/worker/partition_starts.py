@@ -11,27 +11,7 @@ from typing import NamedTuple
 
 from embedkq import donemap, notes
 from embedkq.notes import UNKNOWN_TOPIC, TopicMark
-
-
-class Log(NamedTuple):
-    """What Kafka tells of a partition.
-
-    Attributes:
-        first: offset of the oldest record kept.
-        end: offset behind the last record, those of open transactions included.
-        topic: which topic it is of.
-    """
-
-    first: int
-    end: int
-    topic: TopicMark
-
-
-class Committed(NamedTuple):
-    """What the group has committed of a partition."""
-
-    offset: int
-    metadata: str
+from embedkq.partition_progress import Committed, Log, progress_of, why_of_another_log
 
 
 class Start(NamedTuple):
@@ -93,12 +73,12 @@ class PartitionStarts:
         """
         known = self._known.get(partition)
         life = 0 if known is None else known.life
-        read, told = _reading_is_of_another(known, log), None if committed is None else _commit_is_of_another(committed, log)
+        read, told = _reading_is_of_another(known, log), "" if committed is None else why_of_another_log(committed, log)
         is_begun_elsewhere = read and not told and committed is not None and 0 != log.topic.id == notes.topic_of(*committed).id
         if committed is not None and known is not None and is_begun_elsewhere and log.topic.is_another_than(known.topic):
             return self._continued(partition, committed, log, life + 1)
         if read or told:
-            return self._anew(partition, known, log, read or told or "")
+            return self._anew(partition, known, log, read or told)
         if committed is None:
             begin = log.end if self._latest and known is None and _has_never_committed(partition, log, others) else log.first
             return Start(begin, "", begin, log.topic, life)
@@ -113,7 +93,9 @@ class PartitionStarts:
     def _continued(self, partition: int, committed: Committed, log: Log, life: int) -> Start:
         offset, metadata = committed
         warning = None
-        if offset < log.first and (lost := donemap.lag(0, log.first, offset, _done_above(committed))):
+        progress = progress_of(committed, log)
+        done = () if progress is None else progress.done
+        if offset < log.first and (lost := donemap.lag(0, log.first, offset, done)):
             warning = self._lost_to_retention(partition, lost, offset, log.first)
         return Start(offset, metadata, max(offset, log.first), log.topic, life, warning)
 
@@ -173,38 +155,22 @@ class PartitionStarts:
         )
 
 
-def _reading_is_of_another(known: _Known | None, log: Log) -> str | None:
-    """Why the log is not the one that was read here; None if it is, as far as one can tell."""
+def _reading_is_of_another(known: _Known | None, log: Log) -> str:
+    """Why the log is not the one that was read here; empty if it is, as far as one can tell."""
     if known is None:
-        return None
+        return ""
     if log.topic.is_another_than(known.topic):
         return f"the topic was deleted and created again, and offset {known.reached}, up to which it was read, was of the old one"
     if known.truncated:
         return f"Kafka has lost records before offset {known.reached}, up to which it was read"
     if known.reached > log.end:
         return f"its log ends at offset {log.end}, before offset {known.reached}, up to which it was read"
-    return None
-
-
-def _commit_is_of_another(committed: Committed, log: Log) -> str | None:
-    """Why the log is not the one that the commit was made for; None if it is, as far as one can tell."""
-    if log.topic.is_another_than(notes.topic_of(*committed)):
-        return f"the topic was deleted and created again, and offset {committed.offset}, which is committed, was of the old one"
-    if committed.offset > log.end:
-        return f"its log ends at offset {log.end}, before offset {committed.offset}, which is committed"
-    return None
+    return ""
 
 
 def _has_never_committed(partition: int, log: Log, others: Iterable[TopicMark]) -> bool:
     """Whether a group without a commit for this partition has only just begun: then its other commits know of the partition."""
     return all(mark.partitions > partition and not log.topic.is_another_than(mark) for mark in others)
-
-
-def _done_above(committed: Committed) -> donemap.Runs:
-    try:
-        return notes.decode(*committed)[0]
-    except ValueError:
-        return ()
 
 
 def marks_of(found: Mapping[int, Committed]) -> list[TopicMark]:

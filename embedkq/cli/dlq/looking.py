@@ -43,7 +43,7 @@ def list_(
 ) -> None:
     """List dead letters, newest first. With --json, a line for each."""
     with opened(hosts, dead_letter_topic, tls) as (box, _, _), view.progress_bar() as progress:
-        bar = progress.add_task("Reading", total=sum(last - first for first, last in box.ends.values()))
+        bar = progress.add_task("Reading", total=sum(log.end - log.first for log in box.logs.values()))
         found = box.newest(selection_of(reasons, origin, function, from_group), dealt=dealt, count=lambda read: progress.advance(bar, read))
         shown = 0
         while page := list(islice(found, _ROWS if not limit else min(_ROWS, limit - shown))):
