@@ -132,7 +132,7 @@ def test_a_callback_that_raises_is_logged_and_the_next_job_runs(hosts: str, topi
     done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--callback=raising.py", "--burst", cwd=tmp_path)
     assert done.status == 0 and lines(tmp_path / "noted") == ["1", "2"], done
     assert [line for line in done.err.splitlines() if line.startswith("[")] == [
-        f"[ERROR] Callback failed: no {number} (job {ids[number - 1][:8]}, jobs.note, topic {topic})" for number in (1, 2)
+        f"[ERROR] Callback failed: no {number} (job {ids[number - 1][:8]}, workerjobs.note, topic {topic})" for number in (1, 2)
     ]
     assert done.err.count("Traceback (most recent call last):") == 2
     assert lag(hosts, topic, topic) == 0
