@@ -120,12 +120,6 @@ def _check_abilities(kind: type[Broker], request: pytest.FixtureRequest) -> None
 
 
 @pytest.fixture
-def kafka_options(broker: Broker) -> dict[str, Any]:
-    """What a worker should know of this broker: nothing, for any kind that there is."""
-    return {}
-
-
-@pytest.fixture
 def make_topic(hosts: str) -> Callable[[int], str]:
     """Creates a topic that no other test uses, with so many partitions."""
 

@@ -652,9 +652,7 @@ def test_a_function_comes_back_with_all_that_it_is(
     assert (again.__defaults__ or ()) == tuple(defaults) and (again.__kwdefaults__ or {}) == keywords
 
 
-def test_the_whole_way_through_kafka_nothing_is_lost(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_whole_way_through_kafka_nothing_is_lost(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
     """Jobs of a main script, some classes of which no child can be given: each is run or refused at once."""
     script = tmp_path / "app.py"
     script.write_text(f"""
@@ -695,7 +693,7 @@ with Queue(hosts={hosts!r}, topic={topic!r}) as queue:
         queue.enqueue(waits)
     except EncodeError as error:
         print(error)
-    with Worker(hosts={hosts!r}, topic={topic!r}, group={group!r}, callback=callback, kafka={kafka_options!r}) as worker:
+    with Worker(hosts={hosts!r}, topic={topic!r}, group={group!r}, callback=callback) as worker:
         assert worker.drain(60)
 assert told == {{"unpack": ("Box", 3, 5), "measure": (6, (3, 1)), "year": 2024, "host": "example.org", "total": 42,
                 "future": "ResultNotPicklable"}}, told

@@ -151,9 +151,9 @@ def probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make_worker(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> Callable[..., Worker]:
+def make_worker(hosts: str, topic: str, group: str) -> Callable[..., Worker]:
     def make(callback: Any = None, **options: Any) -> Worker:
-        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, kafka=kafka_options, **options)
+        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, **options)
 
     return make
 

@@ -21,13 +21,11 @@ def fill(hosts: str, topic: str) -> None:
         sender.flush()
 
 
-def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(
-    hosts: str, make_topic: Any, group: str, kafka_options: dict[str, Any]
-) -> None:
+def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(hosts: str, make_topic: Any, group: str) -> None:
     """A broker that is asked for those alone answers after `fetch_max_wait_ms`, which here is longer than the test."""
     topic = make_topic(PARTITIONS)
     fill(hosts, topic)
-    options = {**kafka_options, "fetch_max_wait_ms": 60_000, "request_timeout_ms": 120_000}
+    options = {"fetch_max_wait_ms": 60_000, "request_timeout_ms": 120_000}
     client = Client(
         hosts, topic, lambda kafka: None,
         options_of(hosts=hosts, group=group, job_size=1_000_000, options=options),
@@ -65,9 +63,7 @@ def test_a_fetch_waits_the_less_the_more_there_is_to_do(positions: Any, ends: An
     assert bounds == [wait, 7], "never longer than its user wants"
 
 
-def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(
-    hosts: str, make_topic: Any, group: str, kafka_options: dict[str, Any]
-) -> None:
+def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(hosts: str, make_topic: Any, group: str) -> None:
     topic = make_topic(2)
     with Sender(hosts, topic) as sender:
         for number in range(2 * 1500):
@@ -75,7 +71,7 @@ def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(
         sender.flush()
     client = Client(
         hosts, topic, lambda kafka: None,
-        options_of(hosts=hosts, group=group, job_size=1_000_000, options=kafka_options),
+        options_of(hosts=hosts, group=group, job_size=1_000_000, options={}),
     )
     came = {0: 0, 1: 0}
 

@@ -540,9 +540,7 @@ print("reached the end")
 
 
 @pytest.mark.parametrize("start", ["with worker:", "if worker.start_background():"])
-def test_the_whole_way_through_kafka_with_jobs_of_main(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], tmp_path: Path, start: str
-) -> None:
+def test_the_whole_way_through_kafka_with_jobs_of_main(hosts: str, topic: str, group: str, tmp_path: Path, start: str) -> None:
     """An unguarded script: its body runs once, and its callback gets the script's own objects."""
     script = tmp_path / "app.py"
     script.write_text(f"""
@@ -567,7 +565,7 @@ def callback(status, job, result, exception, traceback):
     told.append(result or exception)
 queue = Queue(hosts={hosts!r}, topic={topic!r})
 queue.using(key="a").enqueue_many([(sell, (Shirt(Size.SMALL),)), (sell, (Shirt(Size.LARGE),))])
-worker = Worker(hosts={hosts!r}, topic={topic!r}, group={group!r}, callback=callback, kafka={kafka_options!r})
+worker = Worker(hosts={hosts!r}, topic={topic!r}, group={group!r}, callback=callback)
 {start}
     while len(told) < 2:
         worker.run_callbacks(0.1)

@@ -160,10 +160,10 @@ def dead_topic(make_dead_topic: Callable[..., str]) -> str:
 
 
 @pytest.fixture
-def make_worker(hosts: str, topic: str, group: str, dead_topic: str, kafka_options: dict[str, Any]) -> Callable[..., Worker]:
+def make_worker(hosts: str, topic: str, group: str, dead_topic: str) -> Callable[..., Worker]:
     def make(callback: Any = None, **options: Any) -> Worker:
         options = {"dead_letter_topic": dead_topic, **options}
-        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, kafka=kafka_options, **options)
+        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, **options)
 
     return make
 

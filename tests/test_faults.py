@@ -79,13 +79,11 @@ def test_commits_that_are_refused_for_long_are_no_reason_to_begin_anew(hosts: st
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 def test_clocks_that_jump_change_no_limit(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+    hosts: str, topic: str, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
     """Limits are measured by a clock that is never set: what `time.time` says, in the host and in the child, is of no weight."""
     recorder, really = Recorder(), time.time
-    with Queue(hosts=hosts, topic=topic) as queue, Worker(
-        hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options
-    ) as worker:
+    with Queue(hosts=hosts, topic=topic) as queue, Worker(hosts=hosts, topic=topic, group=group, callback=recorder) as worker:
         queue.using(key="k").enqueue(workerjobs.set_clock, jump)
         queue.using(key="k", timeout=30).enqueue(workerjobs.note_both_ends, str(tmp_path / "notes"), "good", 0.5)
         queue.using(key="k", timeout=0.5).enqueue(workerjobs.spin, str(tmp_path / "spin"))

@@ -46,12 +46,12 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def run_until_done(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> Callable[..., dict[str, Call]]:
+def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., dict[str, Call]]:
     """Runs a worker until the topic is done; what its callback was told, by the job's id."""
 
     def run(**options: Any) -> dict[str, Call]:
         recorder = Recorder()
-        with Worker(hosts=hosts, topic=topic, callback=recorder, kafka=kafka_options, **{"group": group, **options}) as worker:
+        with Worker(hosts=hosts, topic=topic, callback=recorder, **{"group": group, **options}) as worker:
             assert worker.drain(60)
         assert set(recorder.ids.values()) <= {1}
         return {call.job.id or "": call for call in recorder.calls}

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -74,18 +73,18 @@ assert open(f"/proc/self/task/{os.getpid()}/children").read() == ""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_threads_are_named_after_the_topic(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> None:
-    with Worker(hosts=hosts, topic=topic, group=group, kafka=kafka_options):
+def test_threads_are_named_after_the_topic(hosts: str, topic: str, group: str) -> None:
+    with Worker(hosts=hosts, topic=topic, group=group):
         names = {thread.name for thread in threading.enumerate()}
         assert {f"embedkq-worker-{topic}", f"embedkq-consumer-{topic}"} <= names
 
 
 @pytest.mark.hang_guard(400)
-def test_two_hundred_starts_and_stops_leave_nothing(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> None:
+def test_two_hundred_starts_and_stops_leave_nothing(hosts: str, topic: str, group: str) -> None:
     process, recorder = psutil.Process(), Recorder()
 
     def cycle(with_job: bool) -> None:
-        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, processes=1, kafka=kafka_options) as worker:
+        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, processes=1) as worker:
             if with_job:
                 queue.enqueue(workerjobs.echo)
                 count = len(recorder)

@@ -32,9 +32,9 @@ def send_to(hosts: str, topic: str, counts: dict[int, int]) -> None:
         sender.flush()
 
 
-def run_some(hosts: str, topic: str, group: str, count: int, options: dict[str, Any]) -> None:
+def run_some(hosts: str, topic: str, group: str, count: int) -> None:
     """Have a worker do so many jobs and commit them."""
-    Worker(hosts, topic, group=group, kafka=options).start(max_jobs=count)
+    Worker(hosts, topic, group=group).start(max_jobs=count)
 
 
 def asked(hosts: str, *arguments: str) -> Any:
@@ -61,14 +61,12 @@ def test_a_topic_without_a_group_has_offsets_and_no_lag(hosts: str, topic: str) 
     assert without_topic(found["partitions"], topic) == [row(0, 0, 3), row(1, 0, 0), row(2, 0, 1), row(3, 0, 0)]
 
 
-def test_committed_offsets_and_lag_are_those_of_the_group(
-    hosts: str, make_topic: Callable[[int], str], group: str, kafka_options: dict[str, Any]
-) -> None:
+def test_committed_offsets_and_lag_are_those_of_the_group(hosts: str, make_topic: Callable[[int], str], group: str) -> None:
     topic = make_topic(1)
     send_to(hosts, topic, {0: 5})
-    run_some(hosts, topic, group, 2, kafka_options)
+    run_some(hosts, topic, group, 2)
     other = f"{group}-other"
-    run_some(hosts, topic, other, 5, kafka_options)
+    run_some(hosts, topic, other, 5)
 
     found = asked(hosts, f"--topic={topic}")
     assert without_topic(found["partitions"], topic) == [row(0, 0, 5, group, 2, 3), row(0, 0, 5, other, 5, 0)]
@@ -85,7 +83,7 @@ def test_committed_offsets_and_lag_are_those_of_the_group(
 def test_deleted_records_are_no_lag(hosts: str, make_topic: Callable[[int], str], group: str) -> None:
     topic = make_topic(1)
     send_to(hosts, topic, {0: 10})
-    run_some(hosts, topic, group, 2, {})
+    run_some(hosts, topic, group, 2)
     with_admin(hosts, lambda admin: admin.delete_records({describe_partition(topic): 6}))
     found = asked(hosts, f"--topic={topic}", f"--group={group}")
     assert without_topic(found["partitions"], topic) == [row(0, 6, 10, group, 2, 4)]
@@ -133,13 +131,11 @@ def test_live_workers_are_members_and_owners(hosts: str, topic: str, group: str,
         wait_until(lambda: [owned(member) for member in members()] == [[0, 1, 2, 3]], "the other worker has all partitions")
 
 
-def test_tables_show_the_same_and_nothing_is_cut_off_in_a_pipe(
-    hosts: str, make_topic: Callable[[int], str], kafka_options: dict[str, Any]
-) -> None:
+def test_tables_show_the_same_and_nothing_is_cut_off_in_a_pipe(hosts: str, make_topic: Callable[[int], str]) -> None:
     topic = make_topic(2)
     group = f"a group with [brackets] and a long name {uuid.uuid4()}"
     send_to(hosts, topic, {0: 4, 1: 4})
-    run_some(hosts, topic, group, 8, kafka_options)
+    run_some(hosts, topic, group, 8)
     send_to(hosts, topic, {1: 3})
     done = run("info", f"--hosts={hosts}", f"--topic={topic}", program=SCRIPT)
     assert (done.status, done.err) == (0, ""), done

@@ -14,14 +14,14 @@ from embedkq import Queue, Worker
 
 
 @pytest.fixture
-def run(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> Callable[..., Recorder]:
+def run(hosts: str, topic: str, group: str) -> Callable[..., Recorder]:
     """Runs one call to its end through a worker."""
 
     def run(func: Any, *args: Any, timeout: float | None = None, **options: Any) -> Recorder:
         recorder = Recorder()
         with Queue(hosts=hosts, topic=topic, timeout=timeout) as queue:
             queue.enqueue(func, *args)
-        worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options, **options)
+        worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, **options)
         worker.start(max_jobs=1)
         return recorder
 
@@ -95,13 +95,11 @@ def test_initializer_output_is_logged_without_an_id(run: Any, caplog: Any) -> No
     assert len(printed) == 4 and {record.job_id for record in printed} == {"-"}
 
 
-def test_waiting_is_not_needed(hosts: str, topic: str, group: str, kafka_options: dict[str, Any], caplog: Any) -> None:
+def test_waiting_is_not_needed(hosts: str, topic: str, group: str, caplog: Any) -> None:
     """A line is there while its job still runs."""
     caplog.set_level(logging.INFO, "shop")
     recorder = Recorder()
-    with Queue(hosts=hosts, topic=topic, timeout=60) as queue, Worker(
-        hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options
-    ) as worker:
+    with Queue(hosts=hosts, topic=topic, timeout=60) as queue, Worker(hosts=hosts, topic=topic, group=group, callback=recorder) as worker:
         queue.enqueue(workerjobs.log_and_sleep, 2)
         fire_until(worker, lambda: "begun" in caplog.text, "the line is there")
         assert not recorder.calls

@@ -60,8 +60,8 @@ def test_an_upgrade_of_kafka_python_needs_a_change_of_setup_cfg() -> None:
     assert not any(version in allowed for version in ("3.0.11", "3.1.0", "3.1.0rc1", "4.0"))
 
 
-def test_metrics_of_kafka_python_can_be_switched_on(hosts: str, topic: str, kafka_options: dict[str, Any]) -> None:
-    with Worker(hosts=hosts, topic=topic, kafka={**kafka_options, "metrics_enabled": True}) as worker:
+def test_metrics_of_kafka_python_can_be_switched_on(hosts: str, topic: str) -> None:
+    with Worker(hosts=hosts, topic=topic, kafka={"metrics_enabled": True}) as worker:
         assert worker.drain(60)
 
 

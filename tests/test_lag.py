@@ -33,10 +33,10 @@ def known(worker: Worker) -> dict[int, int]:
     return dict(worker.health().lag or {})
 
 
-def test_what_is_done_above_a_slow_job_is_no_lag(hosts: str, make_topic: Any, group: str, tmp_path: Path, kafka_options: Any) -> None:
+def test_what_is_done_above_a_slow_job_is_no_lag(hosts: str, make_topic: Any, group: str, tmp_path: Path) -> None:
     topic, gate, recorder = make_topic(1), tmp_path / "gate", Recorder()
     send_many(hosts, topic, workerjobs.note_and_wait, [(str(tmp_path / "noted"), "slow", str(gate))])
-    with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, processes=2, kafka=kafka_options) as worker:
+    with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, processes=2) as worker:
         wait_until(lambda: lines(tmp_path / "noted"), "the slow job runs")
         send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(500)])
         fire_until(worker, lambda: len(recorder) == 500, "the quick ones are done")
@@ -50,11 +50,11 @@ def test_what_is_done_above_a_slow_job_is_no_lag(hosts: str, make_topic: Any, gr
 
 
 def test_a_partition_that_is_not_read_for_a_while_has_the_lag_that_it_has(
-    hosts: str, make_topic: Any, group: str, tmp_path: Path, kafka_options: Any, monkeypatch: pytest.MonkeyPatch
+    hosts: str, make_topic: Any, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "MOST_RECORDS", 5)
     topic, gate, recorder = make_topic(1), tmp_path / "gate", Recorder()
-    with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options) as worker:
+    with Worker(hosts=hosts, topic=topic, group=group, callback=recorder) as worker:
         send_many(hosts, topic, workerjobs.note_and_wait, [(str(tmp_path / "noted"), number, str(gate)) for number in range(10)])
         wait_until(lambda: known(worker) == {0: 10}, "ten jobs wait, more than the worker reads ahead")
         send_many(hosts, topic, workerjobs.echo, [()] * 60)
@@ -64,11 +64,9 @@ def test_a_partition_that_is_not_read_for_a_while_has_the_lag_that_it_has(
         wait_until(lambda: known(worker) == {0: 0}, "nothing is left")
 
 
-def test_an_empty_partition_and_the_end_of_a_transaction_are_no_lag(
-    hosts: str, make_topic: Any, group: str, kafka_options: Any
-) -> None:
+def test_an_empty_partition_and_the_end_of_a_transaction_are_no_lag(hosts: str, make_topic: Any, group: str) -> None:
     topic, recorder = make_topic(3), Recorder()
-    with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options) as worker:
+    with Worker(hosts=hosts, topic=topic, group=group, callback=recorder) as worker:
         wait_until(lambda: known(worker) == {0: 0, 1: 0, 2: 0}, "an empty topic has no lag")
         producer = KafkaProducer(bootstrap_servers=hosts, transactional_id=f"{topic}-writer")
         producer.init_transactions()

@@ -215,13 +215,11 @@ def send_batches(hosts: str, topic: str) -> None:
             sender.flush()
 
 
-def test_a_batch_that_was_spoiled_on_its_way_is_fetched_again_and_runs(
-    hosts: str, make_topic: Any, corrupted: Any, kafka_options: Any, caplog: Any
-) -> None:
+def test_a_batch_that_was_spoiled_on_its_way_is_fetched_again_and_runs(hosts: str, make_topic: Any, corrupted: Any, caplog: Any) -> None:
     topic, calls = make_topic(1), Recorder()
     send_batches(hosts, topic)
     spoiled = corrupted(2)
-    with caplog.at_level(logging.WARNING, "embedkq"), Worker(hosts=hosts, topic=topic, callback=calls, kafka=kafka_options) as worker:
+    with caplog.at_level(logging.WARNING, "embedkq"), Worker(hosts=hosts, topic=topic, callback=calls) as worker:
         fire_until(worker, lambda: len(calls) == 6, "all have run")
     assert calls.results == ["fine0", "fine1", "SPOIL2", "SPOIL3", "fine4", "fine5"] and len(spoiled) == 2
     assert not any("malformed" in line or "does not answer" in line for line in warnings(caplog))
@@ -247,7 +245,7 @@ def test_a_batch_that_stays_corrupt_is_told_of_record_by_record_and_the_others_r
 
 
 def test_an_error_that_a_broker_tells_of_one_partition_is_none_of_all(
-    hosts: str, make_topic: Any, kafka_options: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    hosts: str, make_topic: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     topic, calls = make_topic(2), Recorder()
     parse, broken = fetcher.Fetcher._parse_fetched_data, [True]
@@ -261,7 +259,7 @@ def test_an_error_that_a_broker_tells_of_one_partition_is_none_of_all(
 
     monkeypatch.setattr(fetcher.Fetcher, "_parse_fetched_data", fail)
     caplog.set_level(logging.WARNING, "embedkq")
-    with Queue(hosts=hosts, topic=topic) as queue, Worker(hosts=hosts, topic=topic, callback=calls, kafka=kafka_options) as worker:
+    with Queue(hosts=hosts, topic=topic) as queue, Worker(hosts=hosts, topic=topic, callback=calls) as worker:
         for partition in (0, 1):
             queue.using(partition=partition).enqueue_many([(divmod, (partition, 10), {})] * 10)
         fire_until(worker, lambda: len(calls) == 10, "those of the other partition")

@@ -112,11 +112,11 @@ def test_where_threads_have_no_clock_no_host_is_busy(monkeypatch: pytest.MonkeyP
 
 
 def test_a_worker_sees_how_busy_its_app_is_and_all_jobs_are_done(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    hosts: str, topic: str, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder, waits = Recorder(), list[Gathering]()
     monkeypatch.setattr(Gathering, "wait", lambda gathering: waits.append(gathering))
-    worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options)
+    worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder)
     with worker, Queue(hosts=hosts, topic=topic) as queue:
         assert worker._engine is not None
         load = worker._engine.consumer._exchange.host_load

@@ -468,14 +468,12 @@ def known(hosts: str, group: str) -> Notes:
     return notes.decode(offset, metadata)[1]
 
 
-def test_a_stop_in_order_is_no_start_in_vain(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any], broker: Any, tmp_path: Path
-) -> None:
+def test_a_stop_in_order_is_no_start_in_vain(hosts: str, topic: str, group: str, broker: Any, tmp_path: Path) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "notes"
     with Queue(hosts=hosts, topic=topic) as queue:
         queue.using(partition=0).enqueue(workerjobs.note_and_wait, str(noted), "slow", str(gate))
     for turn in range(3):
-        worker = Worker(hosts=hosts, topic=topic, group=group, callback=Recorder(), kafka=kafka_options).start_background()
+        worker = Worker(hosts=hosts, topic=topic, group=group, callback=Recorder()).start_background()
         wait_until(lambda turn=turn: len(lines(noted)) == turn + 1, "it runs")
         known = {partition: notes.decode(*place)[1].starts for partition, place in committed(hosts, group, topic).items()}
         assert known.pop(0) == 1 and not any(known.values())

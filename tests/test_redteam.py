@@ -128,10 +128,10 @@ def arsenal(marks: Path, hosts: str, topic: str, make_topic: Any) -> Arsenal:
 
 
 @pytest.fixture
-def run_until_done(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> Callable[..., Recorder]:
+def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., Recorder]:
     def run(**options: Any) -> Recorder:
         recorder = Recorder()
-        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options, **options) as worker:
+        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, **options) as worker:
             assert worker.drain(60)
             assert worker.state == "running"
         return recorder

@@ -29,9 +29,9 @@ def run_once(worker: Worker, queue_options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_restarts_leave_no_client_behind(hosts: str, topic: str, kafka_options: dict[str, Any], same: bool) -> None:
+def test_restarts_leave_no_client_behind(hosts: str, topic: str, same: bool) -> None:
     def make() -> Worker:
-        return Worker(hosts=hosts, topic=topic, kafka=kafka_options, callback=lambda *ended: None)
+        return Worker(hosts=hosts, topic=topic, callback=lambda *ended: None)
 
     worker = make()
     run_once(worker, {"hosts": hosts, "topic": topic})
@@ -42,18 +42,16 @@ def test_restarts_leave_no_client_behind(hosts: str, topic: str, kafka_options: 
     assert alive() - before == Counter()
 
 
-def test_a_worker_that_has_ended_and_is_kept_keeps_no_client(hosts: str, topic: str, kafka_options: dict[str, Any]) -> None:
+def test_a_worker_that_has_ended_and_is_kept_keeps_no_client(hosts: str, topic: str) -> None:
     before = alive()
-    worker = Worker(hosts=hosts, topic=topic, kafka=kafka_options)
+    worker = Worker(hosts=hosts, topic=topic)
     run_once(worker, {"hosts": hosts, "topic": topic})
     left = alive() - before
     assert left["Consumer"] == left["ClusterMetadata"] == left["Producer"] == 0
     assert worker.state == "stopped"
 
 
-def test_a_worker_asks_for_its_own_topic_only(
-    hosts: str, topic: str, make_topic: Any, kafka_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_asks_for_its_own_topic_only(hosts: str, topic: str, make_topic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make_topic(1)
     asked: list[bool] = []
     known: set[str] = set()
@@ -69,5 +67,5 @@ def test_a_worker_asks_for_its_own_topic_only(
 
     monkeypatch.setattr(ClusterMetadata, "metadata_request", note_request)
     monkeypatch.setattr(ClusterMetadata, "update_metadata", note_topics)
-    run_once(Worker(hosts=hosts, topic=topic, kafka=kafka_options), {"hosts": hosts, "topic": topic})
+    run_once(Worker(hosts=hosts, topic=topic), {"hosts": hosts, "topic": topic})
     assert asked and not any(asked) and known == {topic}

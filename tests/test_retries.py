@@ -232,10 +232,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @pytest.fixture
-def make_worker(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> Callable[..., Worker]:
+def make_worker(hosts: str, topic: str, group: str) -> Callable[..., Worker]:
     def make(callback: Any = None, **settings: Any) -> Worker:
         settings = {"backoff": 0.05, **settings}
-        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, kafka=kafka_options, **settings)
+        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, **settings)
 
     return make
 

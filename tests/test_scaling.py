@@ -273,13 +273,13 @@ def test_who_waits_for_offsets_costs_nothing_for_those_that_are_reached(make_hos
 
 
 def test_a_turn_of_the_consumer_looks_at_each_partition_once(
-    hosts: str, make_topic: Any, group: str, kafka_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    hosts: str, make_topic: Any, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_turn(partitions: int) -> int:
         topic, exchange = make_topic(partitions), Exchange()
         consumer = Consumer(
             exchange, hosts=hosts, topic=topic, group=f"{group}-{partitions}", offset_policy="earliest", job_size=1_000, gate=Gate(topic),
-            revoke_timeout=1.0, options=kafka_options,
+            revoke_timeout=1.0, options={},
         )
         client = consumer._connect()
 

@@ -174,12 +174,10 @@ def test_a_result_that_does_not_fit_is_a_failure_that_says_so() -> None:
 
 
 @pytest.mark.parametrize("left", [4, 6, 8, 10, 14, 30])
-def test_a_worker_that_is_started_without_descriptors_runs_once_there_are_some(
-    left: int, hosts: str, topic: str, group: str, kafka_options: dict[str, Any]
-) -> None:
+def test_a_worker_that_is_started_without_descriptors_runs_once_there_are_some(left: int, hosts: str, topic: str, group: str) -> None:
     recorder = Recorder()
     send_many(hosts, topic, workerjobs.echo, [(1,)])
-    worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, kafka=kafka_options)
+    worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder)
     with contextlib.ExitStack() as shortage:
         shortage.enter_context(no_descriptors(but=left))
         giving_back = threading.Timer(1.0, shortage.pop_all().close)
@@ -192,10 +190,8 @@ def test_a_worker_that_is_started_without_descriptors_runs_once_there_are_some(
         assert recorder.calls[0].status == "success"
 
 
-def test_a_worker_without_any_descriptor_says_so_at_once_and_can_be_started_later(
-    hosts: str, topic: str, group: str, kafka_options: dict[str, Any]
-) -> None:
-    with Worker(hosts=hosts, topic=topic, group=group, kafka=kafka_options) as worker:
+def test_a_worker_without_any_descriptor_says_so_at_once_and_can_be_started_later(hosts: str, topic: str, group: str) -> None:
+    with Worker(hosts=hosts, topic=topic, group=group) as worker:
         assert worker.stop()
     with no_descriptors(), pytest.raises(WorkerError, match=r"no file descriptor left .*`ulimit -n`"):
         worker.start_background()

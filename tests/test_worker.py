@@ -32,10 +32,9 @@ MANY = 1000
 
 
 @pytest.fixture
-def make_worker(hosts: str, topic: str, group: str, kafka_options: dict[str, Any]) -> Callable[..., Worker]:
+def make_worker(hosts: str, topic: str, group: str) -> Callable[..., Worker]:
     def make(callback: Any = None, **options: Any) -> Worker:
-        kafka = {**kafka_options, **options.pop("kafka", {})}
-        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, kafka=kafka, **options)
+        return Worker(hosts=hosts, topic=topic, group=group, callback=callback, **options)
 
     return make
 
