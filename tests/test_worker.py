@@ -315,6 +315,24 @@ def test_a_slow_job_holds_up_its_offset_and_nothing_else(
     assert committed(hosts, group, topic)[0][0] == 51 and len(recorder) == 51
 
 
+def test_thousands_of_jobs_that_wait_for_their_key_hold_up_no_other_key(
+    make_worker: Any, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    gate, recorder = tmp_path / "gate", Recorder()
+    with Sender(hosts, topic) as sender:
+        sender.send(workerjobs.note_and_wait, str(tmp_path / "notes"), "slow", str(gate), key=b"busy", partition=0)
+        for number in range(5_000):
+            sender.send(abs, number, key=b"busy", partition=0)
+        others = {sender.send(abs, -1, key=key, partition=0) for key in (b"other", None)}
+        sender.flush()
+    with make_worker(recorder, processes=2) as worker:
+        fire_until(worker, lambda: others <= set(recorder.ids), "the other keys are done")
+        assert len(recorder) == 2
+        gate.touch()
+        assert worker.drain(100)
+    assert recorder.results[3:] == list(range(5_000)) and lag(hosts, group, topic) == 0
+
+
 def test_a_record_that_is_no_job_is_skipped_and_one_that_cannot_be_loaded_has_its_callback(
     make_worker: Any, hosts: str, topic: str, group: str, tmp_path: Path, caplog: Any
 ) -> None:

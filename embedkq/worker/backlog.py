@@ -15,7 +15,7 @@ MOST_BYTES = 64 * 1024 * 1024
 before another attempt, and until their dead letters are written."""
 RUN_BYTES = 512
 """What a record takes beside its key and value, its headers included or nearly so."""
-READ_AHEAD = 1_000
+READ_AHEAD = 10_000
 """How many records of one partition may wait for an earlier one with their key before the partition is left alone ..."""
 READ_AHEAD_BYTES = 16 * 1024 * 1024
 """... and how many bytes they may have together ..."""
