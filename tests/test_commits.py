@@ -145,6 +145,9 @@ class Consumer(Broker):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
 
+    async def within(self, future: Any, seconds: float) -> Any:
+        return await future
+
 
 async def given_up(assignment: Assignment, consumer: Consumer, partitions: frozenset[int]) -> None:
     await assignment.give_up(consumer, partitions, lost=False)

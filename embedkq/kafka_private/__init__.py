@@ -153,6 +153,10 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         self._fetcher.discard(partition)
         self.seek(partition, offset)
 
+    async def within(self, future: Any, seconds: float) -> Any:
+        """The result of a future of this client's, on its I/O thread. Raises as it does, and KafkaTimeoutError after so many seconds."""
+        return await self._manager.wait_for(future, max(1, int(seconds * 1000)))
+
     async def sleep(self, seconds: float) -> None:
         """Sleep on the client's I/O thread, where heartbeats go on meanwhile."""
         await self._net.sleep(seconds)

@@ -15,6 +15,7 @@ from kafka import errors as kafka_errors
 
 from embedkq.kafka_private import AsyncConsumerRebalanceListener
 from embedkq.safe_logging import SafeLogger
+from embedkq.worker.client import TIMEOUT_SECONDS
 from embedkq.worker.commit_requests import TOO_LARGE
 from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
@@ -42,6 +43,8 @@ class Assignment:
         """Set when the consumer closes: nothing runs any more, so nothing is waited for."""
         self.stopping = False
         """Set when the worker is asked to stop: whatever ends it from now on, none of its jobs is to blame."""
+        self.left_uncommitted = False
+        """Whether something that is done went away, while the worker stopped, before it could be committed."""
         self._exchange = exchange
         self._commits = commits
         self._tell = tell
@@ -93,6 +96,7 @@ class Assignment:
             self.joined.clear()
             self._lose(partitions)
             return
+        committed = self._commits.known(partitions)
         with self._changing:
             begun = self._take_out(partitions)
         if not begun:
@@ -101,27 +105,30 @@ class Assignment:
         self._tell(message)
         self._settling.append(message)
         if self.leaving:
-            await self._settle(kafka, message, begun)
+            await self._settle(kafka, message, begun, committed)
         else:  # the partitions that stay go on meanwhile; nobody else has these before this consumer takes part in another rebalance
-            kafka.rejoin_after(self._settle, kafka, message, begun)
+            kafka.rejoin_after(self._settle, kafka, message, begun, committed)
 
     @property
     def settles(self) -> bool:
         """Whether partitions that go away wait for their jobs, or for their commit. Any thread."""
         return bool(self._settling)
 
-    async def _settle(self, kafka: Any, message: Revoked, begun: Mapping[int, int]) -> None:
+    async def _settle(self, kafka: Any, message: Revoked, begun: Mapping[int, int], committed: Mapping[int, Progress]) -> None:
         await self._until_settled(kafka, message)
         if message not in self._settling:
             return
         wanted = self._committable(begun, message.snapshot if message.settled else None, given_up=True)
+        wanted = {partition: progress for partition, progress in wanted.items() if committed.get(partition) != progress}
         try:
             await self._commit(kafka, wanted)
         except kafka_errors.KafkaError as error:
-            logger.warning(
-                "The offsets of partitions %s could not be committed before they were given up (%r): "
-                "what was done of them since the last commit runs again.", sorted(wanted), error,
-            )
+            self.left_uncommitted = True
+            if not self.leaving:  # the engine tells at the end of a stop, once
+                logger.warning(
+                    "The offsets of partitions %s could not be committed before they were given up (%r): "
+                    "what was done of them since the last commit runs again.", sorted(wanted), error,
+                )
         self._release(message)
 
     def _release(self, message: Revoked) -> None:
@@ -138,12 +145,14 @@ class Assignment:
         requests = self._commits.requests(wanted)
         while (request := requests.next_request()) is not None:
             try:
-                await kafka.commit_async(request)
+                await kafka.within(kafka.commit_async(request), self._exchange.deadline.left(TIMEOUT_SECONDS))
             except TOO_LARGE as error:
                 requests.refused(error)
 
     def _lose(self, partitions: frozenset[int]) -> None:
         self._release_all()
+        if self.stopping and self._commits.lacks(self._committable({p: e for p, e in self._epochs.items() if p in partitions})):
+            self.left_uncommitted = True
         with self._changing:
             begun = self._take_out(partitions)
         self._tell_lost(frozenset(begun))

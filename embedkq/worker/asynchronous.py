@@ -39,6 +39,13 @@ async def until_over(engine: Engine, timeout: float | None) -> bool:
         return engine.over
 
 
+async def end_now(engine: Engine) -> None:
+    """Kill what runs, and wait until nothing of the engine runs any more, or until its deadline."""
+    engine.request_stop(now=True)
+    await until_over(engine, engine.deadline.patience)
+    engine.leave_if_overdue()
+
+
 @asynccontextmanager
 async def _watching(engine: Engine) -> AsyncIterator[tuple[asyncio.Event, Callable[[], None]]]:
     changed, wake = _event()

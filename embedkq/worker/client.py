@@ -32,14 +32,14 @@ DEFAULT_OPTIONS: Mapping[str, Any] = {**Consumer.DEFAULT_CONFIG, "session_timeou
 """What counts unless a user says otherwise."""
 CONNECT_SECONDS = 10.0
 _CONNECT_MARGIN_SECONDS = 0.5
-TIMEOUT_MILLISECONDS = 5_000
+TIMEOUT_SECONDS, TIMEOUT_MILLISECONDS = 5.0, 5_000
 """Limit of one request."""
 _FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
 """For so long a broker waits for records of partitions that have none: while records come, and while one of the others has more."""
 _UNKNOWN_TOPIC_SECONDS = 15.0
 _UNKNOWN_PAUSE_SECONDS = 0.01
 _ASK_SECONDS = 1.0
-_CLOSE_MILLISECONDS = 2_000
+CLOSE_SECONDS = 2.0
 _FETCH_BYTES = 16 * 1024 * 1024
 
 
@@ -190,10 +190,10 @@ class Client:
         ends = self.kafka.end_offsets(wanted, timeout_ms=milliseconds) if wanted else {}
         return {tp.partition: end for tp, end in ends.items()}
 
-    def close(self) -> None:
-        """Leave the group. Raises nothing."""
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Leave the group; the broker gets so many seconds to answer. Raises nothing."""
         try:
-            self.kafka.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
+            self.kafka.close(autocommit=False, timeout_ms=max(1, int(seconds * 1000)))
         except Exception as error:  # noqa: BLE001  (it is being thrown away)
             logger.debug("Closing the consumer: %r", error)
 

@@ -8,7 +8,7 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from embedkq.safe_logging import SafeLogger
-from embedkq.worker.client import TIMEOUT_MILLISECONDS
+from embedkq.worker.client import TIMEOUT_SECONDS
 from embedkq.worker.commit_requests import TOO_LARGE, CommitLimits, CommitRequests
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.progress import Progress
@@ -66,15 +66,27 @@ class Commits:
         """Whether any of this is not committed yet."""
         return wanted != self._committed
 
-    def commit(self, kafka: Any, wanted: Mapping[int, Progress]) -> bool:
-        """Commit and wait for it; False if it was refused for now.
+    def lacks(self, wanted: Mapping[int, Progress]) -> bool:
+        """Whether anything that is done by this is not committed. Any thread."""
+        committed = self._committed
+        return any(
+            (known := committed.get(partition)) is None or (known.offset, known.done) != (progress.offset, progress.done)
+            for partition, progress in wanted.items()
+        )
+
+    def known(self, partitions: Set[int]) -> dict[int, Progress]:
+        """What is committed of these, as far as this consumer has committed it. Any thread."""
+        return {partition: progress for partition, progress in self._committed.items() if partition in partitions}
+
+    def commit(self, kafka: Any, wanted: Mapping[int, Progress], seconds: float = TIMEOUT_SECONDS) -> bool:
+        """Commit and wait for it, at most so many seconds for each request; False if it was refused for now.
 
         Raises:
             KafkaError: the broker does not answer, or (one of `FATAL`) does not allow it.
         """
         self._tried = time.monotonic()
         try:
-            self._commit(kafka, self._changed(wanted) or self._some_unchanged(wanted))
+            self._commit(kafka, self._changed(wanted) or self._some_unchanged(wanted), seconds)
         except REFUSALS as error:
             self.refused_since = self.refused_since or time.monotonic()
             logger.debug("A commit was refused and will be tried again: %r", error)
@@ -82,11 +94,11 @@ class Commits:
         self._committed, self.refused_since, self.last = dict(wanted), None, time.monotonic()
         return True
 
-    def _commit(self, kafka: Any, wanted: Mapping[int, Progress]) -> None:
+    def _commit(self, kafka: Any, wanted: Mapping[int, Progress], seconds: float) -> None:
         requests = self.requests(wanted)
         while (request := requests.next_request()) is not None:
             try:
-                kafka.commit(request, timeout_ms=TIMEOUT_MILLISECONDS)
+                kafka.commit(request, timeout_ms=max(1, int(seconds * 1000)))
             except TOO_LARGE as error:
                 requests.refused(error)
             else:

@@ -5,6 +5,7 @@ from its group for ever while it goes on returning records (seen with poll(0) an
 """
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from embedkq.probe import refused_for_good
 from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.assignment import Assignment
-from embedkq.worker.client import CONNECT_SECONDS, Client, options_of
+from embedkq.worker.client import CLOSE_SECONDS, CONNECT_SECONDS, TIMEOUT_SECONDS, Client, options_of
 from embedkq.worker.commits import FATAL, Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
@@ -38,7 +39,7 @@ _POLL_MILLISECONDS = 500
 _ROOM_SECONDS = 0.2
 _POSITIONS_SECONDS = 1.0
 _ENDS_SECONDS, _ENDS_MILLISECONDS = 2.0, 1_000
-_FINAL_COMMIT_SECONDS = 5.0
+_FINAL_COMMIT_SECONDS, _FINAL_POLL_SECONDS = 5.0, 0.5
 _SETTLE_LOOK_SECONDS = 0.01
 _SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -85,21 +86,30 @@ class Consumer:
         self._positions_at = self._ends_at = 0.0
         self.away_since: float | None = None
         """`time.monotonic()` since which the broker does not answer; None if it does."""
-        self._pause = _SHORTEST_PAUSE_SECONDS
-        self._asked_why = 0.0
+        self._pause, self._asked_why = _SHORTEST_PAUSE_SECONDS, 0.0
         self._gathering = Gathering(exchange.host_load)
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._committed_finally: bool | None = None
 
     # For other threads.
 
     def stop(self) -> None:
-        """Commit what may be committed and leave, within about half a second. Any thread, also a signal handler."""
-        self._stopping = True
+        """Commit what may be committed and leave, within about half a second. Worker's thread."""
         self.assignment.leaving = True
+        self._stopping.set()
 
     def ask_ends(self, milestone: Any) -> None:
         """Have `milestone.set()` called once all that the partitions hold then is done. Any thread."""
         self._requests.append(milestone)
+
+    @property
+    def has_committed_all(self) -> bool:
+        """Whether all that is done of its partitions is committed. Any thread."""
+        if self.assignment.left_uncommitted:
+            return False
+        if self._committed_finally is None:
+            return not self.commits.lacks(self.assignment.committable())
+        return self._committed_finally
 
     def lag(self) -> dict[int, int]:
         """Records that are not done, by partition, as of the ends that Kafka told within the last seconds. Any thread."""
@@ -127,16 +137,17 @@ class Consumer:
         self.connected.set_result(None)
         self._broker_is_back()
         try:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 self._turn_or_wait()
-            self._commit_finally()
+            self._committed_finally = False
+            self._committed_finally = self._commit_finally()
         except Exception as error:  # noqa: BLE001  (the worker fails with it)
             self._tell(ConsumerFailed(explained(error, self.hosts, self._topic, self._group)))
         finally:
             logger.info("Closing consumer ...")
             self.assignment.leaving = True
             if self._client is not None:
-                self._client.close()
+                self._client.close(self._exchange.deadline.left(CLOSE_SECONDS))
                 self._client = None  # a worker that has ended may be kept, and what it knew of the cluster is large
 
     def _turn_or_wait(self) -> None:
@@ -158,7 +169,7 @@ class Consumer:
             self._wait_a_while()
 
     def _wait_a_while(self) -> None:
-        time.sleep(self._pause)
+        self._stopping.wait(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
     def turn(self, client: Client) -> None:
@@ -174,8 +185,12 @@ class Consumer:
             return
         self.commits.commit_as_asked(client.kafka, self._exchange, self.assignment.committable, self._beginning)
         self._gathering.wait()
+        if self._stopping.is_set():
+            return
         polled = client.poll(_POLL_MILLISECONDS)
         self.last_poll = time.monotonic()
+        if self._stopping.is_set():  # nothing of this will run here
+            return
         self._gathering.came(sum(map(len, polled.values())), self.last_poll)
         self._tell_held(client.held())
         self._begin(client, polled)
@@ -207,7 +222,7 @@ class Consumer:
             try:
                 return self._connect()
             except BrokerUnavailable as error:
-                if not self.keeps_trying or self._stopping:
+                if not self.keeps_trying or self._stopping.is_set():
                     raise
                 self._broker_away(error)
                 self._wait_a_while()
@@ -215,9 +230,9 @@ class Consumer:
             except OSError as error:
                 if not is_shortage(error):
                     raise
-                if self._stopping or time.monotonic() > deadline:
+                if self._stopping.is_set() or time.monotonic() > deadline:
                     raise WorkerError(f"no connection to Kafka can be made: {cure_for(error)}") from error
-            time.sleep(RETRY_SECONDS)
+            self._stopping.wait(RETRY_SECONDS)
 
     def _replace(self, client: Client) -> None:
         logger.warning(
@@ -355,24 +370,29 @@ class Consumer:
 
     # The end.
 
-    def _commit_finally(self) -> None:
+    def _commit_finally(self) -> bool:
+        """Commit what is done, by the stop's deadline; whether all of it is committed."""
+        stop = self._exchange.deadline
         deadline = time.monotonic() + _FINAL_COMMIT_SECONDS
-        while self.assignment.settles and time.monotonic() < deadline:
+        while self.assignment.settles and time.monotonic() < deadline and stop.left(1.0):
             time.sleep(_SETTLE_LOOK_SECONDS)
         while self._client is not None and (wanted := self.assignment.committable()) and self.commits.pending(wanted):
+            seconds = stop.left(deadline - time.monotonic())
+            if not seconds:
+                return not self.commits.lacks(wanted)
             try:
-                if self.commits.commit(self._client.kafka, wanted):
-                    return
+                if self.commits.commit(self._client.kafka, wanted, min(seconds, TIMEOUT_SECONDS)):
+                    return True
                 self._client.steer(None)
-                self._client.kafka.poll(_POLL_MILLISECONDS)  # lets a rebalance that is under way get on
+                # Lets a rebalance that is under way get on.
+                self._client.kafka.poll(int(1000 * stop.left(_FINAL_POLL_SECONDS)))
             except kafka_errors.KafkaError as error:
-                self._broker_away(error)
-            if time.monotonic() > deadline:
-                logger.warning("The last offsets could not be committed: jobs that are done since the last commit run again.")
-                return
+                logger.debug("The last offsets could not be committed yet: %r", error)
+                time.sleep(_SETTLE_LOOK_SECONDS)
+        return self._client is not None
 
     def _tell(self, message: Message) -> None:
         try:
             self._exchange.inbox.put(message)
         except Closed:  # the worker's thread has ended; what it has published stands
-            self._stopping = True
+            self._stopping.set()

@@ -20,6 +20,7 @@ from embedkq.worker.load import Load
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Buried, Run
 from embedkq.worker.messages import Message as Told
+from embedkq.worker.stop_deadline import StopDeadline
 
 logger = SafeLogger("embedkq.worker")
 
@@ -126,14 +127,14 @@ class DeadLetters:
         late = {partition for partition, since in self._since.items() if away or now > since + _HELD_UP_SECONDS}
         return late | self._load.full
 
-    def close(self) -> None:
-        """End the thread, within about a second; what is not written by then comes again with its record."""
+    def close(self, stop: StopDeadline) -> None:
+        """End the thread, within about a second or by the deadline; what is not written by then comes again with its record."""
         self._closing.set()
         self._letters.wake()
         if self._thread is not None:
-            self._thread.join(_END_SECONDS)
+            self._thread.join(stop.left(_END_SECONDS) / 2)
             self._producer.close(0.0)
-            self._thread.join(_END_SECONDS)
+            self._thread.join(stop.left(_END_SECONDS) / 2)
         self._letters.close()
 
     def disinherit(self) -> None:

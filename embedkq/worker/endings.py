@@ -17,6 +17,7 @@ from embedkq.worker.joblog import JobLog
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Death, Finished, Run
 from embedkq.worker.retries import Retries
+from embedkq.worker.stop_deadline import StopDeadline
 
 if TYPE_CHECKING:
     from embedkq.worker.deadletter import DeadLetters
@@ -139,10 +140,10 @@ class Endings:
 
     # The life of it.
 
-    def close(self) -> None:
-        """End the writing of dead letters."""
+    def close(self, stop: StopDeadline) -> None:
+        """End the writing of dead letters, by the stop's deadline."""
         if self._letters is not None:
-            self._letters.close()
+            self._letters.close(stop)
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the descriptors."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import time
 import weakref
@@ -22,8 +23,8 @@ from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 
 logger = SafeLogger("embedkq.worker")
 
-_EXIT_SECONDS = 2.0
-_LEAVE_SECONDS = 15.0
+_LEAVE_SECONDS, _LOOK_SECONDS = 15.0, 0.02
+_TELL_SECONDS = 0.05
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -45,7 +46,7 @@ class Engine:
     """One run of a worker, from its start to its end; a worker that is started again gets a new one."""
 
     def __init__(
-        self, name: str, lifecycle: Lifecycle, exchange: Exchange, owner: Owner,
+        self, topic: str, lifecycle: Lifecycle, exchange: Exchange, owner: Owner,
         make_loop: Callable[[], Loop], consumer: Consumer,
     ) -> None:
         self.owner = owner
@@ -54,20 +55,25 @@ class Engine:
         self.killed = False
         """Whether anything was cut short."""
         self.over = False
-        """Whether nothing of it runs any more."""
+        """Whether it counts no more: nothing of it runs, or what does was left behind."""
+        self.finished = False
+        """Whether, once it is over, all that it had begun is done and committed."""
+        self.deadline = exchange.deadline
         self.last_turn = time.monotonic()
         """`time.monotonic()` at which the worker's thread last began a turn."""
         self.watch = Watch(self)
         consumer.watch = self.watch
         self.watchers: set[Callable[[], None]] = set()
         """Called on the worker's thread once it is over; who adds one looks at `over` afterwards."""
+        self._topic = topic
         self._lifecycle = lifecycle
         self._exchange = exchange
         self._make_loop = make_loop
-        self._stop_asked = self._now_asked = False
+        self._stop_asked = False
+        self._ending = threading.Lock()
         self._threads = {
-            "worker": threading.Thread(target=self._work, name=f"embedkq-worker-{name}", daemon=True),
-            "consumer": threading.Thread(target=consumer.run, name=f"embedkq-consumer-{name}", daemon=True),
+            "worker": threading.Thread(target=self._work, name=f"embedkq-worker-{topic}", daemon=True),
+            "consumer": threading.Thread(target=consumer.run, name=f"embedkq-consumer-{topic}", daemon=True),
         }
 
     def start(self, keep_trying: bool = False) -> None:
@@ -80,9 +86,27 @@ class Engine:
 
     def request_stop(self, now: bool = False) -> None:
         """Begin to stop: at once what runs is killed with `now`. Any thread, also a signal handler; never blocks."""
+        if now:
+            self.deadline.kill_now()
         self._stop_asked = self.consumer.assignment.stopping = True
-        self._now_asked = self._now_asked or now
         self._exchange.inbox.wake()
+        if now:
+            self.owner.mailbox.wake()  # it waits no longer than the deadline from now on
+
+    def stop_within(self, seconds: float | None) -> None:
+        """Begin to stop; what still runs after so many seconds is killed. Any thread."""
+        self.deadline.set(seconds)
+        self.request_stop()
+
+    def leave_if_overdue(self) -> None:
+        """Leave the worker behind if the deadline has passed: it is over then, whatever its threads do. Any thread but its own."""
+        if self.deadline.patience == 0 and not self.over:
+            self._leave_behind()
+
+    def await_end(self) -> None:
+        """Until it is over, or was left behind at its deadline; after `request_stop(now=True)`. Any thread but its own."""
+        self._lifecycle.wait(_has_ended, self.deadline.patience)
+        self.leave_if_overdue()
 
     def milestone(self, then: Callable[[], None]) -> Milestone:
         """Reached once all that the assigned partitions hold now is done. Any thread."""
@@ -118,7 +142,7 @@ class Engine:
         self._exchange.host_load.leave_out_this_thread()
         try:
             self.loop = self._loop_once_possible()
-            while self.loop.turn():
+            while not self.over and self.loop.turn():
                 self.last_turn = time.monotonic()
                 self.watch.look(self.last_turn)
                 self._heed()
@@ -143,53 +167,116 @@ class Engine:
                 if not told:
                     logger.warning("The worker waits to start: %s.", cure_for(error))
                 told = True
-            time.sleep(RETRY_SECONDS)
+            time.sleep(self.deadline.left(RETRY_SECONDS))
 
     def _heed(self) -> None:
         connected = self.consumer.connected
         if connected.done():
             if (refusal := connected.exception()) is not None:
                 raise refusal
-            self._lifecycle.move_from(State.STARTING, State.RUNNING)
+            self._move(State.STARTING, State.RUNNING)
         if self._stop_asked and self.loop is not None:
-            self._lifecycle.move_from(State.RUNNING, State.STOPPING)
+            self._move(State.RUNNING, State.STOPPING)
             self.loop.stop()
-            if self._now_asked:
-                self.killed = self.killed or self.loop.in_flight > 0
-                self.loop.abandon()
+            if self.deadline.killing:
+                self.killed |= self.loop.abandon()
+            elif self.deadline.hurries:  # who has set the limit may be inside a callback, which is waited for
+                self.killed |= self.loop.kill_jobs()
+
+    def _move(self, state: State, to: State) -> None:
+        with self._ending:
+            if not self.over:
+                self._lifecycle.move_from(state, to)
 
     def _leave(self) -> None:
+        self.deadline.begin_leaving()
+        self._exchange.hurry()
         # First the consumer is told, since its poll takes up to half a second to end; it commits what the loop has published last,
         # which no later event can change: nothing runs any more, or what runs has been given up. The children end meanwhile.
         self.consumer.stop()
         if self.loop is not None:
-            self.loop.close(lambda: self._now_asked)
-        if self.consumer.connected.done():  # else it still looks for a broker, for up to 10 s, and has nothing to leave behind
-            self._threads["consumer"].join(_LEAVE_SECONDS)
+            self.loop.close()
+        until = time.monotonic() + _LEAVE_SECONDS
+        while self._consumer_leaves and (seconds := self.deadline.left(until - time.monotonic())):
+            self._threads["consumer"].join(min(seconds, _LOOK_SECONDS))
+
+    @property
+    def _consumer_leaves(self) -> bool:
+        # Else it still looks for a broker, for up to 10 s, and has nothing to leave.
+        return self.consumer.connected.done() and self._threads["consumer"].is_alive()
 
     def _end(self, error: BaseException | None) -> None:
-        _engines.discard(self)
-        self.owner.end()
-        self.over = True
-        if error is None:
-            self._lifecycle.move(State.STOPPED)
-        else:
+        finished = not self.killed and self.consumer.has_committed_all
+        if error is not None:
             logger.error("The worker has failed: %s", error, exc_info=None if isinstance(error, EmbedkqError) else error)
-            self._lifecycle.move(State.FAILED, error)
+        elif not self.over and (self._consumer_leaves or not self.consumer.has_committed_all):
+            self._tell_left([self._threads["consumer"]] if self._consumer_leaves else [])
+        self._be_over(finished, State.STOPPED if error is None else State.FAILED, error)
+
+    def _be_over(self, finished: bool, state: State, error: BaseException | None = None) -> bool:
+        """Nothing of it counts any more; False if that was so before. Any thread."""
+        with self._ending:
+            if self.over:
+                return False
+            self.over, self.finished = True, finished
+            _engines.discard(self)
+            self.owner.end()
+            self._lifecycle.move(state, error)
         self.owner.wake()
         for watcher in list(self.watchers):
             watcher()
+        return True
+
+    # Any thread but its own.
+
+    def _leave_behind(self) -> None:
+        """End it without its threads, which wait for something that does not come. No child outlives it. Logs nothing on this thread."""
+        self.deadline.passed = True
+        loop = self.loop
+        finished = not self.killed and (loop is None or not loop.in_flight) and self.consumer.has_committed_all
+        if not self._be_over(finished, State.STOPPED):
+            return
+        self.consumer.stop()
+        if loop is not None:
+            loop.pool.kill_all()
+        try:
+            telling = threading.Thread(target=self._tell_left_behind, name=f"embedkq-left-{self._topic}", daemon=True)
+            telling.start()
+            telling.join(_TELL_SECONDS)  # a log handler that blocks may be what the others wait for
+        except RuntimeError:  # the interpreter ends, and starts no more threads
+            pass
+
+    def _tell_left_behind(self) -> None:
+        left = [thread for thread in self._threads.values() if thread.is_alive()]
+        if self.loop is not None:
+            self.loop.pool.end_server()
+        self._tell_left(left)
+
+    def _tell_left(self, threads: list[threading.Thread]) -> None:
+        told = [f"{thread.name} is left to end by itself ({_place_of(thread)})" for thread in threads]
+        if self._threads["consumer"] in threads:
+            told.append("its group waits for it until its session has ended")
+        if not self.consumer.has_committed_all:
+            told.append("what was done since the last commit runs again")
+        logger.warning("The worker of topic %s has stopped, but not in order: %s.", self._topic, "; ".join(told))
+
+
+def _place_of(thread: threading.Thread) -> str:
+    """Where the thread is at the moment."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_filename == threading.__file__ and frame.f_back is not None:
+        frame = frame.f_back
+    return "it has just ended" if frame is None else f"it is in {frame.f_code.co_name}, {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _end_with_interpreter() -> None:
     # Runs before pebble's exit hook, which was registered earlier and would wait 3 s for each child: what runs is killed here and
     # comes again, what is done is committed.
-    deadline = time.monotonic() + _EXIT_SECONDS
     engines: list[Any] = list(_engines)
     for engine in engines:
         engine.request_stop(now=True)
     for engine in engines:
-        engine._lifecycle.wait(_has_ended, deadline - time.monotonic())
+        engine.await_end()
 
 
 def _has_ended(state: State) -> bool:

@@ -11,6 +11,7 @@ from embedkq.worker.hostload import HostLoad
 from embedkq.worker.mailbox import Mailbox
 from embedkq.worker.messages import Message
 from embedkq.worker.progress import Progress
+from embedkq.worker.stop_deadline import StopDeadline
 
 
 class Exchange:
@@ -27,6 +28,7 @@ class Exchange:
         session_seconds: for how long they are ours without a word. Consumer's thread, before it starts.
         host_load: how busy the application is, by which both tell how much they may get in its way.
         hot: partitions that should not be polled for a while. Replaced and read likewise.
+        deadline: by when a stop is over. Any thread.
     """
 
     def __init__(self) -> None:
@@ -41,12 +43,18 @@ class Exchange:
         self.session_seconds = math.inf
         self.host_load = HostLoad()
         self.hot: frozenset[int] = frozenset()
+        self.deadline = StopDeadline()
 
     def confirm(self, committed: Mapping[int, Progress]) -> None:
         """This was committed just now. Consumer's thread."""
         self.confirmed, self.committed = time.monotonic(), committed
         if self.careful:
             self.inbox.wake()
+
+    def hurry(self) -> None:
+        """No job waits for a commit any more. Worker's thread."""
+        self.careful = False
+        self.asked.set()
 
     def publish(self, snapshot: Mapping[int, Progress]) -> None:
         """This may be committed. Worker's thread."""

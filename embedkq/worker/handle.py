@@ -147,7 +147,7 @@ class Handle:
 
     def _end_now(self, engine: Engine) -> None:
         engine.request_stop(now=True)
-        self._lifecycle.wait(_has_ended, None)
+        engine.await_end()
 
     def _raise_if_failed(self) -> None:
         error = self.error

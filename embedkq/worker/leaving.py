@@ -10,6 +10,7 @@ from typing import Any
 from embedkq import channel
 from embedkq.child.process import EXIT_SECONDS
 from embedkq.worker.children import Child
+from embedkq.worker.stop_deadline import StopDeadline
 
 _LATE_SECONDS, _KILL_SECONDS, _LOOK_SECONDS = 1.0, 0.3, 0.02
 
@@ -45,14 +46,14 @@ class LeavingChildren:
             if child.watched is None:  # nothing tells when it is gone
                 self._gone(child)
 
-    def await_ends(self, others: list[Child[Any]], hurry: Callable[[], bool]) -> None:
-        """Wait until these and the others are gone, and kill those that take too long; `hurry`: whether to wait for a moment only."""
+    def await_ends(self, others: list[Child[Any]], stop: StopDeadline) -> None:
+        """Wait until these and the others are gone, and kill those that take too long: once the stop hurries, in a moment."""
         leaving = [*others, *self._deadlines]
         deadline = time.monotonic() + EXIT_SECONDS + _KILL_SECONDS
         hurries = False
         while leaving and time.monotonic() < deadline:
-            if not hurries and hurry():
-                hurries, deadline = True, min(deadline, time.monotonic() + _KILL_SECONDS)
+            if not hurries and stop.hurries:
+                hurries, deadline = True, min(deadline, time.monotonic() + stop.left(_KILL_SECONDS))
             if leaving[0].watched is None or channel.wait_readable(leaving[0].watched, _LOOK_SECONDS):
                 leaving.pop(0)
             for child in leaving:  # an exit hook must not wait until somebody reads what it prints
@@ -60,8 +61,10 @@ class LeavingChildren:
                 child.output.read(child.job_id)
         for child in leaving:
             child.kill()
+        deadline = time.monotonic() + _KILL_SECONDS
+        for child in leaving:
             if child.watched is not None:
-                channel.wait_readable(child.watched, _KILL_SECONDS)
+                channel.wait_readable(child.watched, deadline - time.monotonic())
 
     def release_all(self) -> None:
         """All of them are gone."""

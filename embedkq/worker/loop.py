@@ -62,7 +62,7 @@ class Loop:
         self._to_fire = self._admissible
         self._waiters = Waiters()
         self._fence = Fence(exchange, _TURN_SECONDS)
-        self._stopping = False
+        self._stopping = self._killed = False
 
     # The life of a loop.
 
@@ -75,7 +75,7 @@ class Loop:
         if self._stopping and not self._runs:
             return False
         self._let_ends_gather()
-        rest = min(min(self.pool.check_at, self.retries.next_at) - time.monotonic(), _TURN_SECONDS)
+        rest = min(min(self.pool.check_at, self.retries.next_at, self._kill_at) - time.monotonic(), _TURN_SECONDS)
         ready = self._selector.select(max(0.0, rest))
         self._fence.pass_by(time.monotonic())
         for key, _ in ready:
@@ -101,6 +101,10 @@ class Loop:
         if seconds > 0:
             time.sleep(seconds)
 
+    @property
+    def _kill_at(self) -> float:
+        return math.inf if self._killed else self._exchange.deadline.kill_at
+
     def stop(self) -> None:
         """Admit no more; what has not begun will not run. `turn` says when the rest is done."""
         if self._stopping:
@@ -108,16 +112,26 @@ class Loop:
         self._stopping = True
         self._drop(self._tracker.snapshot().keys())
 
-    def abandon(self) -> None:
-        """Stop now: what runs is killed, without outcome, callback or commit."""
+    def kill_jobs(self) -> bool:
+        """Stop, and kill what runs: it has no outcome. What waits for its callback or its dead letter goes on. Whether anything ran."""
         self.stop()
-        self.pool.abandon()
-        self._runs.clear()
+        self._killed = True
+        runs = [run for run in self.pool.abandon() if self._runs.get(run.place) is run]
+        for run in runs:
+            self._forgo(run)
+            self._backlog.leave_lane(run)
+        return bool(runs)
 
-    def close(self, hurry: Callable[[], bool] = lambda: False) -> None:
-        """End the child processes and give everything back; `hurry`: whether exit hooks of jobs shall not be waited for."""
-        self.pool.close(hurry)
-        self.endings.close()
+    def abandon(self) -> bool:
+        """Stop now: what runs or waits is given up, without outcome, callback or commit. Whether there was anything."""
+        ran = self.kill_jobs() or bool(self._runs)
+        self._runs.clear()
+        return ran
+
+    def close(self) -> None:
+        """End the child processes and give everything back, by the stop's deadline."""
+        self.pool.close(self._exchange.deadline)
+        self.endings.close(self._exchange.deadline)
         self._inbox.close()
         self._selector.close()
 
@@ -271,6 +285,8 @@ class Loop:
 
     def _settle(self) -> None:
         endings = self.endings
+        if self._exchange.deadline.passed:  # it was left behind, and the children killed by another thread: no outcome of theirs counts
+            self.pool.ended.clear()
         for run, outcome in self.pool.ended:
             if self._runs.get(run.place) is not run:
                 continue  # abandoned

@@ -24,7 +24,7 @@ class Mailbox(Generic[T]):
     """
 
     def __init__(self, notify: Callable[[], None] | None = None) -> None:
-        """`notify` is called on the putting thread whenever the box stops being empty; it must neither block nor raise."""
+        """`notify` is called on the putting thread whenever items are put into an empty box; it must neither block nor raise."""
         self._items: deque[T] = deque()
         self._lock = threading.RLock()
         self._closed = False
@@ -75,8 +75,6 @@ class Mailbox(Generic[T]):
             if self._closed:
                 return
             self._write()
-        if self._notify is not None:
-            self._notify()
 
     def take(self, most: int | None = None) -> list[T]:
         """All items, or at most so many, oldest first. Owner's thread."""

@@ -9,7 +9,6 @@ import math
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -23,6 +22,7 @@ from embedkq.worker.children import Child, Task, patience
 from embedkq.worker.hostload import HostLoad
 from embedkq.worker.joboutput import relay
 from embedkq.worker.pace import MOST_BYTES, Pace
+from embedkq.worker.stop_deadline import StopDeadline
 from embedkq.worker.supervisor import Supervisor
 
 logger = SafeLogger("embedkq.worker")
@@ -150,13 +150,24 @@ class JobPool(Generic[T]):
         self._waiting = deque(task for task in self._waiting if task not in back)
         return back
 
-    def abandon(self) -> None:
-        """End every child that has a task, at once; those tasks have no outcome."""
+    def abandon(self) -> list[T]:
+        """End every child that has a task, at once; those tasks, which have no outcome."""
+        abandoned = list(self._waiting)
         self._waiting.clear()
         for child in self._children.values():
             if child.tasks:
+                abandoned += child.tasks
                 child.tasks.clear()
                 child.kill()
+        return abandoned
+
+    def kill_all(self) -> None:
+        """Kill every child at once; no more are started. Any thread."""
+        self._supervisor.context.kill_all()
+
+    def end_server(self) -> None:
+        """End the process that forks the children, after `kill_all`. Any thread."""
+        self._supervisor.context.close()
 
     @property
     def alive(self) -> int:
@@ -183,9 +194,9 @@ class JobPool(Generic[T]):
         """How many children have started so far. Any thread."""
         return self._supervisor.started
 
-    def close(self, hurry: Callable[[], bool] = lambda: False) -> None:
+    def close(self, stop: StopDeadline | None = None) -> None:
         """End all children: what has nothing to do by itself, with its exit hooks; the rest at once. See `Supervisor.close`."""
-        self._supervisor.close(hurry)
+        self._supervisor.close(stop or StopDeadline())
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the descriptors."""

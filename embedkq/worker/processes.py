@@ -6,6 +6,7 @@ resource tracker, and die at once when they are told to, with all that they star
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -44,8 +45,10 @@ class Context(context.ForkServerContext):
         """Why the start of a process waits; None if none does. Any thread."""
         self._thread = threading.get_ident()
         self._ended = threading.Event()
+        self._closing = threading.Lock()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._locks: weakref.WeakSet[PipeLock] = weakref.WeakSet()
+        self._killed = self._closed = False
         let_go_in_forks(self)
         self._begin()
 
@@ -116,9 +119,33 @@ class Context(context.ForkServerContext):
         """Nobody will ask for the exit status of this child any more. Any thread."""
         self._processes.pop(pid, None)
 
+    def kill_all(self) -> None:
+        """Kill every process at once, and each whose start is under way; no more are started. Any thread."""
+        self._killed = True
+        self._ended.set()
+        for child in list(self._processes.values()):
+            popen_of(child).kill_hard()
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether no more processes are started. Any thread."""
+        return self._killed
+
+    def check_start(self) -> None:
+        """Raise OSError if no more processes are started. Any thread."""
+        if self._killed:
+            raise OSError(errno.ECANCELED, "the worker has stopped: no more child processes are started")
+
     def close(self) -> None:
-        """No more processes are started; the server ends with its last context."""
-        self._processes.clear()
+        """No more processes are started; the server ends with its last context. Any thread; doing it twice does no harm."""
+        self._killed = True
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._processes.clear()
+                self._end()
+
+    def _end(self) -> None:
         server.end_use()
 
     def _begin(self) -> None:
@@ -131,9 +158,8 @@ class Context(context.ForkServerContext):
 class SpawnContext(Context):
     """Stand-in where there is no fork server."""
 
-    def close(self) -> None:
-        """No more processes are started."""
-        self._processes.clear()
+    def _end(self) -> None:
+        pass
 
     def _begin(self) -> None:
         pass
@@ -151,6 +177,7 @@ class _OwnProcess:
 
     def start(self) -> None:
         """Start it; the host does not see it among its children, nor wait for it at exit."""
+        self._own.check_start()
         super().start()  # type: ignore[misc]
         multiprocessing_private.hide(self)
         processes = self._own._processes
@@ -158,6 +185,8 @@ class _OwnProcess:
         for pid in dead[:-_MOST_DEAD]:  # they died before anybody here knew them
             processes.pop(pid, None)
         processes[self.pid] = self  # type: ignore[attr-defined]
+        if self._own.is_killed:
+            popen_of(self).kill_hard()
 
     def __reduce__(self) -> Any:
         # In the child a plain process: our own class lives beside the Kafka client, whose import takes 0.2 s, and multiprocessing's
@@ -191,6 +220,12 @@ class _Retiring:
         """Its exit code, once it has ended; None if it has not within so many seconds."""
         code: int | None = 0 if self.retired else super().wait(timeout)  # type: ignore[misc]
         return code
+
+    def kill_hard(self) -> None:
+        """End it and its process group at once, also if it passes for ended. Any thread."""
+        if self.returncode is None and not wait_readable(self.sentinel, 0):  # type: ignore[attr-defined]
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                self.kill_process()  # type: ignore[attr-defined]
 
 
 class ForkServerPopen(_Retiring, multiprocessing_private.ForkServerPopen):
@@ -258,7 +293,11 @@ class ForkServerPopen(_Retiring, multiprocessing_private.ForkServerPopen):
         # terminate() too: pebble would wait 3 s for a job that ignores SIGTERM, one process after another.
         if self.returncode is None and not self.retired and os.getpid() == self._owner:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                self.kill_process()
+
+    def kill_process(self) -> None:
+        """SIGKILL to it and all that it has started. Raises OSError."""
+        os.killpg(self.pid, signal.SIGKILL)
 
 
 class SpawnPopen(_Retiring, multiprocessing_private.SpawnPopen):
@@ -301,3 +340,7 @@ class SpawnPopen(_Retiring, multiprocessing_private.SpawnPopen):
     def _send_signal(self, sig: int) -> None:
         if not self.retired:
             super()._send_signal(signal.SIGKILL)  # type: ignore[misc]
+
+    def kill_process(self) -> None:
+        """SIGKILL to it. Raises OSError."""
+        os.kill(self.pid, signal.SIGKILL)

@@ -31,6 +31,7 @@ from embedkq.worker.joboutput import Output
 from embedkq.worker.leaving import LeavingChildren
 from embedkq.worker.processes import make_context
 from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
+from embedkq.worker.stop_deadline import StopDeadline
 
 logger = SafeLogger("embedkq.worker")
 
@@ -91,7 +92,8 @@ class Supervisor:
         self._futures: dict[int, Future[None]] = {}
         self._registration, self._children_end = channel.pair()
         self._registration.setblocking(False)
-        self._context = make_context()
+        self.context = make_context()
+        """What the processes are of."""
         self._told_shortage = -math.inf
         selector.register(self._registration, selectors.EVENT_READ, self._hear)
         self._deaf = False
@@ -119,7 +121,7 @@ class Supervisor:
         self._watch_starting()
         for child in [child for child in self.children.values() if child.watched is None]:
             self._watch(child)
-        if (shortage := self._context.shortage) is not None:
+        if (shortage := self.context.shortage) is not None:
             self._tell_shortage(shortage)
         waits = self._starting or self._deaf or self._pebble is None or shortage is not None
         # In looks and not in seconds: this process may have been frozen meanwhile.
@@ -143,7 +145,7 @@ class Supervisor:
         self.weak_since = self.weak_since or time.monotonic()
         self._unwatch(child.watched)
         self._leaving.add(child)
-        self._context.retire(child.pid)
+        self.context.retire(child.pid)
         self._schedule(child.slot)
 
     def replace(self, child: Child[Any]) -> None:
@@ -158,14 +160,11 @@ class Supervisor:
 
     def exit_code(self, pid: int) -> int | None:
         """Exit status of a dead child, or minus the signal; None if it does not come in time."""
-        return self._context.exit_code(pid, _EXIT_CODE_SECONDS)
+        return self.context.exit_code(pid, _EXIT_CODE_SECONDS)
 
-    def close(self, hurry: Callable[[], bool]) -> None:
-        """End all children: what has nothing to do by itself, the rest at once.
-
-        Takes up to `EXIT_SECONDS` and half a second, if there are exit hooks that take so long; from when `hurry` is so, half a second.
-        """
-        self._context.end_waiting()
+    def close(self, stop: StopDeadline) -> None:
+        """End all children: what has nothing to do by itself, in up to `EXIT_SECONDS` and half a second, the rest at once."""
+        self.context.end_waiting()
         if self._pebble is not None:
             self._pebble.stop()  # type: ignore[no-untyped-call]  # first, or pebble would replace the children that leave
         for child in self.children.values():
@@ -173,7 +172,7 @@ class Supervisor:
                 child.kill()
             else:
                 child.hang_up()
-        self._leaving.await_ends(list(self.children.values()), hurry)
+        self._leaving.await_ends(list(self.children.values()), stop)
         if self._pebble is not None:
             self._pebble.join()
         for child in list(self.children.values()):
@@ -184,7 +183,7 @@ class Supervisor:
             self._forget_starting(pid)
         self._unwatch(self._registration.fileno())
         self._close_registration()
-        self._context.close()
+        self.context.close()
 
     def disinherit(self) -> None:
         """In a forked copy of the process: close its copies of the descriptors; the children are the parent's."""
@@ -200,7 +199,7 @@ class Supervisor:
     def _start_pebble(self) -> None:
         pool = ProcessPool(
             max_workers=self._processes,
-            context=self._context,  # type: ignore[arg-type]  # its lock is a lock in all but type
+            context=self.context,  # type: ignore[arg-type]  # its lock is a lock in all but type
             initializer=process.prepare,
             initargs=[self._children_end, self._setup],
         )
@@ -211,7 +210,7 @@ class Supervisor:
         except (OSError, EOFError, BrokenProcessPool) as error:
             pool.stop()  # type: ignore[no-untyped-call]
             pool.join()
-            self._context.close_leftovers()
+            self.context.close_leftovers()
             # Not in a variable of its own, which would keep what the traceback refers to, descriptors too, until the next collection.
             self._start_refused(error.__cause__ if isinstance(error, BrokenProcessPool) else error)
         else:
@@ -291,7 +290,7 @@ class Supervisor:
 
     def _watched(self, pid: int, pidfd: int | None) -> int | None:
         """Descriptor that is readable once the process has ended; None if there is none yet."""
-        return self._context.sentinel_of(pid) if pidfd is None else pidfd
+        return self.context.sentinel_of(pid) if pidfd is None else pidfd
 
     def _died_starting(self, pid: int) -> None:
         self._hear()  # it may have told why
@@ -364,7 +363,7 @@ class Supervisor:
         self._selector.unregister(child.end)
         self._unwatch(child.output.descriptor)
         self._unwatch(child.watched)
-        self._context.forget(child.pid)
+        self.context.forget(child.pid)
         child.close()
 
     def _forget_starting(self, pid: int) -> None:
@@ -374,7 +373,7 @@ class Supervisor:
             self._unwatch(starting.output.descriptor)
             self._unwatch(self._watched(pid, starting.pidfd))
             starting.close()
-        self._context.forget(pid)
+        self.context.forget(pid)
 
     def _watch_output(self, output: Output, child: Child[Any]) -> None:
         self._unwatch(output.descriptor)

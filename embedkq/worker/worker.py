@@ -103,8 +103,9 @@ class Worker(Handle):
             return
         try:
             while not self.state.ended:
-                engine.owner.mailbox.wait(None)
+                engine.owner.mailbox.wait(engine.deadline.patience)
                 engine.owner.fire()
+                engine.leave_if_overdue()
         except BaseException:
             self._end_now(engine)
             raise
@@ -153,8 +154,7 @@ class Worker(Handle):
                 await asynchronous.until_connected(engine)
             except BaseException:
                 self._error_told = True
-                engine.request_stop(now=True)
-                await asynchronous.until_over(engine, None)
+                await asynchronous.end_now(engine)
                 raise
         return self
 
@@ -231,7 +231,11 @@ class Worker(Handle):
         return done
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Finish what runs, fire its callbacks, commit, leave the group; True if all was finished. Owner's thread.
+        """Finish what runs, fire its callbacks, commit, leave the group; True if all was finished and committed. Owner's thread.
+
+        It returns within `timeout` + 1 seconds, whatever Kafka and the worker's own threads do, and no child process outlives it. What
+        cannot be ended in that time is left to daemon threads, and a warning says so. Only a callback that this call has begun is
+        waited for: nobody can end it.
 
         Args:
             timeout: seconds for what runs to finish, after which it is killed, without callback and commit; None for `stop_timeout`.
@@ -243,14 +247,14 @@ class Worker(Handle):
         engine = self._engine_of_owner("stop")
         if engine is None:
             return True
-        engine.request_stop()
         allowed = self._settings.stop_timeout if timeout is None else timeout
-        if not self._fire_until(engine, lambda: self.state.ended, allowed, "stop"):
+        engine.stop_within(allowed)
+        if allowed == 0 or not self._fire_until(engine, lambda: self.state.ended, allowed, "stop"):
             if engine.owner.busy:
                 return False
             self._end_now(engine)
         self._raise_if_failed()
-        return self.state is State.STOPPED and not engine.killed
+        return self.state is State.STOPPED and engine.finished
 
     async def adrain(self, timeout: float | None = None) -> bool:
         """`drain` for an asyncio loop, which goes on meanwhile and fires the callbacks."""
@@ -271,9 +275,9 @@ class Worker(Handle):
         engine = self._engine_of_owner("astop")
         if engine is None:
             return True
-        engine.request_stop()
-        if not await asynchronous.until_over(engine, self._settings.stop_timeout if timeout is None else timeout):
-            engine.request_stop(now=True)
-            await asynchronous.until_over(engine, None)
+        allowed = self._settings.stop_timeout if timeout is None else timeout
+        engine.stop_within(allowed)
+        if not await asynchronous.until_over(engine, allowed):
+            await asynchronous.end_now(engine)
         self._raise_if_failed()
-        return self.state is State.STOPPED and not engine.killed
+        return self.state is State.STOPPED and engine.finished
