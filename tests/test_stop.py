@@ -276,11 +276,13 @@ def test_with_a_handoff_that_blocks(
     asked, end = threading.Event(), threading.Event()
 
     def handoff(function: Callable[[], None]) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        if started:
             asked.set()
             end.wait()
 
+    started: list[bool] = []
     worker = Worker(hosts, topic, group=group, callback=Recorder(), handoff=handoff).start_background()
+    started.append(True)
     send_many(hosts, topic, workerjobs.echo, [()])
     wait_until(asked.is_set, "a callback is handed over")
     try:

@@ -91,7 +91,7 @@ class Engine:
         self._stop_asked = self.consumer.assignment.stopping = True
         self._exchange.inbox.wake()
         if now:
-            self.owner.mailbox.wake()  # it waits no longer than the deadline from now on
+            self.owner.mailbox.end_wait()  # it waits no longer than the deadline from now on
 
     def stop_within(self, seconds: float | None) -> None:
         """Begin to stop; what still runs after so many seconds is killed. Any thread."""
@@ -222,7 +222,7 @@ class Engine:
             _engines.discard(self)
             self.owner.end()
             self._lifecycle.move(state, error)
-        self.owner.wake()
+        self.owner.mailbox.end_wait()  # and no handoff, which may block: nothing is to be fired any more
         for watcher in list(self.watchers):
             watcher()
         return True

@@ -24,7 +24,7 @@ class Mailbox(Generic[T]):
     """
 
     def __init__(self, notify: Callable[[], None] | None = None) -> None:
-        """`notify` is called on the putting thread whenever items are put into an empty box; it must neither block nor raise."""
+        """`notify` is called on the putting thread whenever the box stops being empty; it must neither block nor raise."""
         self._items: deque[T] = deque()
         self._lock = threading.RLock()
         self._closed = False
@@ -70,11 +70,16 @@ class Mailbox(Generic[T]):
             self._notify()
 
     def wake(self) -> None:
-        """End a `wait` without an item; any thread, also a signal handler. Does nothing once the box is closed."""
+        """End a `wait` without an item, and notify; any thread. Does nothing once the box is closed."""
+        if self.end_wait() and self._notify is not None:
+            self._notify()
+
+    def end_wait(self) -> bool:
+        """End a `wait` without an item; any thread, also a signal handler. False, without doing anything, once the box is closed."""
         with self._lock:
-            if self._closed:
-                return
-            self._write()
+            if not self._closed:
+                self._write()
+            return not self._closed
 
     def take(self, most: int | None = None) -> list[T]:
         """All items, or at most so many, oldest first. Owner's thread."""

@@ -30,9 +30,9 @@ class StopDeadline:
         self.killing = self.passed = False
 
     def set(self, seconds: float | None) -> None:
-        """What runs gets so many seconds from now, None for no limit. An earlier limit stays."""
-        if seconds is not None and not self.killing:
-            self.kill_at = min(self.kill_at, time.monotonic() + seconds)
+        """What runs gets so many seconds from now, None for no limit. The last call counts."""
+        if not self.killing:
+            self.kill_at = math.inf if seconds is None else time.monotonic() + seconds
             self.over_at = self.kill_at + LEAVE_SECONDS
 
     def kill_now(self) -> None:

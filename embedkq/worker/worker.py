@@ -250,7 +250,7 @@ class Worker(Handle):
         allowed = self._settings.stop_timeout if timeout is None else timeout
         engine.stop_within(allowed)
         if allowed == 0 or not self._fire_until(engine, lambda: self.state.ended, allowed, "stop"):
-            if engine.owner.busy:
+            if engine.owner.busy and allowed != 0:
                 return False
             self._end_now(engine)
         self._raise_if_failed()
