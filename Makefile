@@ -16,7 +16,7 @@ ON_EACH_PYTHON = $(patsubst %,tests/test_%.py,by_value channel child_surrounding
 	options outcome page pool private_names processes runner safe_logging signing retries worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons lint chaos fuzz bench bench-peers broker-wheel clean
+.PHONY: help demo test test-pythons lint docs chaos fuzz bench bench-peers broker-wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,12 @@ quick: $(VENV)/test.done
 lint: $(VENV)/test.done  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/test.done  ## Build the guide and the API reference as HTML into build/docs
+	rm -rf build/guide build/docs
+	mkdir -p build/guide
+	cp .docs/* embedkq/guide/*.rst build/guide
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees build/guide build/docs
 
 chaos: $(VENV)/test.done  ## Workers and broker under random faults: SEED=1 DURATION=60 (seconds)
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed=$(or $(SEED),1) --duration=$(or $(DURATION),60)

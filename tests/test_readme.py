@@ -1,8 +1,9 @@
-"""What README says holds: its snippets run on a real broker, its commands parse, its tables agree with the code."""
+"""What README and the guide say holds: snippets run on a real broker, commands parse, tables agree with the code, links lead somewhere."""
 from __future__ import annotations
 
 import ast
 import builtins
+import configparser
 import inspect
 import json
 import re
@@ -13,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import benchmarks.guide
 import click
-import docutils.core
 import pytest
 from docutils import nodes
+from guidepages import COMMANDS, FOLDER, OF_KQ, PAGES, README, SNIPPETS, anchors, blocks, literals, nodes_of, parsed, table
 from gunicorn.config import Config
 from programs import KQ, Programs, end, request
 from support import ROOT, end_offsets, wait_until
@@ -24,11 +26,12 @@ from support import ROOT, end_offsets, wait_until
 import embedkq
 from embedkq import Job, Queue, Worker, errors
 from embedkq.cli import kq
+from embedkq.configuration import known_names
 from embedkq.worker.lifecycle import State
 
-TEXT = (ROOT / "README.rst").read_text()
-DOCUMENT = docutils.core.publish_doctree(TEXT, settings_overrides={"report_level": 5, "halt_level": 5, "syntax_highlight": "short"})
-RUN_TO_THEIR_END = ("squares.py", "handoff.py", "descriptor.py", "asyncio_app.py", "secured.py", "logs.py", "signed.py", "own_broker.py")
+RUN_TO_THEIR_END = (
+    "hello.py", "squares.py", "handoff.py", "descriptor.py", "asyncio_app.py", "secured.py", "logs.py", "signed.py", "own_broker.py",
+)
 RUN_OTHERWISE = (
     "my_module.py", "enqueue.py", "callback.py", "worker.py", "queue_api.py", "simple_app.py", "busy_app.py", "gunicorn.conf.py", "shop.py",
 )
@@ -36,25 +39,13 @@ QUOTED = (
     "callbacks have waited for", "unloadable. Job", "malformed. Skipping ...", "no Kafka broker at", "kq needs the package",
     "no development broker", "Closing consumer ...", "Callback failed:", "Enqueued:", "timed out after",
 )
+TEXT = " ".join(" ".join(page.astext().split()) for page in PAGES.values())
 
 
-def blocks(language: str) -> list[str]:
-    return [node.astext() for node in DOCUMENT.findall(nodes.literal_block) if language in node["classes"]]
-
-
-SNIPPETS = {block.partition("\n")[0].removeprefix("# "): block for block in blocks("python")}
-COMMANDS = [
-    line.removeprefix("$ ").partition("  #")[0].strip()
-    for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")
-]
-
-
-def table(title: str) -> list[list[str]]:
-    """The cells of a table's body, as text, by row."""
-    found = [node for node in DOCUMENT.findall(nodes.table) if node.next_node(nodes.title).astext() == title]
-    assert len(found) == 1, title
-    rows = next(iter(found[0].findall(nodes.tbody))).findall(nodes.row)
-    return [[cell.astext() for cell in row.children] for row in rows]
+def setuptools_config() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
 
 
 def defaults_of(function: Any) -> dict[str, Any]:
@@ -81,32 +72,64 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
     return {parameter.opts[0]: parameter for parameter in command.params if isinstance(parameter, click.Option)}
 
 
-# Its form.
+# The form.
 
 
-def test_it_is_valid_restructured_text(capsys: pytest.CaptureFixture[str]) -> None:
-    docutils.core.publish_doctree(TEXT, settings_overrides={"report_level": 1, "halt_level": 5, "syntax_highlight": "short"})
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_is_valid_restructured_text(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = parsed(path, report_level=2)
     assert capsys.readouterr().err == ""
-    assert [node.astext() for node in DOCUMENT.findall(nodes.system_message)] == []
-    assert max(map(len, TEXT.splitlines())) <= 140
+    assert [node.astext() for node in page.findall(nodes.system_message) if node["level"] > 1] == []
+    assert max(map(len, path.read_text().splitlines())) <= 140
+
+
+def test_readme_is_short() -> None:
+    assert README.stat().st_size <= 10 * 1024
 
 
 def test_every_snippet_is_run() -> None:
     assert sorted(SNIPPETS) == sorted(RUN_TO_THEIR_END + RUN_OTHERWISE) and len(SNIPPETS) == len(blocks("python"))
 
 
-# Its snippets.
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_link_leads_to_a_page_and_section(path: Path) -> None:
+    for link in PAGES[path].findall(nodes.reference):
+        target, _, section = link.get("refuri", "").partition("#")
+        if target.startswith("https://"):
+            continue
+        assert not link.get("refid"), f"{link.astext()}: link to the page, so that kq guide and HTML show the same"
+        found = (path.parent / target).resolve()
+        assert found in PAGES, f"{link.astext()} leads to {target}"
+        assert not section or section in anchors(PAGES[found]), f"{link.astext()} leads to {target}#{section}"
+
+
+def test_the_start_page_and_readme_lead_to_every_page() -> None:
+    pages = {path for path in PAGES if path.parent == FOLDER and path.stem != "index"}
+    for start in (README, FOLDER / "index.rst"):
+        linked = {(start.parent / link["refuri"]).resolve() for link in PAGES[start].findall(nodes.reference)}
+        assert linked == pages
+
+
+def test_every_file_and_test_that_is_named_exists() -> None:
+    named = [name for name in literals() if re.fullmatch(r"[\w.-]+(/[\w.-]+)+|[a-z_]+\.(py|mod)", name) and name not in SNIPPETS]
+    made = {"build/docs", "health/jobs"}
+    for name in sorted(set(named) - made):
+        places = [ROOT / name, ROOT / "embedkq" / name, ROOT / "embedkq" / "broker" / "program" / name]
+        assert any(place.exists() for place in places), name
+
+
+# The snippets.
 
 
 @pytest.fixture
 def topics() -> dict[str, str]:
-    """Topics that stand for those of README, by name there."""
+    """Topics that stand for those of the snippets, by name there."""
     return {}
 
 
 @pytest.fixture
 def programs(hosts: str, topics: dict[str, str], make_topic: Any, tmp_path: Path) -> Iterator[Programs]:
-    """Runs README's programs in a folder that holds all snippets but Gunicorn's settings, with a broker and topics of the test's own."""
+    """Runs the programs in a folder that holds all snippets but Gunicorn's settings, with a broker and topics of the test's own."""
 
     def fresh(found: re.Match[str]) -> str:
         if found.group(2) not in topics:
@@ -190,10 +213,10 @@ def test_gunicorn_is_called_as_told(app: str) -> None:
     assert parsed.args == [app] and parsed.workers == 2  # the shell takes the quotes away
 
 
-# Its commands.
+# The commands.
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "kq " in command and not command.startswith("flask")])
+@pytest.mark.parametrize("command", sorted(set(OF_KQ)))
 def test_a_command_of_kq_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words = shlex.split(command)
     while "=" in words[0]:
@@ -209,17 +232,27 @@ def test_a_command_of_kq_parses(command: str, monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_all_commands_are_shown_and_listed() -> None:
-    shown = [command for command in COMMANDS if "kq " in command and not command.startswith("flask")]
-    assert {verb_of(command.split("kq ")[1].split()) for command in shown} == set(verbs())
+    assert {verb_of(command.split("kq ")[1].split()) for command in OF_KQ} == set(verbs())
     rows = {name.removeprefix("kq "): options for name, options, _ in table("Commands")}
     assert rows.keys() == verbs().keys()
     for name in set(rows) - {"worker"}:
         assert set(rows[name].split()) == set(options_of(verbs()[name])), name
 
 
-def test_the_two_commands_are_in_the_makefile() -> None:
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert {"demo", "test"} <= set(re.findall(r"``make ([a-z-]+)", TEXT)) <= set(targets)
+def test_the_targets_of_make_exist_and_are_listed() -> None:
+    helped = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)) - {"help"}
+    named = {found[1] for name in literals() if (found := re.match(r"make ([a-z-]+)", name))}
+    assert {"demo", "test", "docs"} <= named <= helped
+    listed = {name for row in table("Targets of make") for name in re.findall(r"make ([a-z-]+)", row[0])}
+    assert listed == helped
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    extras = {row[0] for row in table("Extras")}
+    assert extras == set(setuptools_config()["options.extras_require"])
+    for command in COMMANDS:
+        if command.startswith("pip install"):
+            assert set(re.findall(r"[a-z]+", (re.findall(r"\[(.*)\]", command) or [""])[0])) <= extras
 
 
 def test_every_option_has_the_variable_that_its_name_gives() -> None:
@@ -229,7 +262,7 @@ def test_every_option_has_the_variable_that_its_name_gives() -> None:
             assert option.envvar == ("EMBEDKQ_DEMO_HOSTS" if (verb.name, name) == ("demo", "--hosts") else expected)
 
 
-# Its tables.
+# The tables.
 
 
 def test_the_options_of_queue_are_those_of_its_signature() -> None:
@@ -263,24 +296,51 @@ def test_the_methods_of_worker_are_those_listed() -> None:
 
 def test_the_callbacks_contract_and_the_job_are_those_of_the_code() -> None:
     assert [row[0] for row in table("Fields of Job")] == list(Job._fields)
-    assert [row[0] for row in table("What the callback is told")] == ['"success"', '"failure"', '"timeout"']
+    assert [row[0] for row in table("Arguments of the callback")] == ['"success"', '"failure"', '"timeout"']
 
 
 def test_every_exception_and_state_that_is_named_exists() -> None:
-    named = {node.astext() for node in DOCUMENT.findall(nodes.literal)}
-    of_others = {"KafkaProducer", "KafkaConsumer"}
-    for name in {name for name in named if re.fullmatch(r"[A-Z][a-z]+[A-Za-z]*", name)} - of_others:
+    of_others = {
+        "KafkaProducer", "KafkaConsumer", "RebalanceInProgressError", "AsyncConsumerRebalanceListener", "Message", "AsyncResult",
+        "FailedJobRegistry", "Run", "EmbeddedBroker",
+    }
+    for name in {name for name in literals() if re.fullmatch(r"[A-Z][a-z]+[A-Za-z]*", name)} - of_others:
         assert any(hasattr(place, name) for place in (errors, embedkq, builtins)), name
-    states = next(node for node in DOCUMENT.findall(nodes.paragraph) if node.astext().startswith("worker.state is one of"))
+    states = next(node for node in nodes_of(nodes.paragraph) if node.astext().startswith("worker.state is one of"))
     assert {str(state) for state in State} <= {node.astext() for node in states.findall(nodes.literal)}
-    for name, _ in table("Exceptions that stand for something else"):
+    for name, _ in table("Exceptions from embedkq"):
         assert issubclass(getattr(errors, name), errors.JobError) or name == "DecodeError"
+
+
+def test_every_option_and_variable_that_is_named_exists() -> None:
+    options = {name for verb in verbs().values() for name in options_of(verb)}
+    of_others = {"--concurrency", "--enable-threads", "--preload", "--without-threads", "--app", "--only", "--runs"}
+    named = {option for name in literals() for option in re.findall(r"(?<![\w-])--[a-z-]+", name)}
+    assert named - of_others <= options
+    variables = {name for name in literals() if re.fullmatch(r"EMBEDKQ_[A-Z_]+", name)}
+    of_tests = {"EMBEDKQ_TEST_BROKER", "EMBEDKQ_TEST_HOSTS"}
+    of_commands = {option.envvar for verb in verbs().values() for option in options_of(verb).values()}
+    assert variables - of_tests - {"EMBEDKQ_"} <= of_commands | set(known_names()) | {"EMBEDKQ_SECRET"}
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    headings = re.findall(r"^(.+)\n=+$", (FOLDER / "changelog.rst").read_text(), re.MULTILINE)
+    assert headings[1] == embedkq.__version__  # the first one is the page's
+
+
+def test_the_figures_are_those_that_were_measured() -> None:
+    page = benchmarks.guide.PAGE.read_text()
+    assert benchmarks.guide.updated(page) == page, "run `python -m benchmarks.guide` in tests"
+    speed = {row[0]: row[1] for row in table("Speed")}
+    jobs = speed["no-op jobs, with limit and callback, 2 processes"].split()[0]
+    assert "About 31,000 no-op jobs" in TEXT and jobs.startswith("31,")
+    assert f"{float(speed['enqueue to start, idle worker, p50'].split()[0]):.1f} ms from enqueue to start" in TEXT
 
 
 @pytest.mark.parametrize("quoted", QUOTED)
 def test_what_is_quoted_is_what_is_said(quoted: str) -> None:
     said = " ".join(path.read_text() for path in (ROOT / "embedkq").rglob("*.py"))
-    assert quoted in " ".join(TEXT.split()) and quoted in said
+    assert quoted in TEXT and quoted in said
 
 
 # What it says of places that no test runs in.

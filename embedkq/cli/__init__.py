@@ -1,4 +1,4 @@
-"""The command line `kq`: worker, info, dlq, rewind, purge, demo, broker. click and rich are used nowhere else.
+"""The command line `kq`: worker, info, dlq, rewind, purge, demo, broker, guide. click and rich are used nowhere else.
 
 The verbs import what they need when they run, so that `kq --help` is there at once.
 """
@@ -15,6 +15,7 @@ from embedkq.cli.broker import broker
 from embedkq.cli.common import Refused
 from embedkq.cli.demo import demo
 from embedkq.cli.dlq import dlq
+from embedkq.cli.guide import guide
 from embedkq.cli.info import info
 from embedkq.cli.moving import purge, rewind
 from embedkq.cli.worker import worker
@@ -28,6 +29,7 @@ Examples:
   kq info --watch
   kq dlq list --dead-letter-topic=failed
   kq rewind --topic=images --to-time=2h
+  kq guide
 """
 
 
@@ -78,7 +80,7 @@ def _variables_of(command: click.Command) -> Iterator[str]:
         yield from _variables_of(verb)
 
 
-for _verb in (worker, info, dlq, rewind, purge, demo, broker):
+for _verb in (worker, info, dlq, rewind, purge, demo, broker, guide):
     kq.add_command(_verb)
 
 __all__ = ["kq"]

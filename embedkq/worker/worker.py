@@ -38,7 +38,7 @@ class Worker(Handle):
         hosts: Kafka brokers, "host:port" or several separated by commas.
         topic: topic to take jobs from.
         timeout: limit of every job in seconds, in place of the job's own; None for the job's own.
-        callback: called with (status, job, result, exception, traceback) for each job; see README.
+        callback: called with (status, job, result, exception, traceback) for each job; see the guide's page on the worker.
         job_size: bytes of the largest record expected.
         cafile, certfile, keyfile, crlfile: TLS files; giving any means TLS.
         proc_ttl: jobs after which a child process is replaced (the first ones sooner, one after another); 0 or None for never.

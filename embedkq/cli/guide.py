@@ -1,0 +1,69 @@
+"""`kq guide`: the documentation of the installed version, in the terminal."""
+from __future__ import annotations
+
+import io
+import re
+from importlib import resources
+
+import click
+from rich.console import Console
+
+from embedkq.cli.common import Refused, option
+from embedkq.cli.guide_page import rendered
+
+_WIDEST = 110
+"""Columns: longer lines are hard to read."""
+_START = "index"
+_EPILOG = """\b
+Examples:
+  kq guide                       the list of pages
+  kq guide delivery              one page
+  kq guide --search=watermark    where a word occurs
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("page", default=_START)
+@option("search", metavar="WORD", default=None, show_default=False, help="List the lines of all pages that contain this word.")
+def guide(page: str, search: str | None) -> None:
+    """Show a page of the guide, or the list of pages. In a terminal with a pager."""
+    pages = pages_by_name()
+    if search is not None:
+        found = _found(pages, search)
+        click.echo_via_pager(found) if found else _refuse(f"no page of the guide contains {search!r}")
+        return
+    name = page.removesuffix(".rst")
+    if name not in pages:
+        from embedkq.options import nearest
+
+        close = nearest(name, pages)
+        _refuse(f"the guide has no page {page!r}" + (f": did you mean {close!r}?" if close else "") + " `kq guide` lists all pages.")
+    click.echo_via_pager(_shown(pages[name]))
+
+
+def pages_by_name() -> dict[str, str]:
+    """The text of each page."""
+    folder = resources.files("embedkq") / "guide"
+    return {file.name[: -len(".rst")]: file.read_text("utf-8") for file in sorted(folder.iterdir(), key=str) if file.name.endswith(".rst")}
+
+
+def _shown(text: str) -> str:
+    terminal = Console()
+    page = io.StringIO()
+    console = Console(file=page, width=min(terminal.width, _WIDEST), force_terminal=terminal.is_terminal, highlight=False)
+    for part in rendered(text):
+        console.print(part)
+    return page.getvalue()
+
+
+def _found(pages: dict[str, str], word: str) -> str:
+    lines = []
+    for name, text in pages.items():
+        for line in text.splitlines():
+            if word.lower() in line.lower():
+                lines.append(f"{name}: {re.sub('``|`_|[*][*]', '', line.strip())}\n")
+    return "".join(lines)
+
+
+def _refuse(reason: str) -> None:
+    raise Refused(reason)
