@@ -11,11 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
-from support import HANG_SECONDS, Recorder, create_topic, fire_until, group_offsets, put_back, recreate_topic, wait_until, with_admin
+from support import (
+    HANG_SECONDS,
+    Recorder,
+    Sender,
+    committed,
+    create_topic,
+    fire_until,
+    group_offsets,
+    put_back,
+    recreate_topic,
+    send_many,
+    wait_until,
+    with_admin,
+)
 
 from embedkq import Queue, Worker, donemap, notes
 from embedkq.notes import NOTHING, UNKNOWN_TOPIC, Notes, TopicMark
 from embedkq.partition_progress import Committed, Log
+from embedkq.worker import backlog
+from embedkq.worker.client import Client
 from embedkq.worker.ledger import Ledger
 from embedkq.worker.messages import Assigned, Run
 from embedkq.worker.partition_starts import PartitionStarts
@@ -141,6 +156,53 @@ def test_what_retention_has_left_runs_and_what_it_took_is_counted(
     Worker(hosts, topic, callback=recorder, offset_policy=policy).start(burst=True)
     assert sorted(numbers_of(recorder)) == [*range(20, 40)]
     assert any(f"10 records of partition 0 of topic {topic} are lost" in text for text in caplog.messages), caplog.messages
+
+
+@pytest.mark.parametrize("lost", [1, 4])
+@pytest.mark.needs("kafka")
+def test_what_retention_takes_from_under_a_worker_is_counted(
+    hosts: str, make_topic: Callable[[int], str], tmp_path: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    monkeypatch.setattr(backlog, "MOST_RECORDS", 1)  # then nothing is fetched while jobs wait
+    topic, recorder, gate = make_topic(1), Recorder(), tmp_path / "gate"
+    send_many(hosts, topic, workerjobs.note_and_wait, [(str(tmp_path / "notes"), number, str(gate)) for number in range(8)])
+    with Worker(hosts, topic, callback=recorder, kafka={"fetch_max_wait_ms": 20}) as worker:
+        consumer = worker._engine.consumer
+        wait_until(lambda: consumer._client and consumer._client.position(0) == 8, "all that there is was fetched")
+        for _ in range(3):  # each of these polls waits for half a second, so that no fetch is under way any more
+            last = consumer.last_poll
+            wait_until(lambda last=last: consumer.last_poll != last and consumer._client.paused == [0], "it polls without a fetch")
+        enqueue(hosts, topic, *range(lost + 2))
+        with_admin(hosts, lambda admin: admin.delete_records({TopicPartition(topic, 0): 8 + lost}))
+        gate.touch()
+        fire_until(worker, lambda: len(recorder) == 10, "what is left is done")
+        assert worker.drain(HANG_SECONDS)
+    records = "1 record of partition 0 of topic {} is lost" if lost == 1 else "4 records of partition 0 of topic {} are lost"
+    told = [text for text in caplog.messages if "lost" in text]
+    assert len(told) == 1 and records.format(topic) in told[0] and f"before offset {8 + lost}" in told[0], told
+
+
+@pytest.mark.needs("kafka")
+def test_what_is_missing_for_another_reason_is_no_loss_and_costs_no_question(
+    hosts: str, make_topic: Callable[[int], str], caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marker of each transaction leaves a hole of one, each that was aborted a larger one."""
+    topic, recorder, asked = make_topic(1), Recorder(), []
+    logs = Client.logs
+    monkeypatch.setattr(Client, "logs", lambda client, partitions, mark: asked.append(partitions) or logs(client, partitions, mark))
+    with Worker(hosts, topic, callback=recorder) as worker:
+        assert worker.drain(HANG_SECONDS)
+        asked.clear()
+        with Sender(hosts, topic, transactional_id=topic) as sender:
+            sender.producer.init_transactions()
+            for number in range(20):
+                sender.producer.begin_transaction()
+                sender.send(workerjobs.echo, number)
+                sender.flush()
+                (sender.producer.abort_transaction if number % 5 == 4 else sender.producer.commit_transaction)()
+        fire_until(worker, lambda: len(recorder) == 16, "all that was committed is done")
+        wait_until(lambda: committed(hosts, topic, topic)[0][0] == 40, "the last marker is passed")
+    assert not asked and not [text for text in caplog.messages if "lost" in text or "anew" in text]
 
 
 def test_latest_counts_for_a_group_that_never_committed(hosts: str, make_topic: Callable[[int], str]) -> None:

@@ -27,6 +27,7 @@ from embedkq.kafka_private.names import (
     MetadataRequest,
     SaslAuthenticateRequest,
     SaslHandshakeRequest,
+    SubscriptionState,
     UnknownTopicOrPartitionError,
     check,
     get_sasl_mechanism,
@@ -53,6 +54,16 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
         return bool(super().need_rejoin()) and (not self.postponed or self._generation.is_lost())
 
 
+class _Subscriptions(SubscriptionState):  # type: ignore[misc]
+    """What is assigned, remembering where kafka-python has begun anew: there, and nowhere else, records may be gone that nobody read."""
+
+    out_of_range: set[Any]
+
+    def request_offset_reset(self, partition: Any, *args: Any) -> None:
+        super().request_offset_reset(partition, *args)
+        self.out_of_range.add(partition)
+
+
 class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
     """A KafkaConsumer that embedkq can steer. Its `poll` returns `FetchedRecord`s.
 
@@ -66,6 +77,8 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         self._fetcher.__class__ = MendedFetcher
         self._fetcher.mend()
         self._coordinator.__class__ = _Coordinator
+        self._subscription.__class__ = _Subscriptions
+        self._subscription.out_of_range = set()
 
     def poll(self, *args: Any, **options: Any) -> Any:
         """As of a KafkaConsumer, also while the group waits for another member: then records of the partitions that stay are fetched."""
@@ -98,8 +111,12 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         """
         known: set[int] | None = self._cluster.partitions_for_topic(topic)
         if not known:
-            self._cluster.request_update()
+            self.look_for_topics()
         return known or set()
+
+    def look_for_topics(self) -> None:
+        """Ask the cluster soon which topics there are; nothing waits for it. Any thread."""
+        self._cluster.request_update()
 
     def progress_of(self, topic_partition: Any) -> tuple[int | None, int | None]:
         """Offset that is fetched next, and the end that the last fetch told; None for what is not known, or not assigned. Any thread.
@@ -148,9 +165,18 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         finally:
             self._fetcher._isolation_level = level
 
+    def was_out_of_range(self, partition: Any) -> bool:
+        """Whether Kafka did not have the offset that was fetched next, so that the client went on where the log begins. Any thread."""
+        return partition in self._subscription.out_of_range
+
+    def range_is_known(self, partition: Any) -> None:
+        """Where the log begins was looked at: forget that an offset was out of range. Any thread."""
+        self._subscription.out_of_range.discard(partition)
+
     def seek_anew(self, partition: Any, offset: int) -> None:
         """Seek, and take nothing that was fetched before, which may be of a log that is gone. The thread that polls."""
         self._fetcher.discard(partition)
+        self.range_is_known(partition)
         self.seek(partition, offset)
 
     async def within(self, future: Any, seconds: float) -> Any:

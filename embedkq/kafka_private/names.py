@@ -49,7 +49,8 @@ __all__ = [
     "NEEDED", "TESTED_WITH", "ApiVersionsRequest", "AsyncConsumerRebalanceListener", "Checked", "ConsumerCoordinator",
     "CooperativeStickyAssignor", "DefaultRecordBatch", "Fetcher", "IsolationLevel", "KafkaAdminClient", "KafkaConnectionManager",
     "KafkaConsumer", "KafkaProducer", "KafkaProtocol", "MetadataRequest", "SaslAuthenticateRequest", "SaslHandshakeRequest",
-    "UnknownTopicOrPartitionError", "check", "codec", "get_sasl_mechanism", "kafka_errors", "kafka_version", "legacy_records",
+    "SubscriptionState", "UnknownTopicOrPartitionError", "check", "codec", "get_sasl_mechanism", "kafka_errors",
+    "kafka_version", "legacy_records",
 ]
 
 NEEDED: dict[type, tuple[str, ...]] = {
@@ -67,7 +68,7 @@ NEEDED: dict[type, tuple[str, ...]] = {
         "check_crcs", "drain", "isolation_level", "leader_epoch", "next_fetch_offset", "take", "topic_partition",
     ),
     DefaultRecordBatch: ("HEADER_STRUCT", "_buffer"),
-    SubscriptionState: ("assigned_partitions", "assignment"),
+    SubscriptionState: ("assigned_partitions", "assignment", "request_offset_reset"),
     TopicPartitionState: ("highwater", "position"),
     NetworkSelector: ("_wakeup_w", "sleep"),
     KafkaProducer: ("_closed", "_sender", "_transaction_manager"),

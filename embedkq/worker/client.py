@@ -36,9 +36,6 @@ TIMEOUT_SECONDS, TIMEOUT_MILLISECONDS = 5.0, 5_000
 """Limit of one request."""
 _FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
 """For so long a broker waits for records of partitions that have none: while records come, and while one of the others has more."""
-_UNKNOWN_TOPIC_SECONDS = 15.0
-_UNKNOWN_PAUSE_SECONDS = 0.01
-_ASK_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 _FETCH_BYTES = 16 * 1024 * 1024
 
@@ -49,10 +46,7 @@ class Client:
     def __init__(self, hosts: str, topic: str, make_listener: Any, options: Mapping[str, Any]) -> None:
         self.hosts = hosts
         self.topic = topic
-        self._unknown_since: float | None = None
-        self._asked_at = 0.0
         self._all_flow = False
-        self._options = options
         self._longest_wait = int(options.get("fetch_max_wait_ms", Consumer.DEFAULT_CONFIG["fetch_max_wait_ms"]))
         self._sockets = ClientSockets()
         self.kafka: Any = connect(hosts, options, self._sockets)
@@ -66,29 +60,12 @@ class Client:
         return str(self.kafka.group_metadata().member_id)
 
     def topic_is_known(self) -> bool:
-        """Whether the topic is there, which has to be so before a poll; looks again at each call.
+        """Whether the topic is there, which has to be so before a poll; looks again if it is not, and never waits."""
+        return bool(self.kafka.partitions_if_known(self.topic))
 
-        Raises:
-            WorkerFailed: it has not been there for 15 s.
-            TopicAuthorizationFailedError: this user may not see it.
-        """
-        if self.kafka.partitions_if_known(self.topic):
-            self._unknown_since = None
-            return True
-        self._unknown_since = self._unknown_since or time.monotonic()
-        if time.monotonic() > self._unknown_since + _UNKNOWN_TOPIC_SECONDS:
-            raise WorkerFailed(
-                f"topic {self.topic!r} does not exist at {self.hosts} (any more) and the broker does not create it: "
-                "create it, then start the worker again"
-            )
-        if time.monotonic() > max(self._unknown_since, self._asked_at) + _ASK_SECONDS:
-            self._asked_at = time.monotonic()
-            from embedkq import info  # here, since a worker that is well never needs it
-
-            if info.is_hidden(self.hosts, self.topic, self._options):  # of which kafka-python 3.0.12 says nothing
-                raise kafka_errors.TopicAuthorizationFailedError({self.topic})
-        time.sleep(_UNKNOWN_PAUSE_SECONDS)
-        return False
+    def look_for_topic_again(self) -> None:
+        """What is known of the topic may be out of date: have `topic_is_known` learn better soon."""
+        self.kafka.look_for_topics()
 
     def poll(self, milliseconds: int) -> dict[int, list[Any]]:
         """Records by partition, as soon as there are any, or none after so long. Raises as KafkaConsumer's does."""
@@ -154,6 +131,14 @@ class Client:
             self.kafka.seek_anew(TopicPartition(self.topic, partition), position)
         except kafka_errors.IllegalStateError:
             pass
+
+    def was_out_of_range(self, partition: int) -> bool:
+        """Whether Kafka did not have the offset that was fetched next, so that the client went on where the log begins."""
+        return bool(self.kafka.was_out_of_range(TopicPartition(self.topic, partition)))
+
+    def range_is_known(self, partition: int) -> None:
+        """Where the log begins was looked at: forget that an offset was out of range."""
+        self.kafka.range_is_known(TopicPartition(self.topic, partition))
 
     def position(self, partition: int) -> int | None:
         """Offset that the next poll fetches first; None if it is not known, or the partition not ours."""

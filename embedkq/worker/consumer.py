@@ -32,6 +32,7 @@ from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Ta
 from embedkq.worker.refusals import explained
 from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 from embedkq.worker.timeouts import revoke_seconds_of
+from embedkq.worker.topic_watch import TopicWatch
 
 logger = SafeLogger("embedkq.worker")
 
@@ -69,10 +70,10 @@ class Consumer:
         self._topic = topic
         self._group = group
         self._options = options_of(hosts=hosts, group=group, job_size=job_size, options=options)
-        session_seconds = self._options["session_timeout_ms"] / 1000
-        exchange.session_seconds = session_seconds
+        exchange.session_seconds = session_seconds = self._options["session_timeout_ms"] / 1000
         self.commits = Commits(topic, session_seconds)
         self.assignment = Assignment(exchange, self.commits, self._tell, revoke_seconds_of(self._options, revoke_timeout))
+        self.topic = TopicWatch(hosts, topic, self._options)
         self._logs = LogWatch(topic, offset_policy == "latest", self.assignment)
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._client: Client | None = None
@@ -181,7 +182,7 @@ class Consumer:
             self.watch.look(self.last_turn)
         self._exchange.host_load.look(self.last_turn)
         client.steer(self._exchange.hot if self._exchange.backlog.wait_for_room(_ROOM_SECONDS) else None)
-        if not client.topic_is_known():
+        if not self.topic.is_there(client):
             return
         self.commits.commit_as_asked(client.kafka, self._exchange, self.assignment.committable, self._beginning)
         self._gathering.wait()
@@ -246,8 +247,8 @@ class Consumer:
         client.close()
 
     def _broker_away(self, error: BaseException) -> None:
-        if isinstance(error, _TOPIC_GONE):
-            logger.warning("Topic %s is gone at %s (%r). It is tried again.", self._topic, self.hosts, error)
+        if isinstance(error, _TOPIC_GONE) and self._client is not None:
+            self._client.look_for_topic_again()  # `topic` says whether it is gone
         elif self.away_since is None:
             self.away_since = time.monotonic()
             logger.warning(

@@ -71,6 +71,7 @@ def health_of(state: State, engine: Engine | None) -> Health:
     now = time.monotonic()
     consumer = engine.consumer
     reasons += reasons_of(engine, now) + loop.breaker.reasons
+    reasons += [consumer.topic.reason] if consumer.topic.reason else []
     reasons += [f"partition {partition} is held: {reason}" for partition, reason in sorted(consumer.held.items())]
     return Health(
         str(state), not reasons, tuple(reasons),

@@ -134,10 +134,17 @@ class LogWatch:
         return None if found == UNKNOWN_TOPIC else found
 
     def _look_for_retention(self, client: Client, partition: int, first: int) -> None:
-        """Where offsets are missing, see whether Kafka has deleted them; other holes are of compaction and transactions."""
-        if first <= self._starts.reached_of(partition) + 1:
+        """Where offsets are missing, see whether Kafka has deleted them.
+
+        It has only where the offset that was fetched next was out of range. Other holes are of compaction and transactions, and cost
+        nothing here.
+        """
+        if first <= self._starts.reached_of(partition) or not client.was_out_of_range(partition):
             return
         for log in client.logs([partition], UNKNOWN_TOPIC).values():
+            if log.first > first:
+                continue  # what was fetched before is still on its way
+            client.range_is_known(partition)
             if (warning := self._starts.passed_by_retention(partition, log)) is not None:
                 logger.warning("%s", warning)
 

@@ -148,8 +148,9 @@ class PartitionStarts:
         return self._lost_to_retention(partition, log.first - reached, reached, log.first)
 
     def _lost_to_retention(self, partition: int, count: int, offset: int, first: int) -> str:
+        records, verb = ("1 record", "is") if count == 1 else (f"{count} records", "are")
         return (
-            f"{count} records of partition {partition} of topic {self._topic} are lost: Kafka has deleted what is before offset {first} "
+            f"{records} of partition {partition} of topic {self._topic} {verb} lost: Kafka has deleted what is before offset {first} "
             f"(retention), and only what is before {offset} was done or taken. It goes on at {first}; jobs have to be kept longer than "
             f"they wait: raise the topic's retention.ms and retention.bytes, or start more workers."
         )

@@ -17,6 +17,11 @@ def explained(error: BaseException, hosts: str, topic: str, group: str) -> BaseE
     return told
 
 
+def hidden(hosts: str, topic: str) -> BaseException:
+    """Of a topic that this user may not see."""
+    return explained(kafka_errors.TopicAuthorizationFailedError({topic}), hosts, topic, "")
+
+
 def _text_of(error: BaseException, hosts: str, topic: str, group: str) -> str | None:
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
         return f"{hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}"

@@ -1,0 +1,85 @@
+"""TopicWatch: whether the worker's topic is there. Consumer's thread; `reason` is for any."""
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from embedkq.errors import WorkerFailed
+from embedkq.safe_logging import SafeLogger
+from embedkq.worker.client import Client
+from embedkq.worker.refusals import hidden
+
+logger = SafeLogger("embedkq.worker")
+
+_UNKNOWN_SECONDS = 15.0
+_ASK_SECONDS, _ASK_AGAIN_SECONDS = 1.0, 5.0
+_STARTING_PAUSE_SECONDS, _GONE_PAUSE_SECONDS = 0.01, 0.2
+
+
+class TopicWatch:
+    """Waits for a topic that is not there: for 15 s at the start, and without end once it was there and is gone.
+
+    Args:
+        hosts: Kafka brokers, comma separated.
+        topic: its name.
+        options: of kafka-python's KafkaConsumer.
+    """
+
+    def __init__(self, hosts: str, topic: str, options: Mapping[str, Any]) -> None:
+        self.reason = ""
+        """Why nothing can be read; empty while the topic is there."""
+        self._hosts = hosts
+        self._topic = topic
+        self._options = options
+        self._was_there = False
+        self._missing_since: float | None = None
+        self._asked_at = 0.0
+
+    def is_there(self, client: Client) -> bool:
+        """Whether the topic is there; if not, waits for a moment.
+
+        Raises:
+            WorkerFailed: it was not there for the first 15 s.
+            BrokerRefused: this user may not see it.
+        """
+        if client.topic_is_known():
+            self._found()
+            return True
+        now = time.monotonic()
+        self._missing_since = self._missing_since or now
+        missing_for = now - self._missing_since
+        if self._was_there:
+            self._tell_gone()
+        elif missing_for > _UNKNOWN_SECONDS:
+            raise WorkerFailed(
+                f"topic {self._topic!r} does not exist at {self._hosts} and the broker does not create it: "
+                "create it, then start the worker again"
+            )
+        elif missing_for > _ASK_SECONDS:  # before that it is only not known yet
+            self.reason = f"topic {self._topic!r} does not exist at {self._hosts}: create it"
+        self._refuse_hidden(now)
+        time.sleep(_GONE_PAUSE_SECONDS if self._was_there else _STARTING_PAUSE_SECONDS)
+        return False
+
+    def _found(self) -> None:
+        if self._was_there and self.reason:
+            logger.info("Topic %s is there again.", self._topic)
+        self._was_there, self._missing_since, self.reason = True, None, ""
+
+    def _tell_gone(self) -> None:
+        if not self.reason:
+            self.reason = f"topic {self._topic!r} does not exist at {self._hosts} any more: create it, and this worker takes its jobs"
+            logger.warning(
+                "Topic %s does not exist at %s any more: it was deleted. Create it, and this worker takes its jobs; until then it waits.",
+                self._topic, self._hosts,
+            )
+
+    def _refuse_hidden(self, now: float) -> None:
+        """A topic that a user may not see looks like one that is not there; kafka-python 3.0.12 says nothing of it."""
+        if now > max(self._missing_since or now, self._asked_at) + (_ASK_AGAIN_SECONDS if self._asked_at else _ASK_SECONDS):
+            self._asked_at = now
+            from embedkq import info  # here, since a worker that is well never needs it
+
+            if info.is_hidden(self._hosts, self._topic, self._options):
+                raise hidden(self._hosts, self._topic)
