@@ -14,11 +14,11 @@ logger = SafeLogger("embedkq.worker")
 
 _UNKNOWN_SECONDS = 15.0
 _ASK_SECONDS, _ASK_AGAIN_SECONDS = 1.0, 5.0
-_STARTING_PAUSE_SECONDS, _GONE_PAUSE_SECONDS = 0.01, 0.2
+_PAUSE_SECONDS = 0.01
 
 
 class TopicWatch:
-    """Waits for a topic that is not there: for 15 s at the start, and without end once it was there and is gone.
+    """Waits for a topic that is not there, be it not created yet or deleted, for 15 s.
 
     Args:
         hosts: Kafka brokers, comma separated.
@@ -40,7 +40,7 @@ class TopicWatch:
         """Whether the topic is there; if not, waits for a moment.
 
         Raises:
-            WorkerFailed: it was not there for the first 15 s.
+            WorkerFailed: it has not been there for 15 s.
             BrokerRefused: this user may not see it.
         """
         if client.topic_is_known():
@@ -49,31 +49,30 @@ class TopicWatch:
         now = time.monotonic()
         self._missing_since = self._missing_since or now
         missing_for = now - self._missing_since
-        if self._was_there:
-            self._tell_gone()
-        elif missing_for > _UNKNOWN_SECONDS:
+        if missing_for > _UNKNOWN_SECONDS:
             raise WorkerFailed(
-                f"topic {self._topic!r} does not exist at {self._hosts} and the broker does not create it: "
+                f"topic {self._topic!r} does not exist at {self._hosts} (any more) and the broker does not create it: "
                 "create it, then start the worker again"
             )
-        elif missing_for > _ASK_SECONDS:  # before that it is only not known yet
-            self.reason = f"topic {self._topic!r} does not exist at {self._hosts}: create it"
+        if self._was_there or missing_for > _ASK_SECONDS:  # at the start it may only not be known yet
+            self._tell_missing()
         self._refuse_hidden(now)
-        time.sleep(_GONE_PAUSE_SECONDS if self._was_there else _STARTING_PAUSE_SECONDS)
+        time.sleep(_PAUSE_SECONDS)
         return False
 
     def _found(self) -> None:
-        if self._was_there and self.reason:
-            logger.info("Topic %s is there again.", self._topic)
+        if self.reason:
+            logger.info("Topic %s is there.", self._topic)
         self._was_there, self._missing_since, self.reason = True, None, ""
 
-    def _tell_gone(self) -> None:
+    def _tell_missing(self) -> None:
         if not self.reason:
-            self.reason = f"topic {self._topic!r} does not exist at {self._hosts} any more: create it, and this worker takes its jobs"
-            logger.warning(
-                "Topic %s does not exist at %s any more: it was deleted. Create it, and this worker takes its jobs; until then it waits.",
-                self._topic, self._hosts,
+            gone = " any more" if self._was_there else ""
+            self.reason = (
+                f"topic {self._topic!r} does not exist at {self._hosts}{gone}: create it; without it the worker ends after "
+                f"{_UNKNOWN_SECONDS:g} s"
             )
+            logger.warning("Nothing can be taken: %s.", self.reason)
 
     def _refuse_hidden(self, now: float) -> None:
         """A topic that a user may not see looks like one that is not there; kafka-python 3.0.12 says nothing of it."""
