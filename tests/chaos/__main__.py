@@ -9,16 +9,15 @@ import time
 from pathlib import Path
 
 import brokers
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaAdminClient
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from support import lag
 
 from chaos.faults import Theatre
+from chaos.lives import is_all_done
 from chaos.load import Load
 from chaos.report import Report, lines_of, make_report
-from embedkq import codec
 
 PARTITIONS = 8
 _PATIENCE_SECONDS = 120.0
@@ -51,8 +50,8 @@ def run(seed: int, duration: float, rate: float, folder: Path, console: Console)
         admin = KafkaAdminClient(bootstrap_servers=broker.hosts)
         admin.create_topics({topic: {"num_partitions": PARTITIONS}})
         admin.close()
-        theatre = Theatre(broker, topic, group, folder, seed, PARTITIONS)
         load = Load(broker.hosts, topic, rate, seed)
+        theatre = Theatre(broker, topic, group, folder, seed, PARTITIONS, load)
         try:
             for _ in range(3):
                 theatre.start_host()
@@ -63,27 +62,23 @@ def run(seed: int, duration: float, rate: float, folder: Path, console: Console)
                     time.sleep(min(chance.uniform(1, 6), began + duration - now))
                     progress.update(bar, completed=time.monotonic() - began, description=theatre.one_fault())
             with console.status("peace: until all is done"):
-                _await_all_done(broker.hosts, group, topic)
+                if _await_all_done(broker.hosts, group, topic):
+                    theatre.await_health()
+                else:
+                    theatre.failed.append(f"after {_PATIENCE_SECONDS:g} s of peace not all is committed: the group has stopped")
+                theatre.read_last_life()
             theatre.end()
             (folder / "faults").write_text("".join(f"{e.begin:.3f} {e.end:.3f} {e.kind} {e.host}\n" for e in theatre.events))
-            return make_report(folder, load, theatre.events, theatre.failed, _partitions_of(broker.hosts, topic))
+            return make_report(folder, load, theatre.events, theatre.lives, theatre.failed)
         finally:
             theatre.kill_all()
 
 
-def _await_all_done(hosts: str, group: str, topic: str) -> None:
+def _await_all_done(hosts: str, group: str, topic: str) -> bool:
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while lag(hosts, group, topic) and time.monotonic() < deadline:
+    while not (done := is_all_done(hosts, group, topic)) and time.monotonic() < deadline:
         time.sleep(0.5)
-
-
-def _partitions_of(hosts: str, topic: str) -> dict[int, int]:
-    """By number the partition on which a job lies."""
-    consumer = KafkaConsumer(topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=3_000)
-    try:
-        return {codec.decode_call(record.value)[1][0]: record.partition for record in consumer}
-    finally:
-        consumer.close()
+    return done
 
 
 def show(report: Report, seed: int, duration: float, console: Console) -> None:
@@ -91,6 +86,9 @@ def show(report: Report, seed: int, duration: float, console: Console) -> None:
     for name, value in lines_of(report).items():
         table.add_row(name, value)
     console.print(table)
+    for what, numbers in (("never ran", report.lost), ("has no callback", report.callbacks_missing)):
+        for number in numbers[:20]:
+            console.print(f"job {number} {what}", style="red")
     for text in (*report.wrong_status, *report.unexplained, *report.host_failures):
         console.print(text, style="red")
     for text in report.order_broken[:20]:
