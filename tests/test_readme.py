@@ -24,9 +24,23 @@ from programs import KQ, Programs, end, request
 from support import ROOT, end_offsets, wait_until
 
 import embedkq
-from embedkq import Job, Queue, Worker, errors
+from embedkq import Job, Queue, Worker, channel, donemap, errors
+from embedkq.child import process, runner
 from embedkq.cli import kq
 from embedkq.configuration import known_names
+from embedkq.worker import (
+    backlog,
+    circuit_breaker,
+    client,
+    deadletter,
+    handover,
+    health,
+    pace,
+    poison,
+    retries,
+    stop_deadline,
+    supervisor,
+)
 from embedkq.worker.lifecycle import State
 
 RUN_TO_THEIR_END = (
@@ -321,6 +335,49 @@ def test_every_option_and_variable_that_is_named_exists() -> None:
     of_tests = {"EMBEDKQ_TEST_BROKER", "EMBEDKQ_TEST_HOSTS"}
     of_commands = {option.envvar for verb in verbs().values() for option in options_of(verb).values()}
     assert variables - of_tests - {"EMBEDKQ_"} <= of_commands | set(known_names()) | {"EMBEDKQ_SECRET"}
+
+
+def test_the_bounds_are_those_of_the_code() -> None:
+    def bound(*limits: int) -> str:
+        return ", or ".join(f"{limit:,}" if limit <= 10_000 else f"{limit >> 20} MiB" for limit in limits)
+
+    def of_all(most: int, most_bytes: int, most_in_all: int) -> str:
+        return f"{bound(most, most_bytes)}; {most_in_all >> 20} MiB for all partitions"
+
+    assert [row[1] for row in table("Bounds")] == [
+        bound(backlog.MOST_RECORDS),
+        bound(backlog.MOST_BYTES),
+        bound(handover.MOST_WAITING, handover.MOST_WAITING_BYTES),
+        of_all(backlog.READ_AHEAD, backlog.READ_AHEAD_BYTES, backlog.READ_AHEAD_BYTES_IN_ALL),
+        of_all(retries.MOST_HELD, retries.MOST_HELD_BYTES, retries.MOST_HELD_BYTES_IN_ALL),
+        bound(deadletter.MOST_WAITING, deadletter.MOST_WAITING_BYTES),
+        bound(pace.MOST_TASKS, pace.MOST_BYTES),
+        bound(runner.LARGEST_RESULT),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "figures"),
+    [
+        ("When ten jobs in a row cannot be loaded", circuit_breaker.MOST_IN_A_ROW == 10),
+        ("starts only one job every 10 seconds", circuit_breaker.PROBE_SECONDS == 10),
+        ("with up to 10,000 forged records", circuit_breaker.MOST_REFUSED == 10_000),
+        ("up to 300 seconds or backoff itself", retries.LONGEST_PAUSE_SECONDS == 300),
+        ("When 500 jobs of a partition are waiting for a retry", retries.MOST_HELD == 500),
+        ("lasts for at least 30 seconds and two jobs", poison.CAREFUL_SECONDS == 30),
+        ("is unhealthy after 20 seconds", health.NO_PROGRESS_SECONDS == 20),
+        ("After 10 seconds the worker logs a WARNING", handover.DEAF_SECONDS == 10),
+        ("no more jobs when 1,000 callbacks are waiting, or 64 MiB", handover.MOST_WAITING == 1_000),
+        ("The session timeout of a worker is 10 seconds", client.SESSION_MILLISECONDS == 10_000),
+        ("those of OpenTelemetry, for at most 2 seconds", process.EXIT_SECONDS == 2),
+        ("60 seconds, initializer included", supervisor.START_SECONDS == 60),
+        ("other steps get 0.7 s together", stop_deadline.LEAVE_SECONDS == 0.7),
+        ("A message above 32 KiB is written to an anonymous file", channel.INLINE_BYTES == 32 * 1024),
+        ("with metadata of up to 4,096 characters", donemap.LIMIT == 4096),
+    ],
+)
+def test_a_limit_in_the_text_is_that_of_the_code(sentence: str, figures: bool) -> None:
+    assert sentence in TEXT and figures
 
 
 def test_the_changelog_begins_with_this_version() -> None:
