@@ -126,6 +126,7 @@ def test_the_start_page_and_readme_lead_to_every_page() -> None:
 
 def test_every_file_and_test_that_is_named_exists() -> None:
     named = [name for name in literals() if re.fullmatch(r"[\w.-]+(/[\w.-]+)+|[a-z_]+\.(py|mod)", name) and name not in SNIPPETS]
+    named += re.findall(r"\btests/\S+", " ".join(COMMANDS))
     made = {"build/docs", "health/jobs"}
     for name in sorted(set(named) - made):
         places = [ROOT / name, ROOT / "embedkq" / name, ROOT / "embedkq" / "broker" / "program" / name]
