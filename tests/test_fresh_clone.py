@@ -110,6 +110,8 @@ def test_the_wheel_runs_in_a_fresh_environment_and_compiles_nothing(clone: Path,
     home.run(python, "-m", "pip", "install", "-q", f"{clone}[cli]", cwd=tmp_path)
     told, _ = home.run(str(tmp_path / "venv" / "bin" / "kq"), "demo", "--jobs=50", cwd=tmp_path)
     assert DONE in told and "Building" not in told and "Tansu" not in told and not home.builds
+    told, _ = home.run(str(tmp_path / "venv" / "bin" / "kq"), "guide", "delivery", cwd=tmp_path)
+    assert "At least once" in told
     licenses = {path.name for path in tmp_path.glob("venv/lib/python*/site-packages/embedkq_broker-*.dist-info/licenses/*")}
     assert {"go-LICENSE", "github.com_twmb_franz-go_pkg_kfake-LICENSE", "github.com_klauspost_compress-LICENSE"} <= licenses
 

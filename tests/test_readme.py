@@ -392,7 +392,10 @@ def test_the_figures_are_those_that_were_measured() -> None:
     speed = {row[0]: row[1] for row in table("Speed")}
     jobs = speed["no-op jobs, with limit and callback, 2 processes"].split()[0]
     assert "About 31,000 no-op jobs" in TEXT and jobs.startswith("31,")
-    assert f"{float(speed['enqueue to start, idle worker, p50'].split()[0]):.1f} ms from enqueue to start" in TEXT
+    cost = {row[0]: float(row[1].split()[0].replace(",", "")) for row in table("Cost")}
+    assert f"adds {cost['memory of an idle worker above the bare application, host alone']:.0f} MiB" in TEXT
+    assert cost["processor of an idle worker with 2 processes"] < 1 and "less than 1 % of a core" in TEXT
+    assert f"{float(speed['enqueue to start, idle worker, p50'].split()[0]):.1f} ms (median) from enqueue to start" in TEXT
 
 
 @pytest.mark.parametrize("quoted", QUOTED)
