@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from embedkq import donemap, info
+from embedkq.broker_errors import Asked, no_topic
 from embedkq.dlq.client import Client
 from embedkq.donemap import Runs
 from embedkq.errors import EmbedkqError
@@ -129,7 +130,7 @@ class GroupOffsets:
 
     def _choose(self, logs: Mapping[int, Log], hosts: str, partitions: Sequence[int]) -> dict[int, Log]:
         if not logs:
-            raise EmbedkqError(f"there is no topic {self.topic!r} at {hosts}")
+            raise no_topic(Asked(hosts, "DESCRIBE", self.topic))
         for number in partitions:
             if number not in logs:
                 raise EmbedkqError(f"topic {self.topic!r} has no partition {number}: it has 0 to {max(logs)}")

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 from kafka import errors as kafka_errors
 
+from embedkq import broker_errors
+from embedkq.broker_errors import Asked, refusal
 from embedkq.clientsockets import ClientSockets
-from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, EmbedkqError, JobTooLarge
+from embedkq.errors import BrokerUnavailable, Closed, EmbedkqError, JobTooLarge
 from embedkq.forks import let_go_in_forks
 from embedkq.kafka_private import Producer as KafkaProducer
-from embedkq.probe import CREDENTIALS, LATE_SECONDS, is_guarded, look_for_reason, refuse_early
+from embedkq.probe import LATE_SECONDS, is_guarded, look_for_reason
 from embedkq.send_window import InFlight, SendWindow
 
 OWNED_OPTIONS = (
@@ -27,17 +29,11 @@ KNOWN_OPTIONS = frozenset(KafkaProducer.DEFAULT_CONFIG)
 SEND_SECONDS = 10.0
 """How long a send may take until the next acknowledgement, connecting included."""
 _OVERHEAD_BYTES = 4096
-_NO_RIGHT = "AuthorizationFailedError"
 _CONNECT_MARGIN_SECONDS = 0.5
 _BATCH_BYTES = 512
 """At least what a batch of one record has beside key, value and headers."""
 _EXIT_SECONDS = 2.0
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-_REFUSED = (
-    kafka_errors.UnknownTopicOrPartitionError,
-    kafka_errors.InvalidTopicError,
-    kafka_errors.UnsupportedVersionError,
-)
 
 
 class Message(NamedTuple):
@@ -168,7 +164,7 @@ class Producer:
     def _connected(self, deadline: float) -> Any:
         lock = self._lock
         if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):  # another thread is connecting
-            raise kafka_errors.KafkaTimeoutError("no connection yet")
+            raise self._no_connection()
         try:
             if self._closed:
                 raise Closed("this queue was closed: make another one")
@@ -180,20 +176,15 @@ class Producer:
             lock.release()
 
     def _connect(self, deadline: float) -> Any:
-        refuse_early(self._hosts, self._options)
-        seconds = deadline - time.monotonic() - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
-        if seconds <= 0:
-            raise kafka_errors.KafkaTimeoutError("no connection yet")
         self._sockets = sockets = ClientSockets()
-        try:
+
+        def make() -> Any:
+            seconds = deadline - time.monotonic() - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
+            if seconds <= 0:
+                raise self._no_connection()
             return KafkaProducer(**self._options, bootstrap_timeout_ms=int(seconds * 1000), selector=lambda: sockets)
-        except kafka_errors.KafkaConfigurationError as error:
-            raise ValueError(f"kafka={{...}}: {error}") from error
-        except (kafka_errors.KafkaError, OSError) as error:
-            reason = look_for_reason(self._hosts, self._options)
-            if reason is None:
-                raise
-            raise reason.as_error(self._hosts) from error
+
+        return broker_errors.connect(make, self._hosts, self._options, SEND_SECONDS)
 
     def _retire(self, kafka: Any) -> None:
         """Have the next message go by a new client.
@@ -236,6 +227,9 @@ class Producer:
                 failures[index].__cause__ = cause
         return failures
 
+    def _no_connection(self) -> BrokerUnavailable:
+        return BrokerUnavailable(self._hosts, f"no answer within {SEND_SECONDS:g} s")
+
     def _unavailable(self, message: Message, why: str, maybe_sent: bool) -> BrokerUnavailable:
         reason = f"no acknowledgement for topic {message.topic!r} within {SEND_SECONDS:g} s ({why})"
         return BrokerUnavailable(self._hosts, reason, maybe_sent=maybe_sent)
@@ -243,20 +237,11 @@ class Producer:
     def _explained(self, error: Exception, message: Message, handed_over: bool) -> Exception:
         if isinstance(error, EmbedkqError):
             return error
+        refused = refusal(error, Asked(self._hosts, "WRITE", message.topic))
         if isinstance(error, _TOO_LARGE):
             told: Exception = _too_large(message, None)
-        elif _NO_RIGHT in f"{type(error).__name__}: {error}":  # kafka-python wraps what it does not expect
-            told = BrokerRefused(
-                f"this user may not write to topic {message.topic!r} at {self._hosts} ({type(error).__name__}): "
-                f"grant it WRITE on topic {message.topic!r}"
-            )
-        elif isinstance(error, kafka_errors.SaslAuthenticationFailedError):
-            told = BrokerRefused(f"{self._hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}")
-        elif isinstance(error, _REFUSED):
-            told = BrokerRefused(
-                f"{self._hosts} refuses a record for topic {message.topic!r}: {type(error).__name__}: {error}. "
-                "Check that the topic exists, and what this user may do"
-            )
+        elif refused is not None:
+            told = refused
         elif isinstance(error, (kafka_errors.KafkaError, OSError)):
             why = "no word of this topic: does it exist?" if "metadata" in str(error) else type(error).__name__
             told = self._unavailable(message, why, handed_over)

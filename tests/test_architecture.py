@@ -27,7 +27,7 @@ LAYERS = (
     ("queue", "worker"),
     ("producer", "child"),
     ("info", "broker"),
-    ("signing", "importing", "partition_progress"),
+    ("signing", "importing", "partition_progress", "broker_errors"),
     ("codec", "kqformat", "headers", "deadletters", "allowed", "options", "channel", "outcome", "probe", "notes"),
     ("kafka_private", "multiprocessing_private", "pebble_private"),
     ("safe_logging", "record_reader"),
@@ -41,7 +41,7 @@ LAYERS = (
 HOMES = {
     "kafka": {
         "kafka_private", "producer", "info", "probe", "worker.client", "worker.consumer", "worker.commits", "worker.commit_requests",
-        "worker.assignment", "worker.refusals", "dlq.client",
+        "worker.assignment", "broker_errors", "dlq.client",
     },
     "dill": {"by_value.pickler"},
     "pebble": {"pebble_private"},

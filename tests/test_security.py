@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import socket
 import threading
@@ -41,8 +42,12 @@ from support import Recorder, Sender, end_offsets, fire_until, lag, wait_until
 
 from embedkq import Queue, Worker, options
 from embedkq.deadletters import DeadLetter, Record, bury
-from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError, WorkerFailed
-from embedkq.info import Inspector
+from embedkq.dlq import DeadLetters
+from embedkq.dlq.retry import Retry
+from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError, EnqueueFailed, JobTooLarge, WorkerFailed
+from embedkq.group_offsets import GroupOffsets
+from embedkq.info import Inspector, describe, member_ids
+from embedkq.producer import Message
 
 pytestmark = pytest.mark.needs("listeners", "properties")
 
@@ -544,6 +549,101 @@ def revoke(secured: Secured, granted: ACL) -> None:
     resource = ResourcePatternFilter(named.resource_type, named.resource_name, ACLResourcePatternType.LITERAL)
     given = ACLFilter(granted.principal, granted.host, granted.operation, granted.permission_type, resource)
     with_admin(secured.hosts, lambda admin: admin.delete_acls([given]))
+
+
+# The same fault, whichever door it is met at.
+
+
+def doors(hosts: str, topic: str, group: str, given: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """All that connects, as an application or a `kq` command calls it."""
+    known = connection(**given)
+
+    def enqueue(call: Callable[[Queue], Any]) -> None:
+        with Queue(hosts, topic, **given) as queue:
+            call(queue)
+
+    def enqueue_many(queue: Queue) -> None:
+        with pytest.raises(EnqueueFailed) as caught:
+            queue.enqueue_many([jobs.echo] * 2)
+        assert caught.value.__cause__ is not None
+        raise caught.value.__cause__
+
+    def retry() -> None:
+        with Retry(hosts, topic, None, known, known) as action:
+            raise action._send({0: Message(topic, b"x", None, (), None)})[0]
+
+    return {
+        "enqueue": lambda: enqueue(lambda queue: queue.enqueue(jobs.echo)), "enqueue_many": lambda: enqueue(enqueue_many), "retry": retry,
+        "worker": lambda: Worker(hosts, topic, group=group, **given).start(),
+        "background worker": lambda: Worker(hosts, topic, group=group, **given).start_background(),
+        "info": lambda: describe(hosts, topic, group, **known), "members": lambda: member_ids(hosts, group, known),
+        "dead letters": lambda: DeadLetters(hosts, topic, known), "offsets": lambda: GroupOffsets(hosts, topic, group, (), known),
+    }
+
+
+def errors_at(which: Mapping[str, Callable[[], Any]]) -> dict[str, BaseException]:
+    """What each of these raises; all at once, since each looks for a while."""
+    with ThreadPoolExecutor(len(which)) as pool:
+        ended = dict(zip(which, pool.map(seconds_and_error, which.values()), strict=True))
+    assert not {door: seconds for door, (seconds, _) in ended.items() if seconds > WITHIN}
+    assert not [door for door, (_, error) in ended.items() if error is None]
+    return {door: error for door, (_, error) in ended.items() if error is not None}
+
+
+@pytest.mark.parametrize("fault", ["nobody there", "TLS and a plain client", "a plain port and TLS", *BAD])
+def test_who_is_not_let_in_is_told_the_same_at_every_door(secured: Secured, untouched: str, group: str, fault: str) -> None:
+    if fault in BAD:
+        bad = bad_way(secured, fault)
+        hosts, given = secured.broker.address(bad.listener), bad.named()
+    else:
+        hosts = {"nobody there": "127.0.0.1:1", "TLS and a plain client": secured.broker.address("TLS")}.get(fault, secured.hosts)
+        given = {"cafile": secured.ours.cafile} if fault == "a plain port and TLS" else {}
+    told = errors_at(doors(hosts, untouched, group, given))
+    kind = BrokerRefused if fault in (*BAD, "TLS and a plain client") else BrokerUnavailable
+    assert {type(error) for error in told.values()} == {kind}, told
+    assert len({re.sub(r"within \d+ s", "in time", str(error)) for error in told.values()}) == 1, told
+
+
+@pytest.mark.parametrize(
+    ("user", "lacking", "which"),
+    [
+        ("nobody", "topic", ("enqueue", "enqueue_many", "retry", "worker", "dead letters", "offsets")),
+        ("groupless", "group", ("worker", "info", "members", "offsets")),
+    ],
+)
+def test_a_right_that_is_missing_is_told_the_same_at_every_door(
+    secured: Secured, topic: str, group: str, user: str, lacking: str, which: tuple[str, ...]
+) -> None:
+    """But for the right itself: reading needs another one than writing."""
+    hosts = secured.broker.address("SASL")
+    opened = doors(hosts, topic, group, secured.login(user))
+    name = topic if lacking == "topic" else group
+    said = re.compile(
+        rf"this user may not (read|write to|see) {lacking} {name!r} at {hosts}( \(\w+\))?: "
+        rf"grant it (READ|WRITE|DESCRIBE) on ({lacking} {name!r}|that topic)"
+    )
+    for door, error in errors_at({door: opened[door] for door in which}).items():
+        assert type(error) is BrokerRefused and said.fullmatch(str(error)), (door, error)
+
+
+def test_a_topic_that_is_not_there_is_told_the_same_by_every_command(secured: Secured, group: str, tmp_path: Path) -> None:
+    missing = f"missing-{group}"
+    opened = doors(secured.hosts, missing, group, {})
+    told = errors_at({door: opened[door] for door in ("dead letters", "offsets")})
+    shown = ended_of(Program(tmp_path, "info", f"--hosts={secured.hosts}", f"--topic={missing}"))
+    for door, text in {**{door: str(error) for door, error in told.items()}, "info": shown.err.removeprefix("Error: ")}.items():
+        assert text.strip().partition(": give")[0] == f"there is no topic {missing!r} at {secured.hosts}", door
+    assert {type(error) for error in told.values()} == {BrokerRefused}
+
+
+def test_what_is_too_large_is_told_the_same_by_queue_and_retry(secured: Secured, topic: str) -> None:
+    large = b"x" * 2_000_000
+    with Queue(secured.hosts, topic, job_size=3_000_000) as queue, pytest.raises(JobTooLarge) as by_queue:
+        queue.enqueue(jobs.echo, large)
+    with Retry(secured.hosts, topic, None, {}, {}) as retry:
+        by_retry = retry._send({0: Message(topic, large, None, (), None)})[0]
+    assert isinstance(by_retry, JobTooLarge) and by_retry.limit == by_queue.value.limit == 1_048_588
+    assert re.sub(r"takes [\d,]+", "", str(by_retry)) == re.sub(r"takes [\d,]+", "", str(by_queue.value))
 
 
 # Never in the clear.

@@ -71,13 +71,13 @@ def info(
 
 
 def _show_once(hosts: str, topic: str | None, group: str | None, connection: dict[str, Any], as_json: bool) -> None:
+    from embedkq.broker_errors import Asked, hidden, no_topic
     from embedkq.info import describe, is_hidden
 
     found = describe(hosts, topic, group, **connection)
     if topic is not None and not found.topics:
-        if is_hidden(hosts, topic, connection):
-            raise click.ClickException(f"this user may not see topic {topic!r} at {hosts}: grant it DESCRIBE on that topic")
-        raise click.ClickException(f"there is no topic {topic!r} at {hosts}")
+        asked = Asked(hosts, "DESCRIBE", topic)
+        raise hidden(asked) if is_hidden(hosts, topic, connection) else no_topic(asked)
     show(found, as_json)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from embedkq.broker_errors import Asked, no_topic
 from embedkq.dlq.client import Client
 from embedkq.dlq.dealt import Dealt
 from embedkq.dlq.letters import Letter, Selection, letter_of
@@ -45,9 +46,10 @@ class DeadLetters:
         try:
             self.logs = self._client.logs(topic)
             if not self.logs:
-                raise EmbedkqError(
-                    f"there is no topic {topic!r} at {hosts}: give as --dead-letter-topic the one that Worker(dead_letter_topic=...) "
-                    "has; it is there once something has died, or once you create it"
+                raise no_topic(
+                    Asked(hosts, "DESCRIBE", topic),
+                    "give as --dead-letter-topic the one that Worker(dead_letter_topic=...) has; it is there once something has died, "
+                    "or once you create it",
                 )
             self.dealt = Dealt(self._client, topic, self.logs)
         except BaseException:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -14,8 +13,9 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
+from embedkq.broker_errors import Asked, explaining, hidden
 from embedkq.clientsockets import ClientSockets
-from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
+from embedkq.errors import BrokerUnavailable, EmbedkqError
 from embedkq.info import is_hidden
 from embedkq.notes import UNKNOWN_TOPIC, TopicMark
 from embedkq.partition_progress import Committed, Log, PartitionProgress, progress_of
@@ -28,10 +28,6 @@ _MOST_POLLED = 500
 _MOST_IN_A_COMMIT = 64
 """Partitions with 4 KB of metadata each, which message.max.bytes (1 MB by default) bounds together."""
 _LARGEST_USUAL = 1_000_000
-_UNREACHABLE = (
-    kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError, kafka_errors.RequestTimedOutError,
-    kafka_errors.CoordinatorNotAvailableError, kafka_errors.CoordinatorLoadInProgressError,
-)
 
 
 class Client:
@@ -56,8 +52,7 @@ class Client:
         made = options_of(
             hosts=hosts, group=group, job_size=_LARGEST_USUAL, options={"fetch_max_wait_ms": 50, **options}
         )
-        with self._explaining("DESCRIBE on its topics"):
-            self._kafka = connect(hosts, made, ClientSockets())
+        self._kafka = connect(hosts, made, ClientSockets())
 
     def __enter__(self) -> Client:
         return self
@@ -76,10 +71,11 @@ class Client:
             BrokerRefused: this user may not see it.
             BrokerUnavailable, EmbedkqError: the broker does not answer, or refuses.
         """
-        with self._explaining(f"DESCRIBE on topic {topic!r}"):
+        asked = Asked(self.hosts, "DESCRIBE", topic)
+        with explaining(asked):
             if topic not in self._kafka.topics():
                 if is_hidden(self.hosts, topic, self._options):
-                    raise BrokerRefused(f"this user may not see topic {topic!r} at {self.hosts}: grant it DESCRIBE on that topic")
+                    raise hidden(asked)
                 return {}
             partitions = [TopicPartition(topic, number) for number in sorted(self._kafka.partitions_for_topic(topic) or ())]
             firsts = self._kafka.beginning_offsets(partitions, timeout_ms=TIMEOUT_MILLISECONDS)
@@ -99,7 +95,7 @@ class Client:
         """
         place = TopicPartition(topic, partition)
         position = first
-        with self._explaining(f"READ on topic {topic!r}"):
+        with explaining(Asked(self.hosts, "READ", topic)):
             self._kafka.assign([place])
             self._kafka.seek(place, first)
             deadline = time.monotonic() + STALLED_SECONDS
@@ -120,7 +116,7 @@ class Client:
 
     def progress(self, topic: str, logs: Mapping[int, Log]) -> dict[int, PartitionProgress]:
         """How far the group is in these logs, by partition; those of which it has committed nothing are missing. Raises as `commit`."""
-        with self._explaining(f"DESCRIBE on group {self.group!r}"):
+        with explaining(Asked(self.hosts, "DESCRIBE", topic, self.group)):
             found = self._kafka.committed_of([TopicPartition(topic, number) for number in logs], TIMEOUT_MILLISECONDS)
             committed = {tp.partition: Committed(known.offset, known.metadata or "") for tp, known in found.items() if known.offset >= 0}
             beyond = [TopicPartition(topic, number) for number, known in committed.items() if known.offset > logs[number].end]
@@ -133,7 +129,7 @@ class Client:
     def offsets_at(self, topic: str, partitions: Iterable[int], time: int) -> dict[int, int]:
         """Offset of the first record of this time (Unix milliseconds) or later, by partition; left out where there is none."""
         wanted = {TopicPartition(topic, number): time for number in partitions}
-        with self._explaining(f"DESCRIBE on topic {topic!r}"):
+        with explaining(Asked(self.hosts, "DESCRIBE", topic)):
             found = self._kafka.offsets_for_times(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
         return {place.partition: at.offset for place, at in found.items() if at is not None and at.offset >= 0}
 
@@ -146,7 +142,7 @@ class Client:
             BrokerUnavailable: the broker does not answer.
         """
         told = [(TopicPartition(topic, number), OffsetAndMetadata(*offset, -1)) for number, offset in offsets.items()]
-        with self._explaining(f"READ on group {self.group!r} and topic {topic!r}"):
+        with explaining(Asked(self.hosts, "READ", topic, self.group)):
             try:
                 for first in range(0, len(told), _MOST_IN_A_COMMIT):
                     self._kafka.commit(dict(told[first : first + _MOST_IN_A_COMMIT]), timeout_ms=TIMEOUT_MILLISECONDS)
@@ -160,16 +156,3 @@ class Client:
                     f"the broker at {self.hosts} takes less commit metadata than 4096 bytes: raise its offset.metadata.max.bytes, "
                     "or deal with the oldest letters first"
                 ) from error
-
-    @contextmanager
-    def _explaining(self, right: str) -> Iterator[None]:
-        """What the broker refuses becomes an error of ours; `right` is what a user needs for what is asked."""
-        try:
-            yield
-        except _UNREACHABLE as error:
-            raise BrokerUnavailable(self.hosts, f"no answer in time ({type(error).__name__})") from error
-        except kafka_errors.AuthorizationError as error:
-            name = type(error).__name__
-            raise BrokerRefused(f"this user has no right to do that at {self.hosts} ({name}): grant it {right}") from error
-        except kafka_errors.KafkaError as error:
-            raise EmbedkqError(f"the broker at {self.hosts} refuses: {error}") from error

@@ -5,8 +5,7 @@ The only KafkaAdminClient. No topic is created by being asked for.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -16,25 +15,16 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
-from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
+from embedkq import broker_errors
+from embedkq.broker_errors import Asked, explaining
+from embedkq.errors import EmbedkqError
 from embedkq.info.found import GroupInfo, Info, MemberInfo, PartitionInfo
 from embedkq.kafka_private import Admin
 from embedkq.notes import TopicMark
 from embedkq.partition_progress import Committed, Log, lag_of, progress_of
-from embedkq.probe import look_for_reason, refuse_early
 
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 4.5
-_UNREACHABLE = (
-    kafka_errors.KafkaTimeoutError,
-    kafka_errors.KafkaConnectionError,
-    kafka_errors.NodeNotReadyError,
-    kafka_errors.RequestTimedOutError,
-    kafka_errors.CoordinatorNotAvailableError,
-    kafka_errors.CoordinatorLoadInProgressError,
-    kafka_errors.NotCoordinatorError,
-    kafka_errors.NotLeaderForPartitionError,
-)
 
 
 def describe(hosts: str, topic: str | None = None, group: str | None = None, **client_options: Any) -> Info:
@@ -109,24 +99,20 @@ class Inspector:
     def __init__(self, hosts: str, **client_options: Any) -> None:
         self.hosts = hosts
         deadline = time.monotonic() + CONNECT_SECONDS
+
+        def make() -> Admin:
+            options = {
+                "request_timeout_ms": int(REQUEST_SECONDS * 1000),
+                **client_options,
+                "bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000),
+                "bootstrap_servers": hosts.split(","),
+            }
+            return Admin(**options)
+
         try:
-            refuse_early(hosts, client_options)
+            self._admin = broker_errors.connect(make, hosts, client_options, CONNECT_SECONDS)
         except ValueError as error:
             raise EmbedkqError(str(error)) from error
-        options = {
-            "request_timeout_ms": int(REQUEST_SECONDS * 1000),
-            **client_options,
-            "bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000),
-            "bootstrap_servers": hosts.split(","),
-        }
-        with self._explaining():
-            try:
-                self._admin = Admin(**options)
-            except kafka_errors.KafkaError as error:
-                reason = look_for_reason(hosts, client_options)
-                if reason is None:
-                    raise
-                raise reason.as_error(hosts) from error
 
     def __enter__(self) -> Inspector:
         return self
@@ -147,7 +133,7 @@ class Inspector:
             BrokerUnavailable: a broker did not answer within 5 s.
             EmbedkqError: the broker refuses.
         """
-        with self._explaining(f"DESCRIBE on group {group!r}" if group else "DESCRIBE on all topics and groups that it shall see"):
+        with explaining(Asked(self.hosts, "DESCRIBE", topic, group)):
             groups = self._groups(group)
             committed = self._committed([found.name for found in groups])
             partitions = self._partitions(topic)
@@ -169,12 +155,12 @@ class Inspector:
 
     def members(self, group: str) -> tuple[MemberInfo, ...]:
         """Who is in a consumer group now; raises as `describe` does."""
-        with self._explaining(f"DESCRIBE on group {group!r}"):
+        with explaining(Asked(self.hosts, "DESCRIBE", group=group)):
             return self._groups(group)[0].members
 
     def largest_batch(self, topic: str) -> int | None:
         """Bytes of the largest batch of records that a topic takes, None if the broker does not tell; raises as `describe` does."""
-        with self._explaining():
+        with explaining(Asked(self.hosts, "DESCRIBE", topic)):
             asked = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
             told = self._admin.describe_configs([asked], config_filter="all")
         for of_type in told.values():
@@ -185,18 +171,18 @@ class Inspector:
 
     def is_hidden(self, topic: str) -> bool:
         """Whether the topic is kept from this user, be it there or not; raises as `describe` does."""
-        with self._explaining():
+        with explaining(Asked(self.hosts, "DESCRIBE", topic)):
             found = self._admin.describe_topics([topic])
         return any(each["error_code"] == kafka_errors.TopicAuthorizationFailedError.errno for each in found)
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic, replicated as the cluster does by default; raises as `describe` does."""
-        with self._explaining(f"CREATE on topic {topic!r}"):
+        with explaining(Asked(self.hosts, "CREATE", topic)):
             self._admin.create_topics({topic: {"num_partitions": partitions}})
 
     def delete_topic(self, topic: str) -> None:
         """Delete a topic and all that it holds; raises as `describe` does."""
-        with self._explaining(f"DELETE on topic {topic!r}"):
+        with explaining(Asked(self.hosts, "DELETE", topic)):
             self._admin.delete_topics([topic])
 
     def _partitions(self, topic: str | None) -> dict[TopicPartition, tuple[bool, TopicMark]]:
@@ -238,20 +224,6 @@ class Inspector:
             }
             for group in groups
         }
-
-    @contextmanager
-    def _explaining(self, right: str = "DESCRIBE on topics and groups") -> Iterator[None]:
-        """What the broker refuses becomes an error of ours; `right` is what a user needs for what is asked."""
-        try:
-            yield
-        except _UNREACHABLE as error:
-            raise BrokerUnavailable(self.hosts, f"no answer in time ({type(error).__name__})") from error
-        except kafka_errors.AuthorizationError as error:
-            name = type(error).__name__  # the text would be the whole request
-            raise BrokerRefused(f"this user has no right to do that at {self.hosts} ({name}): grant it {right}") from error
-        except kafka_errors.KafkaError as error:
-            raise EmbedkqError(f"the broker at {self.hosts} refuses: {error}") from error
-
 
 def _rows_of(
     place: TopicPartition, log: Log | None, groups: list[GroupInfo], committed: Mapping[str, Mapping[TopicPartition, Committed]]

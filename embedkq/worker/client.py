@@ -9,12 +9,13 @@ from uuid import UUID
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
+from embedkq import broker_errors
 from embedkq.clientsockets import ClientSockets
-from embedkq.errors import BrokerUnavailable, WorkerFailed
+from embedkq.errors import WorkerFailed
 from embedkq.kafka_private import Consumer, CooperativeStickyAssignor
 from embedkq.notes import TopicMark
 from embedkq.partition_progress import Committed, Log
-from embedkq.probe import LATE_SECONDS, look_for_reason, refuse_early
+from embedkq.probe import LATE_SECONDS
 from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
 
@@ -200,24 +201,18 @@ def connect(hosts: str, options: Mapping[str, Any], sockets: ClientSockets) -> A
     Raises:
         BrokerUnavailable: no broker answered within 10 s.
         BrokerRefused: certificates or passwords are not accepted.
-        WorkerFailed: a TLS file does not hold what it should.
-        KafkaError: the broker refuses.
+        WorkerFailed: a TLS file does not hold what it should, or kafka-python does not take an option.
     """
     deadline = time.monotonic() + CONNECT_SECONDS - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
+
+    def make() -> Any:
+        limit = {"bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000)}
+        return Consumer(**{**options, **limit}, selector=lambda: sockets)
+
     try:
-        refuse_early(hosts, options)
+        return broker_errors.connect(make, hosts, options, CONNECT_SECONDS)
     except ValueError as error:
         raise WorkerFailed(str(error)) from error
-    limit = {"bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000)}
-    try:
-        return Consumer(**{**options, **limit}, selector=lambda: sockets)
-    except kafka_errors.KafkaError as error:
-        reason = look_for_reason(hosts, options)
-        if reason is not None:
-            raise reason.as_error(hosts) from error
-        if not isinstance(error, (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)):
-            raise
-        raise BrokerUnavailable(hosts, f"no answer within {CONNECT_SECONDS:g} s ({type(error).__name__})") from error
 
 
 def options_of(

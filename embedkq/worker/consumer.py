@@ -15,6 +15,7 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from embedkq import donemap
+from embedkq.broker_errors import Asked, explained
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed, WorkerError
 from embedkq.probe import refused_for_good
 from embedkq.record_reader import Held
@@ -29,7 +30,6 @@ from embedkq.worker.health import Watch
 from embedkq.worker.log_watch import LogWatch
 from embedkq.worker.membership import Membership
 from embedkq.worker.messages import Assigned, Batch, ConsumerFailed, Message, Targets
-from embedkq.worker.refusals import explained
 from embedkq.worker.shortage import RETRY_SECONDS, cure_for, is_shortage
 from embedkq.worker.timeouts import revoke_seconds_of
 from embedkq.worker.topic_watch import TopicWatch
@@ -73,7 +73,7 @@ class Consumer:
         exchange.session_seconds = session_seconds = self._options["session_timeout_ms"] / 1000
         self.commits = Commits(topic, session_seconds)
         self.assignment = Assignment(exchange, self.commits, self._tell, revoke_seconds_of(self._options, revoke_timeout))
-        self.topic = TopicWatch(hosts, topic, self._options)
+        self.topic = TopicWatch(Asked(hosts, "READ", topic, group), self._options)
         self._logs = LogWatch(topic, offset_policy == "latest", self.assignment)
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._client: Client | None = None
@@ -133,7 +133,7 @@ class Consumer:
         try:
             self._client = self._connect_once_possible()
         except BaseException as error:  # noqa: BLE001  (the starter gets it)
-            self.connected.set_exception(explained(error, self.hosts, self._topic, self._group))
+            self.connected.set_exception(explained(error, self.topic.asked))
             return
         self.connected.set_result(None)
         self._broker_is_back()
@@ -143,7 +143,7 @@ class Consumer:
             self._committed_finally = False
             self._committed_finally = self._commit_finally()
         except Exception as error:  # noqa: BLE001  (the worker fails with it)
-            self._tell(ConsumerFailed(explained(error, self.hosts, self._topic, self._group)))
+            self._tell(ConsumerFailed(explained(error, self.topic.asked)))
         finally:
             logger.info("Closing consumer ...")
             self.assignment.leaving = True

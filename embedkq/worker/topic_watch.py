@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from embedkq.broker_errors import Asked, hidden
 from embedkq.errors import WorkerFailed
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.client import Client
-from embedkq.worker.refusals import hidden
 
 logger = SafeLogger("embedkq.worker")
 
@@ -21,20 +21,18 @@ class TopicWatch:
     """Waits for a topic that is not there, be it not created yet or deleted, for 15 s.
 
     Args:
-        hosts: Kafka brokers, comma separated.
-        topic: its name.
+        asked: reading the topic.
         options: of kafka-python's KafkaConsumer.
     """
 
-    def __init__(self, hosts: str, topic: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, asked: Asked, options: Mapping[str, Any]) -> None:
         self.reason = ""
         """Why nothing can be read; empty while the topic is there."""
-        self._hosts = hosts
-        self._topic = topic
+        self.asked = asked
         self._options = options
         self._was_there = False
         self._missing_since: float | None = None
-        self._asked_at = 0.0
+        self._looked_at = 0.0
 
     def is_there(self, client: Client) -> bool:
         """Whether the topic is there; if not, waits for a moment.
@@ -51,7 +49,7 @@ class TopicWatch:
         missing_for = now - self._missing_since
         if missing_for > _UNKNOWN_SECONDS:
             raise WorkerFailed(
-                f"topic {self._topic!r} does not exist at {self._hosts} (any more) and the broker does not create it: "
+                f"topic {self.asked.topic!r} does not exist at {self.asked.hosts} (any more) and the broker does not create it: "
                 "create it, then start the worker again"
             )
         if self._was_there or missing_for > _ASK_SECONDS:  # at the start it may only not be known yet
@@ -62,23 +60,23 @@ class TopicWatch:
 
     def _found(self) -> None:
         if self.reason:
-            logger.info("Topic %s is there.", self._topic)
+            logger.info("Topic %s is there.", self.asked.topic)
         self._was_there, self._missing_since, self.reason = True, None, ""
 
     def _tell_missing(self) -> None:
         if not self.reason:
             gone = " any more" if self._was_there else ""
             self.reason = (
-                f"topic {self._topic!r} does not exist at {self._hosts}{gone}: create it; without it the worker ends after "
+                f"topic {self.asked.topic!r} does not exist at {self.asked.hosts}{gone}: create it; without it the worker ends after "
                 f"{_UNKNOWN_SECONDS:g} s"
             )
             logger.warning("Nothing can be taken: %s.", self.reason)
 
     def _refuse_hidden(self, now: float) -> None:
         """A topic that a user may not see looks like one that is not there; kafka-python 3.0.12 says nothing of it."""
-        if now > max(self._missing_since or now, self._asked_at) + (_ASK_AGAIN_SECONDS if self._asked_at else _ASK_SECONDS):
-            self._asked_at = now
+        if now > max(self._missing_since or now, self._looked_at) + (_ASK_AGAIN_SECONDS if self._looked_at else _ASK_SECONDS):
+            self._looked_at = now
             from embedkq import info  # here, since a worker that is well never needs it
 
-            if info.is_hidden(self._hosts, self._topic, self._options):
-                raise hidden(self._hosts, self._topic)
+            if info.is_hidden(self.asked.hosts, str(self.asked.topic), self._options):
+                raise hidden(self.asked)
