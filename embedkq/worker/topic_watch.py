@@ -52,9 +52,9 @@ class TopicWatch:
                 f"topic {self.asked.topic!r} does not exist at {self.asked.hosts} (any more) and the broker does not create it: "
                 "create it, then start the worker again"
             )
-        if self._was_there or missing_for > _ASK_SECONDS:  # at the start it may only not be known yet
-            self._tell_missing()
         self._refuse_hidden(now)
+        if self._looked_at > self._missing_since:  # before that it may only not be known yet, or not be shown to this user
+            self._tell_missing()
         time.sleep(_PAUSE_SECONDS)
         return False
 
@@ -74,7 +74,8 @@ class TopicWatch:
 
     def _refuse_hidden(self, now: float) -> None:
         """A topic that a user may not see looks like one that is not there; kafka-python 3.0.12 says nothing of it."""
-        if now > max(self._missing_since or now, self._looked_at) + (_ASK_AGAIN_SECONDS if self._looked_at else _ASK_SECONDS):
+        since = self._missing_since or now
+        if now > (self._looked_at + _ASK_AGAIN_SECONDS if self._looked_at > since else since + _ASK_SECONDS):
             self._looked_at = now
             from embedkq import info  # here, since a worker that is well never needs it
 
