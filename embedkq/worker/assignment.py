@@ -123,7 +123,7 @@ class Assignment:
         try:
             await self._commit(kafka, wanted)
         except kafka_errors.KafkaError as error:
-            self.left_uncommitted = True
+            self.left_uncommitted |= self.stopping
             if not self.leaving:  # the engine tells at the end of a stop, once
                 logger.warning(
                     "The offsets of partitions %s could not be committed before they were given up (%r): "
