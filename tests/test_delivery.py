@@ -390,7 +390,7 @@ def test_a_consumer_left_for_dead_is_replaced_and_what_runs_is_not_run_again(
         send_many(hosts, topic, workerjobs.note, [(str(notes), number) for number in range(20)])
         fire_until(worker, lambda: len(recorder) == 20, "the short ones are done")
         # What poll(0) does to kafka-python when partitions are added.
-        monkeypatch.setattr(consumer_module, "_POLL_MILLISECONDS", 0)
+        monkeypatch.setattr(consumer_module, "_POLL_SECONDS", 0.0)
         for partitions in range(5, 30):
             with_admin(hosts, lambda admin, partitions=partitions: admin.create_partitions({topic: partitions}))
             deadline = time.monotonic() + 3
@@ -406,7 +406,7 @@ def test_a_consumer_left_for_dead_is_replaced_and_what_runs_is_not_run_again(
         # It goes on polling records of its old assignment: what is done of them cannot be committed, and must not run again.
         ids = send_many(hosts, topic, workerjobs.note, [(str(notes), number) for number in range(20, 40)], partition=1)
         fire_until(worker, lambda: set(ids) <= set(recorder.ids), "the dead consumer's jobs are done")
-        monkeypatch.setattr(consumer_module, "_POLL_MILLISECONDS", 500)
+        monkeypatch.setattr(consumer_module, "_POLL_SECONDS", 0.5)
         began = time.monotonic()
         fire_until(worker, lambda: "a new one joins" in caplog.text, "the watchdog")
         assert time.monotonic() - began < 6 + 5 + 2

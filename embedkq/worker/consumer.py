@@ -36,11 +36,11 @@ from embedkq.worker.topic_watch import TopicWatch
 
 logger = SafeLogger("embedkq.worker")
 
-_POLL_MILLISECONDS = 500
+_POLL_SECONDS, _SHORTEST_POLL_SECONDS = 0.5, 0.1
 _ROOM_SECONDS = 0.2
 _POSITIONS_SECONDS = 1.0
 _ENDS_SECONDS, _ENDS_MILLISECONDS = 2.0, 1_000
-_FINAL_COMMIT_SECONDS, _FINAL_POLL_SECONDS = 5.0, 0.5
+_FINAL_COMMIT_SECONDS = 5.0
 _SETTLE_LOOK_SECONDS = 0.01
 _SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -188,7 +188,8 @@ class Consumer:
         self._gathering.wait()
         if self._stopping.is_set():
             return
-        polled = client.poll(_POLL_MILLISECONDS)
+        # Not beyond the moment from which on only the last commit counts.
+        polled = client.poll(int(1000 * self._exchange.deadline.until_kill(_SHORTEST_POLL_SECONDS, _POLL_SECONDS)))
         self.last_poll = time.monotonic()
         if self._stopping.is_set():  # nothing of this will run here
             return
@@ -385,8 +386,7 @@ class Consumer:
                 if self.commits.commit(self._client.kafka, wanted, min(seconds, TIMEOUT_SECONDS)):
                     return True
                 self._client.steer(None)
-                # Lets a rebalance that is under way get on.
-                self._client.kafka.poll(int(1000 * stop.left(_FINAL_POLL_SECONDS)))
+                self._client.kafka.poll(int(1000 * stop.left(_POLL_SECONDS)))  # lets a rebalance that is under way get on
             except kafka_errors.KafkaError as error:
                 logger.debug("The last offsets could not be committed yet: %r", error)
                 time.sleep(_SETTLE_LOOK_SECONDS)

@@ -69,7 +69,7 @@ class Engine:
         self._lifecycle = lifecycle
         self._exchange = exchange
         self._make_loop = make_loop
-        self._stop_asked = False
+        self._stop_asked = self._told = False
         self._ending = threading.Lock()
         self._threads = {
             "worker": threading.Thread(target=self._work, name=f"embedkq-worker-{topic}", daemon=True),
@@ -206,12 +206,15 @@ class Engine:
         return self.consumer.connected.done() and self._threads["consumer"].is_alive()
 
     def _end(self, error: BaseException | None) -> None:
-        finished = not self.killed and self.consumer.has_committed_all
-        if error is not None:
-            logger.error("The worker has failed: %s", error, exc_info=None if isinstance(error, EmbedkqError) else error)
-        elif not self.over and (self._consumer_leaves or not self.consumer.has_committed_all):
-            self._tell_left([self._threads["consumer"]] if self._consumer_leaves else [])
-        self._be_over(finished, State.STOPPED if error is None else State.FAILED, error)
+        finished = False
+        try:
+            if error is not None:
+                logger.error("The worker has failed: %s", error, exc_info=None if isinstance(error, EmbedkqError) else error)
+            elif not self.over and (self._consumer_leaves or not self.consumer.has_committed_all):
+                self._tell_left([self._threads["consumer"]] if self._consumer_leaves else [])
+            finished = not self.killed and self.consumer.has_committed_all
+        finally:
+            self._be_over(finished, State.STOPPED if error is None else State.FAILED, error)
 
     def _be_over(self, finished: bool, state: State, error: BaseException | None = None) -> bool:
         """Nothing of it counts any more; False if that was so before. Any thread."""
@@ -253,6 +256,9 @@ class Engine:
         self._tell_left(left)
 
     def _tell_left(self, threads: list[threading.Thread]) -> None:
+        if self._told:
+            return
+        self._told = True
         told = [f"{thread.name} is left to end by itself ({_place_of(thread)})" for thread in threads]
         if self._threads["consumer"] in threads:
             told.append("its group waits for it until its session has ended")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 
-LEAVE_SECONDS = 0.7
+LEAVE_SECONDS = 0.6
 """What the end of the children, the last commit and leaving the group get together, once what runs has had its time."""
 LATE_SECONDS = 0.1
 """What the threads get beyond that before they are left behind. `stop(t)` promises to return after t + 1 s; the rest is for a machine that
@@ -50,6 +50,10 @@ class StopDeadline:
     def hurries(self) -> bool:
         """Whether what runs has had its time."""
         return time.monotonic() >= self.kill_at
+
+    def until_kill(self, least: float, most: float) -> float:
+        """Seconds until what runs has had its time, within these bounds."""
+        return min(most, max(least, self.kill_at - time.monotonic()))
 
     def left(self, most: float) -> float:
         """Seconds that a step may take, at most so many."""
