@@ -1,14 +1,20 @@
 """What the consumer's client makes up for in kafka-python."""
 from __future__ import annotations
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka import TopicPartition
+from kafka.errors import LeaderNotAvailableError
 from support import Sender, wait_until
 
+from embedkq.notes import UNKNOWN_TOPIC
+from embedkq.partition_progress import Log
 from embedkq.worker.client import Client, options_of
+from embedkq.worker.consumer import Consumer
+from embedkq.worker.messages import Targets
 
 PARTITIONS, RECORDS = 4, 3_000
 
@@ -92,3 +98,37 @@ def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(ho
         wait_until(lambda: poll()[paused] == 1500, "the rest of the one that was paused", 20)
     finally:
         client.close()
+
+
+def test_a_partition_without_a_leader_is_left_out_and_the_others_are_told(hosts: str, make_topic: Any, group: str) -> None:
+    """As of one whose topic was created again with fewer partitions: nobody leads number 4 of a topic that has four."""
+    topic = make_topic(PARTITIONS)
+    with Sender(hosts, topic) as sender:
+        sender.send_record(b"x", [], partition=0)
+        sender.flush()
+    client = Client(hosts, topic, lambda kafka: None, options_of(hosts=hosts, group=group, job_size=1_000_000, options={}))
+    try:
+        wait_until(lambda: client.topic_is_known() and len(client.end_offsets(range(PARTITIONS))) == PARTITIONS, "all are led")
+        assert client.end_offsets([0, PARTITIONS]) == {0: 1}
+        assert client.logs([0, 1, PARTITIONS], UNKNOWN_TOPIC) == {0: Log(0, 1, UNKNOWN_TOPIC), 1: Log(0, 0, UNKNOWN_TOPIC)}
+        assert client.logs([PARTITIONS], UNKNOWN_TOPIC) == client.end_offsets([PARTITIONS]) == {}
+        # It may lose its leader between the look and the question: that is an answer to try again, and no KeyError.
+        with pytest.raises(LeaderNotAvailableError, match=r"partition=4\) has no leader"):
+            client.kafka.end_offsets([TopicPartition(topic, 0), TopicPartition(topic, PARTITIONS)], timeout_ms=5_000)
+    finally:
+        client.close()
+
+
+def test_a_drain_waits_for_the_end_of_each_partition() -> None:
+    """One whose leader is not known has no end yet, and may hold jobs."""
+    told: list[Any] = []
+    consumer: Any = object.__new__(Consumer)
+    consumer._awaited, consumer._requests = [], deque(["milestone"])
+    consumer.assignment = SimpleNamespace(lost=False, joined=SimpleNamespace(is_set=lambda: True), fresh=(), partitions=frozenset({0, 1}))
+    consumer._logs, consumer._tell = SimpleNamespace(see=lambda client, ends: True), told.append
+    client: Any = SimpleNamespace(end_offsets=lambda partitions: {0: 7})
+    consumer._answer_requests(client)
+    assert not told and consumer._requests
+    client.end_offsets = lambda partitions: {0: 7, 1: 3}
+    consumer._answer_requests(client)
+    assert told == [Targets("milestone", {0: 7, 1: 3})] and not consumer._requests

@@ -118,6 +118,17 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         """Ask the cluster soon which topics there are; nothing waits for it. Any thread."""
         self._cluster.request_update()
 
+    def with_leader(self, partitions: list[Any]) -> list[Any]:
+        """Those of the partitions whose leader is known; the cluster is asked for the others. Any thread; never blocks.
+
+        kafka-python asks nobody for the ends of a partition without a leader, waits where all that it is asked for are of that kind, and
+        where only some are raises a KeyError (seen after a topic was created again with fewer partitions).
+        """
+        led = [partition for partition in partitions if self._cluster.leader_for_partition(partition) not in (None, -1)]
+        if len(led) < len(partitions):
+            self._cluster.request_update()
+        return led
+
     def progress_of(self, topic_partition: Any) -> tuple[int | None, int | None]:
         """Offset that is fetched next, and the end that the last fetch told; None for what is not known, or not assigned. Any thread.
 

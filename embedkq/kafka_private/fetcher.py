@@ -59,6 +59,13 @@ class MendedFetcher(Fetcher):  # type: ignore[misc]
             self.holds.hold(completed_fetch.topic_partition, completed_fetch.fetched_offset, told)
             return None
 
+    def beginning_or_end_offset(self, *args: Any, **options: Any) -> Any:
+        """As of kafka-python, which raises a KeyError where the leader of one of several partitions is not known for the moment."""
+        try:
+            return super().beginning_or_end_offset(*args, **options)
+        except KeyError as error:
+            raise kafka_errors.LeaderNotAvailableError(f"{error.args[0]} has no leader for the moment") from error
+
     def discard(self, partition: Any) -> None:
         """Throw away what was fetched of a partition and not returned yet."""
         for completed in list(self._completed_fetches):

@@ -54,14 +54,14 @@ __all__ = [
 ]
 
 NEEDED: dict[type, tuple[str, ...]] = {
-    ClusterMetadata: ("partitions_for_topic", "request_update"),
+    ClusterMetadata: ("leader_for_partition", "partitions_for_topic", "request_update"),
     KafkaConsumer: ("_cluster", "_coordinator", "_fetcher", "_manager", "_net", "_subscription"),
     BaseCoordinator: ("_generation", "rebalance_in_progress"),
     ConsumerCoordinator: ("fetch_committed_offsets", "need_rejoin"),
     Fetcher: (
         "PartitionRecords", "_completed_fetches", "_isolation_level", "_paused_completed_fetches", "_paused_partition_records",
-        "_fetchable_partitions", "_next_partition_records", "_parse_fetched_data", "_subscriptions", "config",
-        "fetch_records", "fetched_records",
+        "_fetchable_partitions", "_next_partition_records", "_parse_fetched_data", "_subscriptions",
+        "beginning_or_end_offset", "config", "fetch_records", "fetched_records",
     ),
     Fetcher.PartitionRecords: (
         "_consume_aborted_transactions_up_to", "_contains_abort_marker", "_is_batch_aborted", "_unpack_records", "aborted_producer_ids",

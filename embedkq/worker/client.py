@@ -118,8 +118,8 @@ class Client:
         return {place.partition: Committed(known.offset, known.metadata or "") for place, known in found.items() if known.offset >= 0}
 
     def logs(self, partitions: Iterable[int], topic: TopicMark) -> dict[int, Log]:
-        """What Kafka tells of partitions of this topic. Raises KafkaError."""
-        wanted = [TopicPartition(self.topic, number) for number in partitions]
+        """What Kafka tells of partitions of this topic; those without a leader are missing. Raises KafkaError."""
+        wanted = self.kafka.with_leader([TopicPartition(self.topic, number) for number in partitions])
         if not wanted:
             return {}
         firsts = self.kafka.beginning_offsets(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
@@ -171,8 +171,8 @@ class Client:
         return [tp.partition for tp in self.kafka.paused()]
 
     def end_offsets(self, partitions: Iterable[int], milliseconds: int = TIMEOUT_MILLISECONDS) -> dict[int, int]:
-        """Offsets behind the last record, by partition. Raises KafkaTimeoutError if they are not told in time."""
-        wanted = [TopicPartition(self.topic, partition) for partition in partitions]
+        """Offsets behind the last record, by partition; those without a leader are missing. Raises KafkaError."""
+        wanted = self.kafka.with_leader([TopicPartition(self.topic, partition) for partition in partitions])
         ends = self.kafka.end_offsets(wanted, timeout_ms=milliseconds) if wanted else {}
         return {tp.partition: end for tp, end in ends.items()}
 

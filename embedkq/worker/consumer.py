@@ -335,9 +335,10 @@ class Consumer:
             self._requests.extend(self._awaited)
             self._awaited = []
         if self._requests and self.assignment.joined.is_set() and not self.assignment.fresh:
-            targets = client.end_offsets(self.assignment.partitions)
-            if not self._logs.see(client, targets):
-                return  # they begin anew first
+            partitions = self.assignment.partitions
+            targets = client.end_offsets(partitions)
+            if not targets.keys() >= set(partitions) or not self._logs.see(client, targets):
+                return  # their leader is found, or they begin anew, first
             while self._requests:
                 self._awaited.append(self._requests.popleft())
                 self._tell(Targets(self._awaited[-1], targets))
