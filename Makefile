@@ -6,9 +6,6 @@ BIN = $(VENV)/bin
 # Most tests wait for processes and brokers, so a few run side by side, in processes with a broker of their own.
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
-# What these test crosses the wire, so they run on the development broker as well.
-ON_EMBEDDED = $(patsubst %,tests/test_%.py,deadletters dlq drain_embedded info lag offsets retries worker)
-
 # Python itself differs from version to version in what these test: pickling, processes, descriptors, logging, asyncio. The last ones go the
 # whole way on the development broker.
 PYTHONS ?= 3.10 3.12 3.13
@@ -35,9 +32,9 @@ $(VENV)/test.done: setup.cfg setup.py
 demo: $(VENV)/demo.done  ## Run 200 jobs, good and bad, on an embedded broker
 	$(BIN)/kq demo
 
-test: lint  ## Run all tests, on the best broker that this machine has; those of what a broker does also on the development broker
+test: lint  ## Run all tests, on the best broker that this machine has; and those that use one also on the development broker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) $(ON_EMBEDDED)
+	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) --only-with-broker
 
 test-pythons: $(PYTHONS:%=test-python-%)  ## Run a quick part of the tests on each further Python that this machine has
 

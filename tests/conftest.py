@@ -26,6 +26,17 @@ from brokers import Broker
 HANG_SECONDS = 120.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--only-with-broker", action="store_true", help="run those tests only that use the session's kind of broker")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--only-with-broker"):
+        without = [item for item in items if "broker_kind" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*abilities): what the broker must be able to do; see brokers/base.py")
     config.addinivalue_line("markers", "hang_guard(seconds): another limit than 120 s, after which the whole run is ended")
@@ -79,10 +90,31 @@ def session_broker(broker_kind: type[Broker]) -> Iterator[Broker]:
     brokers.containers.end_guard()
 
 
+@pytest.fixture(autouse=True)
+def abilities(request: pytest.FixtureRequest) -> None:
+    """Skip what the session's kind of broker cannot do, as far as the test's `needs` markers tell."""
+    wanted = {ability for marker in request.node.iter_markers("needs") for ability in marker.args}
+    assert wanted <= brokers.ABILITIES, f"no such ability: {', '.join(sorted(wanted - brokers.ABILITIES))}"
+    if not wanted:
+        return
+    kind = request.getfixturevalue("broker_kind")
+    missing = wanted - kind.capabilities
+    if missing:
+        reason = f"{kind.kind} cannot: {', '.join(sorted(missing))}"
+        if brokers.in_ci() and kind is not brokers.Embedded:  # on which CI runs a second time what it can
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
 @pytest.fixture
-def broker(session_broker: Broker, request: pytest.FixtureRequest) -> Broker:
+def quick_hosts(make_broker: Callable[..., Broker]) -> str:
+    """A broker of the test's own that lets a group give up a dead member within a second."""
+    return make_broker(brokers.QUICK_SESSIONS).hosts
+
+
+@pytest.fixture
+def broker(abilities: None, session_broker: Broker) -> Broker:
     """The session's broker, able to do what the test's `needs` marker asks for, and alive."""
-    _check_abilities(type(session_broker), request)
     session_broker.heal()
     return session_broker
 
@@ -94,9 +126,8 @@ def hosts(broker: Broker) -> str:
 
 
 @pytest.fixture
-def make_broker(broker_kind: type[Broker], request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker]]:
+def make_broker(abilities: None, broker_kind: type[Broker]) -> Iterator[Callable[..., Broker]]:
     """Makes and starts brokers of the test's own, to be killed, paused or set up otherwise."""
-    _check_abilities(broker_kind, request)
     made: list[Broker] = []
 
     def make(*args: Any, **kwargs: Any) -> Broker:
@@ -107,16 +138,6 @@ def make_broker(broker_kind: type[Broker], request: pytest.FixtureRequest) -> It
     yield make
     for broker in made:
         broker.close()
-
-
-def _check_abilities(kind: type[Broker], request: pytest.FixtureRequest) -> None:
-    wanted = {ability for marker in request.node.iter_markers("needs") for ability in marker.args}
-    missing = wanted - kind.capabilities
-    if missing:
-        reason = f"{kind.kind} cannot: {', '.join(sorted(missing))}"
-        if brokers.in_ci() and kind is not brokers.Embedded:  # on which CI runs a second time what it can
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 @pytest.fixture

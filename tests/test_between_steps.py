@@ -6,9 +6,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import workerjobs
@@ -77,10 +76,10 @@ STEPS = [
 """For each the most that a repeat may come to: one attempt, callback and letter more than without a death."""
 
 
-@pytest.mark.needs("kafka", "properties")
+@pytest.mark.needs("quick_sessions")
 @pytest.mark.hang_guard(180)
-def test_nothing_is_lost_whatever_step_a_host_is_killed_at(make_broker: Callable[..., Any], tmp_path: Path) -> None:
-    hosts = make_broker({"group.min.session.timeout.ms": "100"}).hosts
+def test_nothing_is_lost_whatever_step_a_host_is_killed_at(quick_hosts: str, tmp_path: Path) -> None:
+    hosts = quick_hosts
     script = tmp_path / "host.py"
     script.write_text(HOST)
     topics = [f"step-{number}" for number in range(len(STEPS))]

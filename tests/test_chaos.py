@@ -23,7 +23,7 @@ from embedkq import notes
 from embedkq.notes import TopicMark
 
 
-@pytest.mark.needs("kafka", "kill", "pause")
+@pytest.mark.needs("kill", "pause")
 @pytest.mark.hang_guard(300)
 def test_a_short_run_keeps_every_promise(broker_kind: type) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
@@ -190,7 +190,6 @@ def test_a_host_with_nothing_left_to_do_has_to_be_healthy_and_without_lag(tmp_pa
     assert flaw_of_health(tmp_path / "host-1.health", 10.0) == flaw
 
 
-@pytest.mark.needs("kafka")
 def test_a_topic_is_read_with_what_was_committed_of_it_and_not_with_what_was_committed_before(hosts: str, topic: str) -> None:
     """Strangers' records in between are none of its jobs; commits with the mark of another topic do not count."""
     ids = send_many(hosts, topic, print, [(number,) for number in range(6)], partition=0)

@@ -5,9 +5,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import workerjobs as jobs
@@ -104,11 +102,10 @@ def test_what_cannot_be_meant_is_told_in_one_line(given: str, told: str, shop: P
 
 
 @pytest.fixture
-def quick(make_broker: Callable[..., Any]) -> str:
+def quick(quick_hosts: str) -> str:
     """A broker that gives up a dead member soon, with a topic and one for its dead letters."""
-    hosts = str(make_broker({"group.min.session.timeout.ms": "100"}).hosts)
-    with_admin(hosts, lambda admin: admin.create_topics([NewTopic("poison", 1, 1), NewTopic("dead", 1, 1)]))
-    return hosts
+    with_admin(quick_hosts, lambda admin: admin.create_topics([NewTopic("poison", 1, 1), NewTopic("dead", 1, 1)]))
+    return quick_hosts
 
 
 def all_done(hosts: str) -> bool:
@@ -118,7 +115,7 @@ def all_done(hosts: str) -> bool:
         return False
 
 
-@pytest.mark.needs("kafka", "properties")
+@pytest.mark.needs("quick_sessions")
 @pytest.mark.parametrize(("most", "deaths", "stops"), [("1", 3, True), ("0", 6, False)])
 def test_a_job_may_take_down_as_many_workers_as_told(most: str, deaths: int, stops: bool, quick: str, tmp_path: Path) -> None:
     """Two go down before the job is suspected, then as many as are told; without a limit it goes on beyond the default."""

@@ -407,7 +407,7 @@ def test_a_letter_that_no_client_takes_does_not_hold_up_its_partition(
     assert committed(hosts, group, topic)[0][0] == 1
 
 
-@pytest.mark.needs("kafka", "properties")
+@pytest.mark.needs("properties")
 def test_a_topic_that_is_created_too_late_gets_what_waited_for_it(make_broker: Any, caplog: Any) -> None:
     hosts = make_broker({"auto.create.topics.enable": "false"}).hosts
     with_admin(hosts, lambda admin: admin.create_topics([NewTopic("jobs", 1, 1)]))

@@ -24,8 +24,6 @@ from embedkq.info import describe
 from embedkq.notes import decode
 from embedkq.worker import consumer as consumer_module
 
-pytestmark = pytest.mark.needs("kafka")
-
 SESSION = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500}
 
 
@@ -149,6 +147,7 @@ def test_damaged_metadata_is_ignored_with_a_warning(
     assert "is not usable" in caplog.text
 
 
+@pytest.mark.needs("properties")
 def test_where_a_broker_takes_less_metadata_the_plain_watermark_is_committed(
     make_broker: Any, topic: str, group: str, tmp_path: Path, caplog: Any
 ) -> None:
@@ -452,6 +451,7 @@ def test_an_outage_loses_nothing_and_is_told_once(make_broker: Any, topic: str, 
     assert max(recorder.ids.values()) == 1
 
 
+@pytest.mark.needs("properties")
 def test_a_deleted_topic_fails_the_worker(make_broker: Any, group: str) -> None:
     broker = make_broker({"auto.create.topics.enable": "false"})
     with_admin(broker.hosts, lambda admin: create(admin, "short-lived"))

@@ -35,8 +35,6 @@ from embedkq.notes import TopicMark
 from embedkq.partition_progress import Committed, Log, PartitionProgress, commit_of, progress_of
 from embedkq.signing import Signer
 
-pytestmark = pytest.mark.needs("kafka")
-
 SECRET, OLD_SECRET, OTHER_SECRET = ("a secret of some length", "an old secret of some length", "another secret of some length")
 
 

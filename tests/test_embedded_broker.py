@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import brokers
@@ -20,6 +21,7 @@ from support import send_many, wait_until
 from embedkq import tether
 from embedkq.broker import BrokerFailed, EmbeddedBroker, embedded
 from embedkq.broker.finder import Program as Found
+from embedkq.broker.finder import find_program
 
 try:
     Embedded.prepare()
@@ -27,6 +29,9 @@ except brokers.Unavailable as error:
     if brokers.in_ci():
         raise
     pytest.skip(str(error), allow_module_level=True)
+
+
+OWNER_SECONDS = 1.0
 
 
 def is_gone(pid: int) -> bool:
@@ -162,6 +167,35 @@ def test_it_ends_with_its_process_however_that_ends(end: str, status: int) -> No
     assert process.returncode == status
     wait_until(lambda: is_gone(pid) and not is_open(hosts), "the broker has ended with its process")
     assert_port_is_free(int(hosts.rpartition(":")[2]))
+
+
+BARE = """
+import os, subprocess, sys
+process = subprocess.Popen([*sys.argv[1:], "-owner", str(os.getpid())], stdout=subprocess.PIPE, text=True)
+print(process.stdout.readline().strip(), process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("watched_by", ["kernel", "program"])
+def test_it_ends_within_a_second_of_its_owners_death(watched_by: str) -> None:
+    """By itself, too, where the kernel does not watch over the owner: as on macOS."""
+    code = [STARTS + "sys.stdin.read()"] if watched_by == "kernel" else [BARE, *find_program().command]
+    took = []
+    while not took or (min(took) > OWNER_SECONDS and len(took) < 3):  # a busy machine may keep it from its end once
+        process = subprocess.Popen(
+            [sys.executable, "-c", *code], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            hosts, pid = process.stdout.readline().split()
+            assert is_open(hosts)
+            began = time.monotonic()
+            process.kill()
+            wait_until(lambda pid=int(pid): is_gone(pid), "the broker has ended")
+            took.append(time.monotonic() - began)
+    sys.stdout.write(f"ended {', '.join(f'{seconds:.3f}' for seconds in took)} s after its owner\n")
+    assert min(took) <= OWNER_SECONDS, took
 
 
 def test_a_forked_copy_leaves_it_alone() -> None:

@@ -54,7 +54,6 @@ def test_the_leader_of_a_cluster_is_killed_under_load(broker: Broker, topic: str
         assert max(recorder.ids.values()) == 1
 
 
-@pytest.mark.needs("kafka")
 def test_commits_that_are_refused_for_long_are_no_reason_to_begin_anew(hosts: str, topic: str, group: str, caplog: Any) -> None:
     """As in a rebalance that waits for a slow member: the broker lists this one, so nothing is replaced, lost or run twice."""
     recorder = Recorder()

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from support import ROOT, lag, lines, send_many, wait_until
 
 from embedkq.worker.exchange import Exchange
@@ -45,7 +44,6 @@ Worker(hosts=hosts, topic=topic, group=group, callback=callback, processes=1,
 """
 
 
-@pytest.mark.needs("kafka")
 def test_a_host_that_wakes_up_begins_nothing_that_another_has_taken_over(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
     (tmp_path / "host.py").write_text(HOST)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

@@ -79,7 +79,6 @@ def test_committed_offsets_and_lag_are_those_of_the_group(hosts: str, make_topic
     assert without_topic(never_read["partitions"], topic) == [row(0, 0, 5, f"{group}-never", None, 5)]
 
 
-@pytest.mark.needs("kafka")
 def test_deleted_records_are_no_lag(hosts: str, make_topic: Callable[[int], str], group: str) -> None:
     topic = make_topic(1)
     send_to(hosts, topic, {0: 10})
@@ -95,7 +94,6 @@ def describe_partition(topic: str) -> Any:
     return TopicPartition(topic, 0)
 
 
-@pytest.mark.needs("kafka")
 def test_live_workers_are_members_and_owners(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
     options = ("worker", f"--hosts={hosts}", f"--topic={topic}", f"--group={group}")
 

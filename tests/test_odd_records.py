@@ -49,7 +49,6 @@ def warnings(caplog: Any) -> list[str]:
 # One record.
 
 
-@pytest.mark.needs("kafka")
 def test_a_header_whose_name_is_no_utf8_is_malformed_and_the_others_of_its_batch_run(hosts: str, make_topic: Any, caplog: Any) -> None:
     topic = make_topic(2)
     send_mixed(hosts, topic)
@@ -64,7 +63,6 @@ def test_a_header_whose_name_is_no_utf8_is_malformed_and_the_others_of_its_batch
     assert lag(hosts, topic, topic) == 0 and committed(hosts, topic, topic)[0][0] == 7
 
 
-@pytest.mark.needs("kafka")
 def test_its_dead_letter_has_all_of_it_and_can_be_put_back(hosts: str, make_topic: Any) -> None:
     topic, graves = make_topic(1), make_topic(1)
     send_mixed(hosts, topic)
@@ -118,7 +116,7 @@ def is_held(worker: Worker) -> bool:
 PACKAGES = {"lz4": "lz4", "zstd": "zstandard", "snappy": "python-snappy"}
 
 
-@pytest.mark.needs("kafka")
+@pytest.mark.needs("compression")
 @pytest.mark.parametrize("codec", sorted(PACKAGES))
 def test_a_missing_codec_holds_its_partition_and_no_other(codec: str, hosts: str, make_topic: Any, caplog: Any) -> None:
     topic = make_topic(2)
@@ -152,7 +150,7 @@ def test_a_missing_codec_holds_its_partition_and_no_other(codec: str, hosts: str
     assert done[0][0] < ends[0] and done[1][0] == ends[1]
 
 
-@pytest.mark.needs("kafka")
+@pytest.mark.needs("compression")
 def test_a_held_partition_goes_on_once_its_codec_is_there(hosts: str, make_topic: Any, caplog: Any) -> None:
     topic = make_topic(1)
     compress(hosts, topic, "gzip")  # which is always there, and so can come back
@@ -170,7 +168,7 @@ def test_a_held_partition_goes_on_once_its_codec_is_there(hosts: str, make_topic
     assert lag(hosts, topic, topic) == 0
 
 
-@pytest.mark.needs("kafka")
+@pytest.mark.needs("compression")
 def test_dead_letters_that_are_compressed_so_are_not_taken_for_a_broker_that_is_away(hosts: str, make_topic: Any) -> None:
     topic, graves = make_topic(1), make_topic(1)
     compress(hosts, graves, "lz4")
@@ -225,7 +223,6 @@ def test_a_batch_that_was_spoiled_on_its_way_is_fetched_again_and_runs(hosts: st
     assert not any("malformed" in line or "does not answer" in line for line in warnings(caplog))
 
 
-@pytest.mark.needs("kafka")
 def test_a_batch_that_stays_corrupt_is_told_of_record_by_record_and_the_others_run(
     hosts: str, make_topic: Any, corrupted: Any, caplog: Any
 ) -> None:

@@ -350,20 +350,14 @@ worker.start()
 
 
 @pytest.fixture
-def quick(make_broker: Callable[..., Any]) -> str:
-    """A broker that gives up a dead member soon."""
-    return str(make_broker({"group.min.session.timeout.ms": "100"}).hosts)
-
-
-@pytest.fixture
-def start_host(quick: str, group: str, tmp_path: Path) -> Iterator[Callable[[str, int], subprocess.Popen[bytes]]]:
+def start_host(quick_hosts: str, group: str, tmp_path: Path) -> Iterator[Callable[[str, int], subprocess.Popen[bytes]]]:
     script = tmp_path / "host.py"
     script.write_text(HOST)
     started: list[subprocess.Popen[bytes]] = []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
     def start(how: str, most: int = MOST) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, str(script), quick, "poison", group, str(tmp_path), how, str(most)]
+        arguments = [sys.executable, str(script), quick_hosts, "poison", group, str(tmp_path), how, str(most)]
         started.append(subprocess.Popen(arguments, env=environment))
         return started[-1]
 
@@ -386,32 +380,32 @@ def all_done(hosts: str, group: str) -> bool:
         return False
 
 
-def run_until_done(start_host: Any, how: str, most: int, quick: str, group: str) -> list[bool]:
+def run_until_done(start_host: Any, how: str, most: int, quick_hosts: str, group: str) -> list[bool]:
     """Start a host, and another one whenever it went down, until all is done; of each that went down, whether it had done anything."""
     offsets, host = [0], start_host(how, most)
     while True:
-        wait_until(lambda: host.poll() is not None or all_done(quick, group), "it went down, or all is done")
+        wait_until(lambda: host.poll() is not None or all_done(quick_hosts, group), "it went down, or all is done")
         if host.poll() is None:
             return [after > before for before, after in itertools.pairwise(offsets)]
         assert host.returncode == -signal.SIGKILL
-        offsets.append(committed(quick, group, "poison").get(0, (0, ""))[0])
+        offsets.append(committed(quick_hosts, group, "poison").get(0, (0, ""))[0])
         host = start_host(how, most)
 
 
-@pytest.mark.needs("kafka", "properties")
+@pytest.mark.needs("quick_sessions")
 @pytest.mark.parametrize(("how", "most"), [("job", MOST), ("callback", 1)])
 def test_a_job_that_kills_its_host_stops_doing_so_and_all_others_are_done(
-    start_host: Any, quick: str, group: str, tmp_path: Path, how: str, most: int
+    start_host: Any, quick_hosts: str, group: str, tmp_path: Path, how: str, most: int
 ) -> None:
-    make_topics(quick)
+    make_topics(quick_hosts)
     path, pid = str(tmp_path / "notes"), str(tmp_path / "pid")
-    with Queue(hosts=quick, topic="poison") as queue:
+    with Queue(hosts=quick_hosts, topic="poison") as queue:
         good = [job.id for job in queue.using(partition=0).enqueue_many([(workerjobs.note_slowly, (path, n)) for n in range(20)])]
         kill = workerjobs.kill_host if how != "callback" else workerjobs.note_and_fail
         bad = queue.using(partition=0).enqueue(kill, path, "poison" if how == "callback" else pid)
         good += [job.id for job in queue.using(partition=0).enqueue_many([(workerjobs.note_slowly, (path, n)) for n in range(20, 40)])]
         good += [job.id for job in queue.using(partition=1).enqueue_many([(workerjobs.note_slowly, (path, n)) for n in range(40, 60)])]
-    progress = run_until_done(start_host, how, most, quick, group)
+    progress = run_until_done(start_host, how, most, quick_hosts, group)
     deaths, condemning = len(progress), most + (how == "callback")
     assert lines(path).count("poison") == deaths - (how == "callback")
     # A host that had committed something before it went down, as a slow machine lets it, counts as progress.
@@ -422,7 +416,7 @@ def test_a_job_that_kills_its_host_stops_doing_so_and_all_others_are_done(
     assert {tuple(rest) for job_id, *rest in told if job_id in good} == {("success", "NoneType", "True")}
     last = [rest for job_id, *rest in told if job_id == bad.id][-1]
     assert last == ["failure", "HostCrashed", "False"]
-    [(letter, record)] = letters_in(quick, "poison-dead")
+    [(letter, record)] = letters_in(quick_hosts, "poison-dead")
     assert (letter.reason, letter.offset, letter.attempts) == ("crashes", 20, most + (how == "callback"))
     assert headers.read_headers(deadletters.strip(record.headers)).id == bad.id and record.value
     repeats = Counter(job_id for job_id, *_ in told if job_id in good)
@@ -440,13 +434,13 @@ def letters_in(hosts: str, topic: str) -> Any:
     return letters_in(hosts, topic)
 
 
-@pytest.mark.needs("kafka", "properties")
+@pytest.mark.needs("quick_sessions")
 def test_a_slow_job_whose_hosts_were_killed_from_outside_is_suspected_and_cleared(
-    start_host: Any, quick: str, group: str, tmp_path: Path
+    start_host: Any, quick_hosts: str, group: str, tmp_path: Path
 ) -> None:
-    make_topics(quick)
+    make_topics(quick_hosts)
     path, gate = str(tmp_path / "notes"), str(tmp_path / "gate")
-    with Queue(hosts=quick, topic="poison") as queue:
+    with Queue(hosts=quick_hosts, topic="poison") as queue:
         queue.using(partition=0).enqueue(workerjobs.note_and_wait, path, "slow", gate)
         queue.using(partition=0).enqueue(workerjobs.note, path, "behind")
     for begun in (1, 2):
@@ -455,11 +449,11 @@ def test_a_slow_job_whose_hosts_were_killed_from_outside_is_suspected_and_cleare
         host.kill()
         host.wait()
     start_host("job")
-    wait_until(lambda: known(quick, group).suspect == 0, "it is told to be the suspect")
+    wait_until(lambda: known(quick_hosts, group).suspect == 0, "it is told to be the suspect")
     wait_until(lambda: lines(path).count("slow") == 3, "and only then has begun")
     Path(gate).touch()
-    wait_until(lambda: all_done(quick, group), "both are done")
-    assert committed(quick, group, "poison")[0][0] == 2
+    wait_until(lambda: all_done(quick_hosts, group), "both are done")
+    assert committed(quick_hosts, group, "poison")[0][0] == 2
     assert [line.split()[1] for line in lines(tmp_path / "told")].count("failure") == 0
 
 
@@ -492,21 +486,21 @@ Worker(hosts=hosts, topic=topic, group=group, kafka={"session_timeout_ms": 1000,
 """
 
 
-@pytest.mark.needs("kafka", "properties")
-def test_idle_hosts_that_are_killed_slow_nothing_down(quick: str, group: str, tmp_path: Path) -> None:
-    make_topics(quick)
+@pytest.mark.needs("quick_sessions")
+def test_idle_hosts_that_are_killed_slow_nothing_down(quick_hosts: str, group: str, tmp_path: Path) -> None:
+    make_topics(quick_hosts)
     (tmp_path / "idle.py").write_text(IDLE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for _ in range(3):
-        host = subprocess.Popen([sys.executable, str(tmp_path / "idle.py"), quick, "poison", group], env=environment)
+        host = subprocess.Popen([sys.executable, str(tmp_path / "idle.py"), quick_hosts, "poison", group], env=environment)
         try:
-            wait_until(lambda: members(quick, group) == 1, "it has joined")
-            wait_until(lambda: len(committed(quick, group, "poison")) == 2, "it has committed")
+            wait_until(lambda: members(quick_hosts, group) == 1, "it has joined")
+            wait_until(lambda: len(committed(quick_hosts, group, "poison")) == 2, "it has committed")
         finally:
             host.kill()
             host.wait()
-        wait_until(lambda: members(quick, group) == 0, "it is given up")
-    assert set(known_of(quick, group, "poison").values()) == {(0, NOTHING)}
+        wait_until(lambda: members(quick_hosts, group) == 0, "it is given up")
+    assert set(known_of(quick_hosts, group, "poison").values()) == {(0, NOTHING)}
 
 
 def members(hosts: str, group: str) -> int | None:
@@ -518,22 +512,22 @@ def members(hosts: str, group: str) -> int | None:
         return None
 
 
-@pytest.mark.needs("kafka", "properties")
+@pytest.mark.needs("quick_sessions")
 def test_a_job_whose_hosts_are_asked_to_stop_and_then_killed_is_never_condemned(
-    start_host: Any, quick: str, group: str, tmp_path: Path
+    start_host: Any, quick_hosts: str, group: str, tmp_path: Path
 ) -> None:
-    make_topics(quick)
+    make_topics(quick_hosts)
     path, gate = str(tmp_path / "notes"), str(tmp_path / "gate")
-    with Queue(hosts=quick, topic="poison") as queue:
+    with Queue(hosts=quick_hosts, topic="poison") as queue:
         queue.using(partition=0).enqueue(workerjobs.note_and_wait, path, "slow", gate)
     for begun in range(1, MOST + 4):
         host = start_host("stop")
         wait_until(lambda begun=begun: lines(path).count("slow") == begun, "the slow one has begun")
         host.send_signal(signal.SIGTERM)
-        wait_until(lambda: known(quick, group) == Notes(), "it is told that it was asked to stop")
+        wait_until(lambda: known(quick_hosts, group) == Notes(), "it is told that it was asked to stop")
         host.kill()
         host.wait()
     start_host("stop")
     Path(gate).touch()
-    wait_until(lambda: all_done(quick, group), "it is done")
+    wait_until(lambda: all_done(quick_hosts, group), "it is done")
     assert {line.split()[1] for line in lines(tmp_path / "told")} == {"success"}

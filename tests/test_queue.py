@@ -321,7 +321,6 @@ def test_the_largest_job_by_default_is_taken_by_a_broker_with_default_settings(h
     assert jobs_in(hosts, topic)[0].args == (payload,)
 
 
-@pytest.mark.needs("kafka")
 def test_what_the_broker_refuses_is_too_large_with_both_sizes_and_not_there(hosts: str, make_topic_with: Any) -> None:
     topic = make_topic_with(max_message_bytes="20000")
     with Queue(hosts=hosts, topic=topic) as queue:
@@ -335,7 +334,6 @@ def test_what_the_broker_refuses_is_too_large_with_both_sizes_and_not_there(host
     assert [job.args for job in jobs_in(hosts, topic)] == [("the queue works on",)]
 
 
-@pytest.mark.needs("kafka")
 def test_small_jobs_that_only_make_up_a_large_batch_all_arrive_once(hosts: str, make_topic_with: Any) -> None:
     topic = make_topic_with(max_message_bytes="20000")
     with Queue(hosts=hosts, topic=topic) as queue:
@@ -343,7 +341,6 @@ def test_small_jobs_that_only_make_up_a_large_batch_all_arrive_once(hosts: str, 
     assert Counter(job.id for job in jobs_in(hosts, topic)) == Counter(job.id for job in told)
 
 
-@pytest.mark.needs("kafka")
 def test_enqueue_many_tells_which_the_broker_took_and_which_not(hosts: str, make_topic_with: Any) -> None:
     """Those behind a refused one are given up by the client and may be there or not: then they count as failed."""
     topic = make_topic_with(max_message_bytes="20000")

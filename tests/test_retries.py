@@ -367,7 +367,6 @@ Worker(hosts=hosts, topic=topic, group=group, callback=callback, retries=4, back
 """
 
 
-@pytest.mark.needs("kafka")
 def test_attempts_are_counted_over_a_host_that_is_killed(queue: Queue, hosts: str, topic: str, group: str, tmp_path: Path) -> None:
     script, path, told = tmp_path / "host.py", str(tmp_path / "notes"), tmp_path / "told"
     script.write_text(HOST)

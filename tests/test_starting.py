@@ -119,7 +119,6 @@ def test_burst_waits_for_kafka_too(make_broker: Callable[..., Broker]) -> None:
     assert len(recorder) == 1
 
 
-@pytest.mark.needs("kafka")
 def test_the_group_of_another_program_is_named_with_what_to_do(hosts: str, topic: str, group: str) -> None:
     other = KafkaConsumer(bootstrap_servers=hosts, group_id=group)
     try:

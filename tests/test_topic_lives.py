@@ -143,7 +143,6 @@ def test_a_broker_that_comes_back_empty_has_all_its_new_jobs_run(make_broker: Ca
 
 
 @pytest.mark.parametrize("policy", ["earliest", "latest"])
-@pytest.mark.needs("kafka")
 def test_what_retention_has_left_runs_and_what_it_took_is_counted(
     hosts: str, make_topic: Callable[[int], str], caplog: Any, policy: str
 ) -> None:
@@ -160,7 +159,6 @@ def test_what_retention_has_left_runs_and_what_it_took_is_counted(
 
 
 @pytest.mark.parametrize("lost", [1, 4])
-@pytest.mark.needs("kafka")
 def test_what_retention_takes_from_under_a_worker_is_counted(
     hosts: str, make_topic: Callable[[int], str], tmp_path: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
@@ -183,7 +181,6 @@ def test_what_retention_takes_from_under_a_worker_is_counted(
     assert len(told) == 1 and records.format(topic) in told[0] and f"before offset {8 + lost}" in told[0], told
 
 
-@pytest.mark.needs("kafka")
 def test_what_is_missing_for_another_reason_is_no_loss_and_costs_no_question(
     hosts: str, make_topic: Callable[[int], str], caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,12 +6,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from support import Recorder, Sender, committed, end_offsets, fire_until, lag, wait_until
 
 from embedkq import Worker
-
-pytestmark = pytest.mark.needs("kafka")
 
 
 def in_transaction(hosts: str, topic: str, numbers: range, commit: bool, before_the_end: Callable[[], Any] = lambda: None) -> None:

@@ -447,7 +447,6 @@ def test_without_a_callback_results_are_not_rebuilt_and_jobs_are_done(
     assert lag(hosts, group, topic) == 0
 
 
-@pytest.mark.needs("kafka")
 def test_a_job_of_forty_seconds_keeps_its_place_in_the_group(
     make_worker: Any, queue: Queue, hosts: str, topic: str, group: str, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def run(
 ) -> tuple[list[Measured], dict[str, str], dict[str, object]]:
     """What was measured, why what could not be, and on what."""
     kind = brokers.choose()
-    kind = kind if "kafka" in kind.capabilities else brokers.KafkaJars
+    kind = kind if kind is not brokers.Embedded else brokers.KafkaJars
     measured: list[Measured] = []
     failed: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -109,7 +109,7 @@ def main() -> int:
 def run(peers: Sequence[Peer], url: str, options: Options, console: Console) -> tuple[dict[str, object], list[report.Measured]]:
     """On Apache Kafka and Redis of this machine, in turns."""
     kind = brokers.choose()
-    kind = kind if "kafka" in kind.capabilities else brokers.KafkaJars
+    kind = kind if kind is not brokers.Embedded else brokers.KafkaJars
     measured: list[report.Measured] = []
     with brokers.make(kind) as broker, Progress(console=console, refresh_per_second=1, transient=True) as progress:
         machine = report.describe_machine(broker.description)

@@ -22,6 +22,9 @@ from kafka.errors import KafkaError
 
 READY_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
+#: What not every kind can do. keeps_data: also over `kill`; quick_sessions: give up dead members within a second; properties: take
+#: server properties; listeners: take further ones, so TLS and SASL; compression: compress records as a topic's `compression.type` says.
+ABILITIES = frozenset({"stop", "kill", "pause", "keeps_data", "quick_sessions", "properties", "listeners", "cluster", "compression"})
 
 
 class Cannot(RuntimeError):
@@ -39,8 +42,7 @@ class Broker(ABC):
     """
 
     kind: ClassVar[str]
-    #: Of: kafka (answers as Apache Kafka does), stop, kill, pause, keeps_data, properties (takes server properties), listeners
-    #: (takes further listeners, so TLS and SASL), cluster.
+    #: Some of `ABILITIES`.
     capabilities: ClassVar[frozenset[str]]
     #: Comma-separated host:port, what a client is given; valid from construction on.
     hosts: str

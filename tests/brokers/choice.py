@@ -15,6 +15,9 @@ KINDS: dict[str, type[Broker]] = {
     kind.kind: kind for kind in (ExistingHosts, DockerKafka, KafkaJars, Embedded)
 }
 
+#: Server properties for a group that gives up a dead member soon: Kafka's own least is 6 s.
+QUICK_SESSIONS = {"group.min.session.timeout.ms": "100"}
+
 
 def in_ci() -> bool:
     """Whether CI=true: then nothing is skipped for want of a broker."""
@@ -52,6 +55,8 @@ def make(
     """A broker of this kind, not started; server properties and listeners for those that take them."""
     if issubclass(kind, DockerKafka | KafkaJars):
         return kind(properties, listeners=listeners, files=files)
+    if kind is Embedded and properties == QUICK_SESSIONS:  # as it is without
+        properties = None
     if properties or listeners or files:
         raise Unavailable(f"{kind.kind} takes no server properties, listeners or files")
     return kind()

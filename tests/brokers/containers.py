@@ -15,7 +15,7 @@ from typing import Any
 
 import docker
 
-from .base import STOP_TIMEOUT, Broker, Unavailable, wait_until_closed
+from .base import ABILITIES, STOP_TIMEOUT, Broker, Unavailable, wait_until_closed
 from .image import Image, add_bytes, find_image
 from .layout import Layout, make_layout
 
@@ -27,7 +27,7 @@ class DockerKafka(Broker):
     """One container as broker and controller, or one node of a cluster of them; loopback ports only."""
 
     kind = "docker"
-    capabilities = frozenset({"kafka", "stop", "kill", "pause", "keeps_data", "properties", "listeners", "cluster"})
+    capabilities = ABILITIES
 
     def __init__(
         self,

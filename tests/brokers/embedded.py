@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import tempfile
+import time
+from pathlib import Path
 
 from embedkq.broker import BrokerMissing, EmbeddedBroker
 from embedkq.broker.finder import find_program
 
-from .base import Broker, Unavailable, wait_until_closed
+from .base import STOP_TIMEOUT, Broker, Unavailable, wait_until_closed
 from .layout import free_port
 
 
@@ -17,7 +19,7 @@ class Embedded(Broker):
     """One process with a folder of its own. Neither TLS nor SASL, no server properties, no second node."""
 
     kind = "embedded"
-    capabilities = frozenset({"kafka", "stop", "kill", "pause", "keeps_data"})
+    capabilities = frozenset({"stop", "kill", "pause", "keeps_data", "quick_sessions"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +55,18 @@ class Embedded(Broker):
         self._broker.stop()
 
     def _pause(self) -> None:
+        """Returns once all its threads have stopped: until one of them has taken up the signal, the others still answer."""
         self._send(signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while not self._is_frozen():
+            if time.monotonic() > deadline:
+                raise RuntimeError("the development broker does not stop on SIGSTOP")
+            time.sleep(0.001)
+
+    def _is_frozen(self) -> bool:
+        return all(
+            path.read_text().rpartition(")")[2].split()[0] == "T" for path in Path(f"/proc/{self._broker.pid}/task").glob("*/stat")
+        )
 
     def _resume(self) -> None:
         self._send(signal.SIGCONT)

@@ -13,7 +13,7 @@ class ExistingHosts(Broker):
 
     kind = "hosts"
     # Taken to be Apache Kafka, which a cluster that deserves the trouble usually is.
-    capabilities = frozenset({"kafka"})
+    capabilities = frozenset({"compression"})
 
     def __init__(self, hosts: str | None = None) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from . import kafka_files
-from .base import STOP_TIMEOUT, Broker, wait_until_closed
+from .base import ABILITIES, STOP_TIMEOUT, Broker, wait_until_closed
 from .layout import Layout, make_layout
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -23,7 +23,7 @@ class KafkaJars(Broker):
     """One JVM as broker and controller, or one node of a cluster of them, in a temporary folder."""
 
     kind = "jars"
-    capabilities = frozenset({"kafka", "stop", "kill", "pause", "keeps_data", "properties", "listeners", "cluster"})
+    capabilities = ABILITIES
 
     def __init__(
         self,

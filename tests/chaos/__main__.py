@@ -43,7 +43,7 @@ def main() -> int:
 def run(seed: int, duration: float, rate: float, folder: Path, console: Console) -> Report:
     """Faults for so many seconds, then peace until all is done."""
     kind = brokers.choose()
-    kind = kind if {"kill", "pause", "kafka"} <= kind.capabilities else brokers.KafkaJars
+    kind = kind if {"kill", "pause"} <= kind.capabilities else brokers.KafkaJars
     topic, group, chance = "chaos", "chaos", random.Random(seed)
     with brokers.make(kind) as broker:
         console.print(f"{broker.description}, seed {seed}, {duration:g} s of faults, {rate:g} jobs/s")
