@@ -9,6 +9,7 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
+from kafka.errors import InvalidReplicationFactorError
 
 sys.path.insert(0, os.path.dirname(__file__))  # jobs are imported by child processes as modules of their own
 
@@ -147,11 +149,18 @@ def make_topic(hosts: str) -> Callable[[int], str]:
     def make(partitions: int = 4) -> str:
         name = f"test-{uuid.uuid4().hex[:12]}"
         admin = KafkaAdminClient(bootstrap_servers=hosts)
+        until = time.monotonic() + brokers.base.READY_TIMEOUT
         try:
-            admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=-1 if _replicates(hosts) else 1)])
+            while True:
+                try:
+                    admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=-1 if _replicates(hosts) else 1)])
+                    return name
+                except InvalidReplicationFactorError:  # a broker that was stopped or frozen is fenced until its next heartbeat
+                    if time.monotonic() > until:
+                        raise
+                time.sleep(0.05)
         finally:
             admin.close()
-        return name
 
     return make
 

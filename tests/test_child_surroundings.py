@@ -16,6 +16,7 @@ from support import SOON_SECONDS, lines, wait_until
 from embedkq import codec
 from embedkq.child.process import EXIT_SECONDS
 from embedkq.worker import pace
+from embedkq.worker.stop_deadline import StopDeadline
 
 SPOKEN = {"print", "error", "write", "shell", "log"}
 
@@ -186,8 +187,10 @@ def test_slow_exit_hooks_hold_up_a_close_for_two_seconds_all_together(processes:
 def test_who_hurries_does_not_wait_for_exit_hooks(notes: str) -> None:
     pool = Harness(1)
     pid = value_of(pool.run(jobs.register_slow_hook, notes, 60.0))
+    stop = StopDeadline()
+    stop.kill_now()
     since = time.monotonic()
-    pool.pool.close(lambda: True)
+    pool.pool.close(stop)
     assert time.monotonic() - since < EXIT_SECONDS and not is_alive(pid)
 
 
