@@ -15,11 +15,15 @@ import pytest
 from commandline import environment
 from support import ROOT
 
-from embedkq.broker import build
+from embedkq.broker import build, wheel
 from embedkq.broker.finder import go_programs
 
 pytestmark = pytest.mark.hang_guard(600)
 WITHOUT_GO = "/usr/bin:/bin"
+MACHINES = {  # ELF's number of the machine; for macOS, the whole mark of a Mach-O file of 64 bits
+    "linux-amd64": b"\x3e\x00", "linux-arm64": b"\xb7\x00",
+    "darwin-amd64": b"\xcf\xfa\xed\xfe\x07\x00\x00\x01", "darwin-arm64": b"\xcf\xfa\xed\xfe\x0c\x00\x00\x01",
+}
 DONE = "Every job had exactly one callback, the right one, on the main thread."
 
 
@@ -102,11 +106,11 @@ def test_the_wheel_runs_in_a_fresh_environment_and_compiles_nothing(clone: Path,
     subprocess.run(
         [sys.executable, "-m", "embedkq.broker.wheel", str(tmp_path / "dist"), f"{sys.platform}-{machine}"], cwd=ROOT, check=True
     )
-    wheel, = (tmp_path / "dist").glob("*.whl")
+    made, = (tmp_path / "dist").glob("*.whl")
     home = Home(tmp_path / "home", WITHOUT_GO)
     home.run(sys._base_executable, "-m", "venv", str(tmp_path / "venv"), cwd=tmp_path)  # type: ignore[attr-defined]
     python = str(tmp_path / "venv" / "bin" / "python")
-    home.run(python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", str(wheel), cwd=tmp_path)
+    home.run(python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", str(made), cwd=tmp_path)
     home.run(python, "-m", "pip", "install", "-q", f"{clone}[cli]", cwd=tmp_path)
     told, _ = home.run(str(tmp_path / "venv" / "bin" / "kq"), "demo", "--jobs=50", cwd=tmp_path)
     assert DONE in told and "Building" not in told and "Tansu" not in told and not home.builds
@@ -117,10 +121,13 @@ def test_the_wheel_runs_in_a_fresh_environment_and_compiles_nothing(clone: Path,
 
 
 def test_every_platform_can_be_compiled_for(clone: Path, tmp_path: Path) -> None:
-    build.compile_for(next(iter(go_programs())), tmp_path / "mac", "darwin", "arm64")
-    assert (tmp_path / "mac").read_bytes()[:4] == b"\xcf\xfa\xed\xfe"  # a Mach-O file of 64 bits
-    build.compile_for(next(iter(go_programs())), tmp_path / "linux", "linux", "arm64")
-    assert (tmp_path / "linux").read_bytes()[18:20] == b"\xb7\x00"  # ELF for aarch64
+    go = next(iter(go_programs()))
+    for platform in wheel.TAGS:
+        program = tmp_path / platform
+        build.compile_for(go, program, *platform.split("-"))
+        head = program.read_bytes()[:20]
+        found = head[18:20] if head.startswith(b"\x7fELF\x02") else head[:8]
+        assert found == MACHINES[platform], platform
 
 
 def test_the_go_sources_are_formatted_vetted_and_still_needed() -> None:
