@@ -100,13 +100,6 @@ class Owner:
                 self._notified()
         return done
 
-    def wake(self) -> None:
-        """End the owner's waiting without a callback; once the worker is over also where the owner's loop is closed. Any thread."""
-        try:
-            self.mailbox.wake()
-        except Exception as error:  # noqa: BLE001  (the application's loop; nothing depends on it any more)
-            logger.debug("The owner could not be woken: %r", error)
-
     def end(self) -> None:
         """The worker is over: what still waits is not done, comes again, and is not fired. Worker's thread."""
         self._over = True
