@@ -107,32 +107,31 @@ class Load(threading.Thread):
     def __init__(self, hosts: str) -> None:
         super().__init__()
         self.hosts = hosts
+        self.number = 0
         self.acknowledged: list[bytes] = []
         self.committed = 0
         self.over = threading.Event()
 
     def run(self) -> None:
-        number = 0
         while not self.over.is_set():
             try:
-                number = self._one_connection(number)
+                self._one_connection()
             except KafkaError:  # the broker is down just now
                 time.sleep(0.02)
 
-    def _one_connection(self, number: int) -> int:
+    def _one_connection(self) -> None:
         producer = KafkaProducer(bootstrap_servers=self.hosts, bootstrap_timeout_ms=1000, request_timeout_ms=1000, delivery_timeout_ms=2000)
         try:
             while not self.over.is_set():
-                number += 1
-                value = b"%d" % number
+                self.number += 1  # never the same again: a later record would stand in for one that is lost
+                value = b"%d" % self.number
                 producer.send("load", value, partition=0).get(5)
                 self.acknowledged.append(value)
-                if number % 5 == 0:
-                    commit(self.hosts, "group", "load", number, f"at {number}")
-                    self.committed = number
+                if self.number % 5 == 0:
+                    commit(self.hosts, "group", "load", self.number, f"at {self.number}")
+                    self.committed = self.number
         finally:
             producer.close(0)
-        return number
 
 
 @pytest.mark.hang_guard(400)
