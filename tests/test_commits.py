@@ -3,18 +3,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import InvalidCommitOffsetSizeError, OffsetMetadataTooLargeError, RebalanceInProgressError, UnknownError
+from kafka.errors import (
+    InvalidCommitOffsetSizeError,
+    KafkaTimeoutError,
+    OffsetMetadataTooLargeError,
+    RebalanceInProgressError,
+    UnknownError,
+)
 from support import committed, logged
 
 from embedkq import notes
 from embedkq.notes import Notes
 from embedkq.worker import commit_requests
+from embedkq.worker import commits as commits_module
 from embedkq.worker.assignment import Assignment
 from embedkq.worker.commits import Commits
 from embedkq.worker.exchange import Exchange
@@ -218,3 +226,47 @@ def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(exch
     monkeypatch.setattr(exchange.asked, "wait", wait)
     commits.commit_as_asked(broker, exchange, lambda: {0: Progress(0, (), 1)}, {0})
     assert len(waits) == 2 and broker.requests == [1]
+
+
+# The last commit.
+
+
+class Leaving:
+    """A client whose broker refuses commits, or does not answer, for so many seconds; with `refuses`, because of a rebalance."""
+
+    def __init__(self, seconds: float, refuses: bool) -> None:
+        self.kafka, self.broker = self, Broker()
+        self.until, self.refuses = time.monotonic() + seconds, refuses
+
+    def steer(self, partitions: Any) -> None:
+        """It polls for the group's sake only."""
+
+    def poll(self, milliseconds: int) -> None:
+        time.sleep(0.01)
+
+    def commit(self, offsets: Mapping[TopicPartition, Any], timeout_ms: int = 0) -> None:
+        if time.monotonic() < self.until:
+            raise RebalanceInProgressError if self.refuses else KafkaTimeoutError
+        self.broker.commit(offsets)
+
+
+@pytest.mark.parametrize(("seconds", "refuses", "session", "is_committed"), [
+    (0.0, True, 1.0, True), (0.5, True, 1.0, True), (60.0, True, 0.5, False), (0.5, False, 60.0, False), (60.0, False, 60.0, False),
+])
+def test_the_last_commit_waits_for_a_rebalance_and_not_for_a_broker_that_does_not_answer(
+    seconds: float, refuses: bool, session: float, is_committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits_module, "FINAL_COMMIT_SECONDS", 0.2)
+    exchange, client, wanted = Exchange(), Leaving(seconds, refuses), {0: gaps(100, 3)}
+    exchange.session_seconds = session
+    commits = Commits("topic", session)
+    assert commits.commit_finally(client, exchange, lambda: wanted) is is_committed  # type: ignore[arg-type]
+    assert (client.broker.read() == wanted) is is_committed
+
+
+def test_the_last_commit_is_over_with_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange, client, wanted = Exchange(), Leaving(60.0, True), {0: gaps(100, 3)}
+    exchange.deadline.kill_now()
+    began = time.monotonic()
+    assert not Commits("topic", 60.0).commit_finally(client, exchange, lambda: wanted)  # type: ignore[arg-type]
+    assert time.monotonic() - began < commits_module.FINAL_COMMIT_SECONDS

@@ -8,7 +8,7 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from embedkq.safe_logging import SafeLogger
-from embedkq.worker.client import TIMEOUT_SECONDS
+from embedkq.worker.client import TIMEOUT_SECONDS, Client
 from embedkq.worker.commit_requests import TOO_LARGE, CommitLimits, CommitRequests
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.progress import Progress
@@ -27,6 +27,8 @@ FATAL = (
 """Errors of the broker that trying again does not cure."""
 REFUSALS = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
 """Errors that say: not now, a rebalance is under way, or: you are no member any more."""
+FINAL_COMMIT_SECONDS, PAUSE_SECONDS = 5.0, 0.01
+_POLL_SECONDS = 0.5
 _INTERVAL_SECONDS = 0.25
 _UNCHANGED_SECONDS = 5.0
 _AS_ASKED_SECONDS = 1.0
@@ -135,6 +137,29 @@ class Commits:
                     return
                 exchange.confirm(wanted)
             now = time.monotonic()
+
+    def commit_finally(self, client: Client, exchange: Exchange, committable: Callable[[], Mapping[int, Progress]]) -> bool:
+        """Commit what is done, by the stop's deadline; whether all of it is committed.
+
+        A broker that does not answer is given up after a few seconds. One that refuses is waited for as long as a rebalance may last,
+        which waits for members that have died.
+        """
+        stop, began = exchange.deadline, time.monotonic()
+        deadline = began + FINAL_COMMIT_SECONDS
+        while (wanted := committable()) and self.pending(wanted):
+            seconds = stop.left(deadline - time.monotonic())
+            if not seconds:
+                return not self.lacks(wanted)
+            try:
+                if self.commit(client.kafka, wanted, min(seconds, TIMEOUT_SECONDS)):
+                    break
+                deadline = min(time.monotonic(), began + exchange.session_seconds) + FINAL_COMMIT_SECONDS
+                client.steer(None)
+                client.kafka.poll(int(1000 * stop.left(_POLL_SECONDS)))  # lets a rebalance that is under way get on
+            except kafka_errors.KafkaError as error:
+                logger.debug("The last offsets could not be committed yet: %r", error)
+                time.sleep(PAUSE_SECONDS)
+        return True
 
     def requests(self, wanted: Mapping[int, Progress]) -> CommitRequests:
         """The requests that commit this; also for the client's I/O thread."""

@@ -21,8 +21,8 @@ from embedkq.probe import refused_for_good
 from embedkq.record_reader import Held
 from embedkq.safe_logging import SafeLogger
 from embedkq.worker.assignment import Assignment
-from embedkq.worker.client import CLOSE_SECONDS, CONNECT_SECONDS, TIMEOUT_SECONDS, Client, options_of
-from embedkq.worker.commits import FATAL, Commits
+from embedkq.worker.client import CLOSE_SECONDS, CONNECT_SECONDS, Client, options_of
+from embedkq.worker.commits import FATAL, FINAL_COMMIT_SECONDS, PAUSE_SECONDS, Commits
 from embedkq.worker.exchange import Exchange
 from embedkq.worker.gate import Gate
 from embedkq.worker.gathering import Gathering
@@ -40,8 +40,6 @@ _POLL_SECONDS, _SHORTEST_POLL_SECONDS = 0.5, 0.1
 _ROOM_SECONDS = 0.2
 _POSITIONS_SECONDS = 1.0
 _ENDS_SECONDS, _ENDS_MILLISECONDS = 2.0, 1_000
-_FINAL_COMMIT_SECONDS = 5.0
-_SETTLE_LOOK_SECONDS = 0.01
 _SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _ASK_WHY_SECONDS = 3.0
@@ -375,23 +373,10 @@ class Consumer:
 
     def _commit_finally(self) -> bool:
         """Commit what is done, by the stop's deadline; whether all of it is committed."""
-        stop = self._exchange.deadline
-        deadline = time.monotonic() + _FINAL_COMMIT_SECONDS
-        while self.assignment.settles and time.monotonic() < deadline and stop.left(1.0):
-            time.sleep(_SETTLE_LOOK_SECONDS)
-        while self._client is not None and (wanted := self.assignment.committable()) and self.commits.pending(wanted):
-            seconds = stop.left(deadline - time.monotonic())
-            if not seconds:
-                return not self.commits.lacks(wanted)
-            try:
-                if self.commits.commit(self._client.kafka, wanted, min(seconds, TIMEOUT_SECONDS)):
-                    return True
-                self._client.steer(None)
-                self._client.kafka.poll(int(1000 * stop.left(_POLL_SECONDS)))  # lets a rebalance that is under way get on
-            except kafka_errors.KafkaError as error:
-                logger.debug("The last offsets could not be committed yet: %r", error)
-                time.sleep(_SETTLE_LOOK_SECONDS)
-        return self._client is not None
+        deadline = time.monotonic() + FINAL_COMMIT_SECONDS
+        while self.assignment.settles and time.monotonic() < deadline and self._exchange.deadline.left(1.0):
+            time.sleep(PAUSE_SECONDS)
+        return self._client is not None and self.commits.commit_finally(self._client, self._exchange, self.assignment.committable)
 
     def _tell(self, message: Message) -> None:
         try:

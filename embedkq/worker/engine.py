@@ -196,7 +196,7 @@ class Engine:
         self.consumer.stop()
         if self.loop is not None:
             self.loop.close()
-        until = time.monotonic() + _LEAVE_SECONDS
+        until = time.monotonic() + _LEAVE_SECONDS + self._exchange.session_seconds
         while self._consumer_leaves and (seconds := self.deadline.left(until - time.monotonic())):
             self._threads["consumer"].join(min(seconds, _LOOK_SECONDS))
 
