@@ -373,7 +373,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
         ("The session timeout of a worker is 10 seconds", client.SESSION_MILLISECONDS == 10_000),
         ("those of OpenTelemetry, for at most 2 seconds", process.EXIT_SECONDS == 2),
         ("60 seconds, initializer included", supervisor.START_SECONDS == 60),
-        ("other steps get 0.7 s together", stop_deadline.LEAVE_SECONDS == 0.7),
+        ("other steps get 0.6 s together", stop_deadline.LEAVE_SECONDS == 0.6),
         ("A message above 32 KiB is written to an anonymous file", channel.INLINE_BYTES == 32 * 1024),
         ("with metadata of up to 4,096 characters", donemap.LIMIT == 4096),
     ],

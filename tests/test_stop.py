@@ -365,13 +365,15 @@ class Blocking(logging.Handler):
 @pytest.fixture
 def blocking() -> Iterator[Blocking]:
     handler, logger = Blocking(), logging.getLogger("embedkq")
-    level = logger.level
+    level, disabled = logger.level, logger.disabled
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.disabled = False  # as an application that an earlier test played may have left it
     yield handler
     handler.end.set()
     logger.removeHandler(handler)
     logger.setLevel(level)
+    logger.disabled = disabled
 
 
 @TIMES

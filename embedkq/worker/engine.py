@@ -237,7 +237,9 @@ class Engine:
         self.deadline.passed = True
         loop = self.loop
         finished = not self.killed and (loop is None or not loop.in_flight) and self.consumer.has_committed_all
-        if not self._be_over(finished, State.STOPPED):
+        connected = self.consumer.connected
+        refusal = connected.exception() if connected.done() else None
+        if not self._be_over(finished, State.STOPPED if refusal is None else State.FAILED, refusal):
             return
         self.consumer.stop()
         if loop is not None:
