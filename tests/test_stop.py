@@ -356,24 +356,25 @@ class Blocking(logging.Handler):
         self.end, self.blocked = threading.Event(), threading.Event()
         self.active = False
 
+    def createLock(self) -> None:
+        self.lock = None  # or all that the test's own thread logs would block too
+
     def emit(self, record: logging.LogRecord) -> None:
-        if self.active and threading.current_thread() is not threading.main_thread():
+        is_the_workers = record.name.startswith("embedkq") and threading.current_thread() is not threading.main_thread()
+        if self.active and is_the_workers:
             self.blocked.set()
             self.end.wait()
 
 
 @pytest.fixture
-def blocking() -> Iterator[Blocking]:
-    handler, logger = Blocking(), logging.getLogger("embedkq")
-    level, disabled = logger.level, logger.disabled
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.disabled = False  # as an application that an earlier test played may have left it
+def blocking(caplog: Any) -> Iterator[Blocking]:
+    # At the root: an application that an earlier test played may have replaced or disabled the loggers between.
+    handler, root = Blocking(), logging.getLogger()
+    caplog.set_level(logging.INFO, "embedkq")
+    root.addHandler(handler)
     yield handler
     handler.end.set()
-    logger.removeHandler(handler)
-    logger.setLevel(level)
-    logger.disabled = disabled
+    root.removeHandler(handler)
 
 
 @TIMES
