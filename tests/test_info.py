@@ -108,8 +108,13 @@ def test_live_workers_are_members_and_owners(hosts: str, topic: str, group: str,
     gate = tmp_path / "gate"
     with Program(tmp_path, *options) as first, Program(tmp_path, *options, "--processes=2"):
         wait_until(lambda: sorted(len(owned(member)) for member in members()) == [2, 2], "each worker has two partitions")
-        both = asked(hosts, f"--topic={topic}")["groups"][0]["members"]
-        assert sorted(owned(both[0]) + owned(both[1])) == [0, 1, 2, 3]
+
+        def told() -> Any:
+            """Of both, once no rebalance is under way."""
+            listed = asked(hosts, f"--topic={topic}")["groups"][0]["members"]
+            return listed if sorted(number for member in listed for number in owned(member)) == [0, 1, 2, 3] else None
+
+        both = wait_until(told, "the command line tells of both")
         assert all(member["host"] and member["client"] for member in both)
         assert member_ids(hosts, group, {"session_timeout_ms": 6000}) == {member["id"] for member in both}
 
