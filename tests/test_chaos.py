@@ -23,7 +23,7 @@ from embedkq import notes
 from embedkq.notes import TopicMark
 
 
-@pytest.mark.needs("kill", "pause", "properties")  # on Apache Kafka only: one run on the development broker had a repeat without a cause
+@pytest.mark.needs("kill", "pause")
 @pytest.mark.hang_guard(300)
 def test_a_short_run_keeps_every_promise(broker_kind: type) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

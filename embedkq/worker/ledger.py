@@ -77,17 +77,18 @@ class Ledger:
         """The run's offset is done, whether its partition is still ours or not; of a log that is gone nothing is noted."""
         if self.is_of_former_life(run):
             return
-        if self.tracker.finish(run.partition, run.epoch, run.offset):
-            noted = self._notes.get(run.partition)
-            if noted is not None:
-                noted = noted.without(run.offset)
-                if not noted.careful and self.tracker.watermark(run.partition) > self._begun_at[run.partition]:
-                    noted = noted._replace(starts=0)  # that is progress; of those to be careful about somebody else decides
-                self.note(run.partition, noted)
-        else:
-            left = self._left.get(run.partition)
-            if left is not None:
-                self._left[run.partition] = left.with_done(run.offset)
+        left = self._left.get(run.partition)
+        if left is not None:
+            self._left[run.partition] = left.with_done(run.offset)
+            return
+        if not self.tracker.finish(run.partition, run.epoch, run.offset):
+            self.tracker.finish_unseen(run.partition, run.offset)  # it came back, and its record was not polled again yet
+        noted = self._notes.get(run.partition)
+        if noted is not None:
+            noted = noted.without(run.offset)
+            if not noted.careful and self.tracker.watermark(run.partition) > self._begun_at[run.partition]:
+                noted = noted._replace(starts=0)  # that is progress; of those to be careful about somebody else decides
+            self.note(run.partition, noted)
 
     def notes_of(self, partition: int) -> Notes:
         """What is known of a partition's records that are not done."""

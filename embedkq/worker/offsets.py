@@ -98,6 +98,16 @@ class OffsetTracker:
         self._changed.add(partition)
         return True
 
+    def finish_unseen(self, partition: int, offset: int) -> None:
+        """A job that an earlier assignment began is done: its record, if it was not offered yet, is to be done when it is.
+
+        Does nothing if the partition is not assigned.
+        """
+        state = self._partitions.get(partition)
+        if state is not None and offset >= state.frontier:
+            state.finish_unseen(offset)
+            self._changed.add(partition)
+
     def advance(self, partition: int, epoch: int, position: int) -> None:
         """The consumer has come to `position`: what lies below it and was not offered to `admit` is a hole.
 
@@ -239,6 +249,13 @@ class _Partition:
             self.runs += 1 - run_above - (offset - 1 not in open_)
         if head + len(self.gone) > self._slack:
             self._tidy_up()
+
+    def finish_unseen(self, offset: int) -> None:
+        """Know of an offset at or above the frontier that it is done."""
+        start, done = donemap.merge(self.frontier, self.restored[self.passed :], 0, ((offset, offset + 1),))
+        self.restored, self.passed = done, 0
+        if start > self.frontier:
+            self._extend(start)
 
     def progress(self) -> Progress:
         return Progress(self.watermark, _RunsOf(self) if self.width else (), self.epoch, NOTHING, self.topic)

@@ -1,0 +1,82 @@
+"""What a worker knows of its own jobs while partitions go and come back. No Kafka, no process."""
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from embedkq.worker.ledger import Ledger
+from embedkq.worker.messages import Assigned, Released, Run
+
+RECORDS = 10
+
+
+class Polled:
+    """A record, as far as a run needs one."""
+
+    key, value, headers, timestamp, flaw = None, b"", (), 0, None
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+class Worker:
+    """What the worker's thread does with one partition, of which nothing is ever committed."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger("topic")
+        self.running: dict[int, Run] = {}
+        self.ended: set[int] = set()
+        self.epoch = self.position = 0
+        self.is_assigned = False
+
+    def gain(self) -> None:
+        if not self.is_assigned:
+            self.epoch += 1
+            self.ledger.assign(Assigned(0, self.epoch, 0, ""))
+            self.is_assigned, self.position = True, 0
+
+    def lose(self) -> None:
+        if self.is_assigned:
+            self.ledger.release(Released(frozenset((0,))))
+            self.is_assigned = False
+
+    def poll(self) -> None:
+        """Offer the next record; one that runs since an earlier assignment is not begun again."""
+        if not self.is_assigned or self.position == RECORDS:
+            return
+        offset, self.position = self.position, self.position + 1
+        if not self.ledger.tracker.admit(0, offset):
+            assert offset in self.ended
+        elif offset in self.running:
+            self.running[offset].epoch = self.epoch
+        else:
+            assert offset not in self.ended, f"{offset} runs once more"
+            self.running[offset] = Run(0, self.epoch, Polled(offset))  # type: ignore[arg-type]
+
+    def end(self, offset: int) -> None:
+        if (run := self.running.pop(offset, None)) is not None:
+            self.ledger.finish(run)
+            self.ended.add(offset)
+
+
+STEPS = st.lists(st.one_of(st.sampled_from(["gain", "lose", "poll", "poll", "poll"]), st.integers(0, RECORDS - 1)), max_size=80)
+
+
+@settings(deadline=None, max_examples=500)
+@given(STEPS)
+@example(["gain", "poll", "poll", "lose", "gain", 0, 1, "poll", "poll"])
+@example(["gain", "poll", "poll", "poll", "lose", "gain", 1, "poll", 0, "poll", "poll", 2])
+@example(["gain", "poll", "lose", 0, "gain", "poll"])
+def test_a_job_that_has_ended_here_does_not_run_here_again_whenever_its_partition_comes_back(steps: list[str | int]) -> None:
+    worker = Worker()
+    for step in steps:
+        worker.end(step) if isinstance(step, int) else getattr(worker, step)()
+    worker.gain()
+    progress = worker.ledger.snapshot()[0]
+    known = {*range(progress.offset), *(offset for first, last in progress.done for offset in range(first, last))}
+    assert known == worker.ended
+    for _ in range(RECORDS):
+        worker.poll()
+    for offset in range(RECORDS):
+        worker.end(offset)
+    assert worker.ended == set(range(RECORDS)) and worker.ledger.snapshot()[0][:2] == (RECORDS, ())
