@@ -38,8 +38,8 @@ def described(job_id: str, topic: str) -> str:
     return f"(job {job_id[:8]}, builtins.abs, topic {topic})"
 
 
-def of_calls(job_id: str, calls: int) -> list[str]:
-    return [f"It is called again ({number} of 3)." for number in range(2, min(calls, 2) + 2)]
+def calls_again(calls: int) -> list[str]:
+    return [f"It will be called again ({number} of 3)." for number in range(2, min(calls, 2) + 2)]
 
 
 # Asynchronous callbacks, whatever they look like.
@@ -167,13 +167,6 @@ def test_an_async_callback_that_cannot_be_called_is_told_and_holds_up_nothing(
 # Callbacks that are ended from outside.
 
 
-def ended_by(error: BaseException) -> Callable[..., Any]:
-    async def end() -> None:
-        raise error
-
-    return end
-
-
 async def await_cancelled() -> None:
     task = asyncio.get_running_loop().create_task(asyncio.sleep(10))
     task.cancel()
@@ -212,9 +205,9 @@ def test_an_async_callback_that_is_cancelled_is_called_again_and_given_up_in_the
     assert begun == {number: min(times + 1, 3) if number == 3 else 1 for number in range(COUNT)}
     assert lag(hosts, group, topic) == 0
     text, which = logged(caplog), described(jobs_of[3], topic)
-    told = [f"WARNING The callback was ended by asyncio.exceptions.CancelledError {which}. {line}" for line in of_calls(jobs_of[3], times)]
+    told = [f"WARNING The callback was interrupted by asyncio.exceptions.CancelledError {which}. {line}" for line in calls_again(times)]
     assert [line for line in text.splitlines() if line.startswith("WARNING The callback")] == told
-    last = f"Callback failed: was ended 3 times, last by asyncio.exceptions.CancelledError, and is not called again {which}"
+    last = f"Callback failed: it was interrupted 3 times, last by asyncio.exceptions.CancelledError, and will not be called again {which}"
     assert text.count(last) == (times >= 3)
 
 
@@ -246,7 +239,7 @@ def test_what_ends_a_callback_passes_through_and_the_callback_is_called_again(
     assert ended == [number for number in range(COUNT) if number != 3 or times < 3]
     assert begun == {number: min(times + 1, 3) if number == 3 else 1 for number in range(COUNT)}
     assert lag(hosts, group, topic) == 0
-    assert logged(caplog).count(f"and is not called again {described(jobs_of[3], topic)}") == (times >= 3)
+    assert logged(caplog).count(f"and will not be called again {described(jobs_of[3], topic)}") == (times >= 3)
 
 
 @pytest.mark.parametrize("where", ["within", "at the end"])
@@ -299,7 +292,7 @@ def test_a_handoff_that_raises_harms_nothing_and_is_asked_again(
         fire_until(worker, lambda: lag(hosts, group, topic) == 0, "all is committed")
         assert worker.stop()
     assert called == list(range(COUNT)) and len(failures) == 2
-    assert logged(caplog).count("The owner could not be told of callbacks that wait: SystemExit('the application is not ready')") == 2
+    assert logged(caplog).count("Could not notify the owner that callbacks are waiting: SystemExit('the application is not ready')") == 2
 
 
 def test_a_worker_whose_loop_was_closed_fails_and_says_why(make_worker: Any, hosts: str, topic: str) -> None:

@@ -20,6 +20,8 @@ from brokers import Broker
 from support import HANG_SECONDS, Recorder, descendants, fire_until, lines, send_many, wait_until
 
 from embedkq import Worker
+from embedkq.errors import BrokerRefused
+from embedkq.worker.consumer import Consumer
 
 pytestmark = [pytest.mark.needs("pause", "kill", "keeps_data"), pytest.mark.hang_guard(180)]
 
@@ -398,6 +400,21 @@ def test_with_a_log_handler_that_blocks(
     with Worker(hosts, topic, group=group, callback=again, processes=2, timeout=0.5) as worker:
         fire_until(worker, lambda: len(again) == 2, "both run again: what was killed is not done")
     assert set(again.ids) == set(ids)
+
+
+def test_a_worker_that_the_broker_refuses_has_failed_also_if_its_thread_is_blocked(
+    hosts: str, topic: str, blocking: Blocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(consumer: Consumer) -> None:
+        raise BrokerRefused("not you")
+
+    monkeypatch.setattr(Consumer, "_connect", refuse)
+    blocking.active = True
+    worker = Worker(hosts, topic)
+    with pytest.raises(BrokerRefused, match="not you"):
+        worker.start_background()
+    assert blocking.blocked.is_set()
+    assert worker.state == "failed" and isinstance(worker.error, BrokerRefused)
 
 
 # The foreground, and the command line.

@@ -24,9 +24,9 @@ Callback = Callable[[str, Job, Any, Any, Any], Any]
 _REPORT_SECONDS = 0.003
 _MOST_AT_ONCE = 100
 _MOST_CALLS = 3
-"""So often is a callback called that does not return, such as one that is cancelled; then it counts as failed."""
+"""How often a callback is called that does not return, for it is cancelled or exits. After that it counts as failed."""
 _PAUSE_SECONDS = 1.0
-"""Between these calls on a loop: one that is being shut down cancels all that runs there."""
+"""Pause between these calls on a loop: a loop that is shutting down cancels everything."""
 
 
 class Owner:
@@ -41,7 +41,7 @@ class Owner:
         self._inbox = inbox
         self._inside: Run | None = None
         self._calls: dict[Run, int] = {}
-        """How often callbacks were called that did not return."""
+        """How often the callback of a run was called and did not return."""
         self._held: Finished | None = None
         """Whose callback is awaited."""
         self._over = False
@@ -89,7 +89,7 @@ class Owner:
                 if deadline is not None and now > deadline:
                     break
         except BaseException as error:  # KeyboardInterrupt and its like pass through; the callback has not returned
-            if done < len(finished) and self._inside is finished[done].run and self._is_given_up(self._inside, error):
+            if done < len(finished) and self._inside is finished[done].run and self._count_interruption(self._inside, error):
                 done += 1
             raise
         finally:
@@ -111,14 +111,14 @@ class Owner:
         return False
 
     def _notified(self) -> None:
-        """Callbacks wait: worker's thread or the owner's."""
+        """Callbacks are waiting. Worker's thread or the owner's."""
         try:
             self._notify()
         except WorkerError:
             raise
         except BaseException as error:
             raise_signal(error)
-            logger.error("The owner could not be told of callbacks that wait: %r. It is told again.", error, exc_info=error)
+            logger.error("Could not notify the owner that callbacks are waiting: %r. It will be notified again.", error, exc_info=error)
 
     def _notify(self) -> None:
         """Have the owner fire, where it does not look by itself."""
@@ -146,15 +146,16 @@ class Owner:
             "for an asynchronous callback start the worker from within a running asyncio loop, without `handoff`"
         )
 
-    def _is_given_up(self, run: Run, error: BaseException) -> bool:
-        """Tell of a callback that has not returned, such as one that raised SystemExit; whether it is given up."""
+    def _count_interruption(self, run: Run, error: BaseException) -> bool:
+        """A callback has not returned, for it raised SystemExit or was cancelled; whether that was its last call."""
         calls = self._calls.pop(run, 0) + 1
         if calls >= _MOST_CALLS:
-            self._log_failure(run, error, f"was ended {calls} times, last by {type_name(type(error))}, and is not called again")
+            text = f"it was interrupted {calls} times, last by {type_name(type(error))}, and will not be called again"
+            self._log_failure(run, error, text)
             return True
         self._calls[run] = calls
         logger.warning(
-            "The callback was ended by %s (%s). It is called again (%d of %d).",
+            "The callback was interrupted by %s (%s). It will be called again (%d of %d).",
             type_name(type(error)), self._described(run), calls + 1, _MOST_CALLS,
         )
         return False
@@ -163,7 +164,12 @@ class Owner:
         logger.error("Callback failed: %s (%s)", text or error, self._described(run), exc_info=error)
 
     def _described(self, run: Run) -> str:
-        return f"job {run.job_id[:8]}, {_function_of(run)}, topic {self._topic}"
+        try:
+            function = "function unknown" if run.unread else codec.name_of(_job_of(self._topic, run).func)
+        except BaseException as error:  # noqa: BLE001  (the payload's own code)
+            raise_signal(error)
+            function = "function unknown"
+        return f"job {run.job_id[:8]}, {function}, topic {self._topic}"
 
     def _report(self, fired: Sequence[Finished]) -> None:
         if runs := [finished.run for finished in fired if finished is not self._held]:
@@ -243,7 +249,7 @@ class LoopOwner(Owner):
         error = asyncio.CancelledError() if awaited.cancelled() else awaited.exception()
         if isinstance(error, Exception):
             self._log_failure(finished.run, error)
-        elif error is not None and not self._is_given_up(finished.run, error):
+        elif error is not None and not self._count_interruption(finished.run, error):
             self.mailbox.put_back([finished])
             self._pausing = True
             self._loop.call_later(_PAUSE_SECONDS, self._go_on)
@@ -261,32 +267,30 @@ def is_coroutine_function(callback: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
 
 
-def _function_of(run: Run) -> str:
-    """The job's function, for messages."""
-    if run.unread or run.form == FROM_KQ:
-        return "function unknown"
-    try:
-        return codec.name_of(codec.decode_call(run.payload)[0])
-    except Exception:  # noqa: BLE001  (the payload's own code)
-        return "function unknown"
+def _unread_job(topic: str, run: Run) -> Job:
+    """What is known of a job whose payload cannot, or may not, be unpickled here."""
+    return Job(run.job_id, run.timestamp, topic, None, None, None, run.timeout, run.key)
+
+
+def _job_of(topic: str, run: Run) -> Job:
+    """The job of a run whose payload a child has unpickled before.
+
+    Raises:
+        DecodeError: this process cannot.
+    """
+    if run.form == FROM_KQ:
+        return kqformat.decode_job(run.payload)
+    return Job(run.job_id, run.timestamp, topic, *codec.decode_call(run.payload), run.timeout, run.key)
 
 
 def arguments_of(topic: str, run: Run, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
     """What the callback gets; a child has unpickled all of it before, so here it is safe to."""
     if run.unread:
-        unread = Job(run.job_id, run.timestamp, topic, None, None, None, run.timeout, run.key)
-        return "failure", unread, None, _exception_of(outcome), outcome.traceback
-    func, args, kwargs, unsound, kq_job = None, None, None, None, None
+        return "failure", _unread_job(topic, run), None, _exception_of(outcome), outcome.traceback
     try:
-        if run.form == FROM_KQ:
-            kq_job = kqformat.decode_job(run.payload)
-        else:
-            func, args, kwargs = codec.decode_call(run.payload)
+        job = _job_of(topic, run)
     except DecodeError as error:
-        unsound = error
-    job = kq_job or Job(run.job_id, run.timestamp, topic, func, args, kwargs, run.timeout, run.key)
-    if unsound is not None:
-        return "failure", job, None, unsound, f"{type(unsound).__name__}: {unsound}\n"
+        return "failure", _unread_job(topic, run), None, error, f"{type(error).__name__}: {error}\n"
     if outcome.status == "success":
         try:
             return "success", job, codec.decode_object(outcome.payload), None, None
