@@ -30,14 +30,17 @@ def guide(page: str, search: str | None) -> None:
     pages = pages_by_name()
     if search is not None:
         found = _found(pages, search)
-        click.echo_via_pager(found) if found else _refuse(f"no page of the guide contains {search!r}")
+        if not found:
+            raise Refused(f"no page of the guide contains {search!r}")
+        click.echo_via_pager(found)
         return
     name = page.removesuffix(".rst")
     if name not in pages:
         from embedkq.options import nearest
 
         close = nearest(name, pages)
-        _refuse(f"the guide has no page {page!r}" + (f": did you mean {close!r}?" if close else "") + " `kq guide` lists all pages.")
+        hint = f": did you mean {close!r}?" if close else "."
+        raise Refused(f"the guide has no page {page!r}{hint} `kq guide` lists all pages.")
     click.echo_via_pager(_shown(pages[name]))
 
 
@@ -63,7 +66,3 @@ def _found(pages: dict[str, str], word: str) -> str:
             if word.lower() in line.lower():
                 lines.append(f"{name}: {re.sub('``|`_|[*][*]', '', line.strip())}\n")
     return "".join(lines)
-
-
-def _refuse(reason: str) -> None:
-    raise Refused(reason)
