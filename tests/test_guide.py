@@ -50,6 +50,11 @@ def test_without_a_page_it_lists_all_pages() -> None:
     assert set(re.findall(r"kq guide ([a-z-]+)\)", " ".join(shown.split()))) == {path.stem for path in GUIDE} - {"index"}
 
 
+def test_a_line_of_code_is_not_broken() -> None:
+    code = "    $ pip install 'embedkq[cli,broker]'    # also the command line and a broker for development\n"
+    assert len(code) > 80 and code in run("first-steps")[1]
+
+
 @pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
 def test_a_page_is_shown_whole(path: Path) -> None:
     """The same words as docutils reads from it, with no markup left."""

@@ -7,6 +7,7 @@ from importlib import resources
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from embedkq.cli.common import Refused, option
 from embedkq.cli.guide_page import rendered
@@ -55,7 +56,7 @@ def _shown(text: str) -> str:
     page = io.StringIO()
     console = Console(file=page, width=min(terminal.width, _WIDEST), force_terminal=terminal.is_terminal, highlight=False)
     for part in rendered(text):
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Text) and part.no_wrap is True)  # a line of code is one line, to be copied
     return page.getvalue()
 
 
