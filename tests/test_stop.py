@@ -362,8 +362,7 @@ class Blocking(logging.Handler):
         self.lock = None  # or all that the test's own thread logs would block too
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_the_workers = record.name.startswith("embedkq") and threading.current_thread() is not threading.main_thread()
-        if self.active and is_the_workers:
+        if self.active and threading.current_thread().name.startswith("embedkq-worker"):
             self.blocked.set()
             self.end.wait()
 
