@@ -24,6 +24,7 @@ sys.path.insert(0, os.path.dirname(__file__))  # jobs are imported by child proc
 
 import brokers
 from brokers import Broker
+from support import OUR_LOGGERS, kept_loggers
 
 HANG_SECONDS = 120.0
 
@@ -190,6 +191,13 @@ def embedded_broker_program() -> None:
         if brokers.in_ci():
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def loggers_of_its_own() -> Iterator[None]:
+    """No test finds the loggers as a command that an earlier one ran in this process has set them up."""
+    with kept_loggers(*OUR_LOGGERS):
+        yield
 
 
 @pytest.fixture(autouse=True)

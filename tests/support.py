@@ -145,6 +145,22 @@ def lines(path: Path | str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
+OUR_LOGGERS = ("embedkq", "embedkq.worker", "embedkq.job", "embedkq.broker", "kafka")
+"""Those that the commands of `kq` set up, once in a process's life."""
+
+
+@contextlib.contextmanager
+def kept_loggers(*names: str) -> Iterator[None]:
+    """At the end these loggers are as they were, whatever ran in this process meanwhile."""
+    before = [(known, list(known.handlers), known.level, known.propagate, known.disabled) for known in map(logging.getLogger, names)]
+    try:
+        yield
+    finally:
+        for known, handlers, level, propagate, disabled in before:
+            known.handlers[:], known.propagate, known.disabled = handlers, propagate, disabled
+            known.setLevel(level)
+
+
 def logged(caplog: Any) -> str:
     """What embedkq has logged, with levels and tracebacks; a Kafka client that an earlier test has left logs into the same place."""
     form = logging.Formatter("%(levelname)s %(message)s")

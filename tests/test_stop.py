@@ -358,24 +358,22 @@ class Blocking(logging.Handler):
         self.end, self.blocked = threading.Event(), threading.Event()
         self.active = False
 
-    def createLock(self) -> None:
-        self.lock = None  # or all that the test's own thread logs would block too
-
     def emit(self, record: logging.LogRecord) -> None:
-        if self.active and threading.current_thread().name.startswith("embedkq-worker"):
+        if self.active and threading.current_thread() is not threading.main_thread():
             self.blocked.set()
             self.end.wait()
 
 
 @pytest.fixture
-def blocking(caplog: Any) -> Iterator[Blocking]:
-    # At the root: an application that an earlier test played may have replaced or disabled the loggers between.
-    handler, root = Blocking(), logging.getLogger()
-    caplog.set_level(logging.INFO, "embedkq")
-    root.addHandler(handler)
+def blocking() -> Iterator[Blocking]:
+    handler, logger = Blocking(), logging.getLogger("embedkq")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     yield handler
     handler.end.set()
-    root.removeHandler(handler)
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @TIMES

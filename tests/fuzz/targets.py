@@ -27,6 +27,7 @@ from unittest import mock
 import workerjobs
 from click.testing import CliRunner
 from rich.console import Console
+from support import OUR_LOGGERS, kept_loggers
 
 from embedkq import channel, codec, deadletters, donemap, headers, kqformat, notes
 from embedkq.child import process
@@ -497,16 +498,12 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
     """Every verb up to where it would connect."""
     (folder / "good.py").write_text(_SOURCES[0])
     runner = CliRunner()
-    names = ("", "embedkq", "embedkq.job", "kafka")
-    states = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in map(logging.getLogger, names)]
 
     def read(made: tuple[list[str], bytes]) -> bool:
         arguments, options = made
         (folder / "kafka.json").write_bytes(options)
-        done = runner.invoke(kq, [argument.replace("{folder}", str(folder)) for argument in arguments])
-        for logger, handlers, level, propagate in states:  # each verb sets them up, once in a process's life
-            logger.handlers[:], logger.propagate = handlers, propagate
-            logger.setLevel(level)
+        with kept_loggers("", *OUR_LOGGERS):
+            done = runner.invoke(kq, [argument.replace("{folder}", str(folder)) for argument in arguments])
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         assert done.exit_code in (0, 1, 2), done.exit_code
