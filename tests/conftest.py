@@ -100,13 +100,7 @@ def abilities(request: pytest.FixtureRequest) -> None:
     assert wanted <= brokers.ABILITIES, f"no such ability: {', '.join(sorted(wanted - brokers.ABILITIES))}"
     if not wanted:
         return
-    kind = request.getfixturevalue("broker_kind")
-    missing = wanted - kind.capabilities
-    if missing:
-        reason = f"{kind.kind} cannot: {', '.join(sorted(missing))}"
-        if brokers.in_ci() and kind is not brokers.Embedded:  # on which CI runs a second time what it can
-            pytest.fail(reason)
-        pytest.skip(reason)
+    brokers.require(request.getfixturevalue("broker_kind"), wanted)
 
 
 @pytest.fixture

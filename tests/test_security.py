@@ -156,9 +156,7 @@ def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:
 @pytest.fixture(scope="module")
 def secured(broker_kind: type[Broker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     """One broker for all: starting one takes seconds."""
-    missing = {"listeners", "properties"} - broker_kind.capabilities
-    if missing:
-        (pytest.fail if brokers.in_ci() else pytest.skip)(f"{broker_kind.kind} cannot: {', '.join(sorted(missing))}")
+    brokers.require(broker_kind, {"listeners", "properties"})
     made = Secured(broker_kind, tmp_path_factory.mktemp("security"))
     with made.broker:
         made.give_rights()

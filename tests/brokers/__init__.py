@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import ABILITIES, Broker, Cannot, Unavailable, is_open
-from .choice import KINDS, QUICK_SESSIONS, choose, in_ci, make
+from .choice import KINDS, QUICK_SESSIONS, choose, in_ci, make, require
 from .cluster import Cluster
 from .containers import DockerKafka
 from .embedded import Embedded
@@ -25,4 +25,5 @@ __all__ = [
     "in_ci",
     "is_open",
     "make",
+    "require",
 ]

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+
+import pytest
 
 from .base import Broker, Unavailable
 from .containers import DockerKafka
@@ -43,6 +45,17 @@ def choose() -> type[Broker]:
         else:
             return kind
     raise Unavailable("no broker for the tests. " + "; ".join(reasons))
+
+
+def require(kind: type[Broker], abilities: Collection[str]) -> None:
+    """Skip the test that runs now if this kind of broker lacks one of these abilities.
+
+    In CI that is a failure, except on the development broker: CI runs there, a second time, what it can do.
+    """
+    missing = set(abilities) - kind.capabilities
+    if missing:
+        refuse = pytest.fail if in_ci() and kind is not Embedded else pytest.skip
+        refuse(f"{kind.kind} cannot: {', '.join(sorted(missing))}")
 
 
 def make(
