@@ -1,4 +1,5 @@
 """All metadata stands in setup.cfg; this file serves tools that still look for it."""
+
 from setuptools import setup
 
 setup()

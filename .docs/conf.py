@@ -1,4 +1,5 @@
-"""Sphinx: the guide, and the API reference from docstrings, as HTML. `make docs` copies the guide's pages beside this file."""
+"""Sphinx: the guide and the API reference as HTML. `make docs` copies the guide's pages."""
+
 from __future__ import annotations
 
 import re
@@ -22,13 +23,19 @@ autodoc_typehints = "description"
 default_role = "code"
 nitpicky = True
 # Types of Python's and of other projects: to know their pages the build would need a network.
-nitpick_ignore_regex = [(r"py:.*", r"(?!embedkq\.).*"), (r"py:class", r"embedkq\.[\w.]+\.[A-Z]")]  # the latter: type variables
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!embedkq\.).*"),
+    (r"py:class", r"embedkq\.[\w.]+\.[A-Z]"),
+]  # the latter: type variables
 
 _PAGE = re.compile(r"^- `[^<]+ <([a-z-]+)\.rst>`_", re.MULTILINE)
 
 
 class LinksBetweenPages(SphinxTransform):
-    """Pages link to each other by file name, which works where the sources are read; here such a link becomes one of Sphinx's own."""
+    """Turns a link from page to page into one of Sphinx's.
+
+    In the sources such a link is a file name, which works where these are read.
+    """
 
     default_priority = 5
 
@@ -41,17 +48,25 @@ class LinksBetweenPages(SphinxTransform):
                 link["refuri"] = f"{page}.html{section}"  # a test of the guide checks sections
                 continue
             target = pending_xref(
-                "", nodes.inline("", link.astext()), refdomain="std", reftype="doc", refdoc=self.env.docname, refexplicit=True,
-                reftarget=PurePosixPath(page).name, refwarn=True,
+                "",
+                nodes.inline("", link.astext()),
+                refdomain="std",
+                reftype="doc",
+                refdoc=self.env.docname,
+                refexplicit=True,
+                reftarget=PurePosixPath(page).name,
+                refwarn=True,
             )
             link.replace_self(target)
 
 
 def with_table_of_contents(app: Sphinx, page: str, source: list[str]) -> None:
-    """The start page lists all pages already: its list becomes the table of contents, with the API reference at the end."""
+    """Makes the start page's list of pages the table of contents, the API reference last."""
     if page == "index":
         pages = "\n".join(f"   {name}" for name in [*_PAGE.findall(source[0]), "api"])
-        source[0] += "\nAPI\n===\n\n`API reference <api.rst>`_: the public names, from their docstrings.\n"
+        source[0] += (
+            "\nAPI\n===\n\n`API reference <api.rst>`_: the public names, from their docstrings.\n"
+        )
         source[0] += f"\n.. toctree::\n   :hidden:\n\n{pages}\n"
 
 

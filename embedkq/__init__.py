@@ -1,7 +1,9 @@
 """embedkq: a Kafka job queue whose worker lives inside your application.
 
-The public names load on first use, so that a child process (which imports this package) never imports a Kafka client.
+The public names load on first use, so that a child process (which imports this package) never
+imports a Kafka client.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from embedkq.version import __version__
 
 if TYPE_CHECKING:
-    from embedkq import errors as errors
+    from embedkq import errors
     from embedkq.job import Job as Job
     from embedkq.queue import Queue as Queue
     from embedkq.worker import Worker as Worker

@@ -1,4 +1,6 @@
-"""Entry of `kq`, `embedkq` and `python -m embedkq`: says in one line what to install where the extra is missing."""
+"""Entry of `kq`, `embedkq` and `python -m embedkq`: says in one line what to install where the
+extra is missing."""
+
 from __future__ import annotations
 
 import sys

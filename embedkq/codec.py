@@ -1,48 +1,72 @@
 """Function calls, results and exceptions to bytes and back. Any thread; host and child.
 
-What can be found by name elsewhere is pickled by name, with the C pickler. Functions and classes of the host's `__main__` travel by
-value instead (`by_value`), since a child does not import `__main__`; where the bytes come back to a process whose own `__main__` has
-the same thing under that name, they give that very object, so that `job.func is f` and `isinstance(result, Point)` hold in the host.
+What can be found by name elsewhere is pickled by name, with the C pickler. Functions and classes of
+the host's `__main__` travel by value instead (`by_value`), since a child does not import
+`__main__`; where the bytes come back to a process whose own `__main__` has the same thing under
+that name, they give that very object, so that `job.func is f` and `isinstance(result, Point)` hold
+in the host.
 """
+
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from embedkq.by_value.importable import can_be_imported
-from embedkq.by_value.rebuild import _fill, _new_enum, _new_function, fingerprint, own_or_rebuilt
+from embedkq._by_value.importable import can_be_imported
+from embedkq._by_value.rebuild import _fill, _new_enum, _new_function, fingerprint, own_or_rebuilt
 from embedkq.errors import DecodeError, EncodeError
 
 # Payloads know the functions of `rebuild` as this module's.
 __all__ = [
-    "_fill", "_new_enum", "_new_function", "decode_call", "decode_object", "encode_call", "encode_object", "fingerprint", "is_pickle",
-    "name_of", "own_or_rebuilt",
+    "_fill",
+    "_new_enum",
+    "_new_function",
+    "decode_call",
+    "decode_object",
+    "encode_call",
+    "encode_object",
+    "fingerprint",
+    "is_pickle",
+    "name_of",
+    "own_or_rebuilt",
 ]
 
 _PROTOCOL = 5
 _MAIN = b"__main__"
 _MOST_LOOKED_AT = 1024 * 1024
-_CURE_OF_FUNCTION = "Create it inside the function, or move the function into a module that child processes can import"
+_CURE_OF_FUNCTION = (
+    "Create it inside the function, or move the function into a module that child processes can"
+    " import"
+)
 _CURE_OF_ARGUMENT = "Pass what it is made from, and make it in the job"
 
 
 # Calls.
 
 
-def encode_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-    """The call as bytes. What travels by value is unpickled once, as a child will, so that no job is accepted that no child can load.
+def encode_call(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bytes:
+    """The call as bytes. What travels by value is unpickled once, as a child will, so that no job
+    is accepted that no child can load.
 
     Raises:
-        EncodeError: the function or an argument cannot be pickled, or not be rebuilt in a child; the message names which.
+        EncodeError: the function or an argument cannot be pickled, or not be rebuilt in a child;
+            the message names which.
     """
     try:
-        return _encode_checked((func, args, kwargs), by_value=not can_be_imported(getattr(func, "__module__", None) or ""))
+        return _encode_checked(
+            (func, args, kwargs),
+            by_value=not can_be_imported(getattr(func, "__module__", None) or ""),
+        )
     except Exception as error:
         raise _blame(func, args, kwargs, error) from error
 
 
-def decode_call(payload: bytes | memoryview) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def decode_call(
+    payload: bytes | memoryview,
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The function, its arguments and keyword arguments. Runs code that the payload names.
 
     Raises:
@@ -51,17 +75,23 @@ def decode_call(payload: bytes | memoryview) -> tuple[Callable[..., Any], tuple[
     try:
         call = decode_object(payload)
     except Exception as error:
-        raise DecodeError(f"the payload cannot be unpickled: {type(error).__name__}: {error}") from error
+        raise DecodeError(
+            f"the payload cannot be unpickled: {type(error).__name__}: {error}"
+        ) from error
     if type(call) is not tuple or len(call) != 3:
         raise DecodeError(f"the payload is no function call but {type(call).__name__}")
     func, args, kwargs = call
     if not (callable(func) and isinstance(args, tuple) and isinstance(kwargs, dict)):
-        raise DecodeError(f"the payload is no function call but {type(func).__name__}, {type(args).__name__}, {type(kwargs).__name__}")
+        raise DecodeError(
+            f"the payload is no function call but {type(func).__name__}, {type(args).__name__},"
+            f" {type(kwargs).__name__}"
+        )
     return func, args, kwargs
 
 
 def is_pickle(payload: bytes | memoryview) -> bool:
-    """Whether the payload is a whole pickle, whether or not what it names can be found here. Runs none of its code.
+    """Whether the payload is a whole pickle, whether or not what it names can be found here. Runs
+    none of its code.
 
     Of a payload above 1 MiB only the end is checked.
     """
@@ -89,17 +119,21 @@ def _encode_checked(value: Any, by_value: bool = False) -> bytes:
 
 
 def _encode_by_value(value: Any, with_notes: bool) -> bytes:
-    from embedkq.by_value import pickler  # here, since most processes never need it, nor dill
+    from embedkq._by_value import pickler  # here, since most processes never need it, nor dill
 
     data = pickler.dumps(value, with_notes)
     try:
         pickler.check_loads(data)
     except Exception as error:
-        raise pickle.PicklingError(f"a child process could not rebuild it: {type(error).__name__}: {error}") from error
+        raise pickle.PicklingError(
+            f"a child process could not rebuild it: {type(error).__name__}: {error}"
+        ) from error
     return data
 
 
-def _blame(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> EncodeError:
+def _blame(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
+) -> EncodeError:
     name = name_of(func)
     parts = [(f"job {name}", func)]
     parts += [(f"argument {number} of job {name}", value) for number, value in enumerate(args, 1)]
@@ -109,7 +143,9 @@ def _blame(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: E
         try:
             _encode_checked(value)
         except Exception as reason:  # noqa: BLE001  (pickling runs the value's own code)
-            return EncodeError(f"{described} (a {type(value).__name__!r}) cannot be pickled: {reason}. {cure}")
+            return EncodeError(
+                f"{described} (a {type(value).__name__!r}) cannot be pickled: {reason}. {cure}"
+            )
     return EncodeError(f"the call of {name} cannot be pickled: {error}")
 
 
@@ -128,7 +164,7 @@ def encode_object(value: Any) -> bytes:
     data = _encode_by_name(value)
     if data is not None:
         return data
-    from embedkq.by_value import pickler
+    from embedkq._by_value import pickler
 
     return pickler.dumps(value)
 
@@ -138,7 +174,8 @@ def _encode_by_name(value: Any) -> bytes | None:
         data = pickle.dumps(value, _PROTOCOL)
     except Exception:  # noqa: BLE001  (what cannot be taken by value either says why)
         return None
-    # A name in __main__ means nothing to a child. (A string that merely says so takes the longer way unharmed.)
+    # A name in __main__ means nothing to a child. (A string that merely says so takes the longer
+    # way unharmed.)
     return None if _MAIN in data else data
 
 

@@ -3,33 +3,34 @@
 ::
 
     EmbedkqError
-    ├── BrokerUnavailable (ConnectionError)   hosts do not answer, or not in time
-    ├── BrokerRefused                         the broker answers, and does not allow it
-    ├── EnqueueFailed                         enqueue_many: some jobs were not acknowledged
-    ├── QueueIncomplete                       a queue that came out of a pickle, without its secret or its connection's options
-    ├── EncodeError (ValueError)              a function or an argument cannot be pickled
-    ├── DecodeError (ValueError)              bytes that cannot be turned back into a call or an outcome
-    ├── JobTooLarge (ValueError)              larger than job_size, or than the broker takes
-    ├── RecordRefused                         a record that may not run here; never raised to users, only logged
-    │   ├── SignatureRefused                  not signed, altered, moved from another topic, too old
-    │   │   └── SecretUnknown                 signed with a secret that the worker does not have
-    │   ├── OtherGroup                        put back for another consumer group
-    │   ├── FunctionRefused                   a function that `allow` does not name
-    │   └── LetterRefused                     a dead letter that may not be put back; `kq dlq retry` tells it
-    ├── WorkerError (RuntimeError)
-    │   ├── WrongThread                       an owner's method called on another thread
-    │   ├── InsideCallback                    an owner's method called from within a callback
-    │   ├── WorkerFailed                      the worker ended by itself; __cause__ tells why
-    │   ├── ChildStartFailed                  child processes cannot start (initializer, import, crash)
-    │   └── Closed                            a mailbox or a queue that was closed is used
-    └── JobError                              what a callback gets as its exception, beside the job's own
-        ├── JobCrashed                        the child process died while the job ran
-        ├── HostCrashed                       the worker's own process went down over the job, again and again
-        ├── JobExited                         the job raised SystemExit, KeyboardInterrupt or GeneratorExit
-        ├── JobFailed                         the job's exception could not be pickled or rebuilt
-        ├── ResultNotPicklable                the job's result could not be pickled or rebuilt
-        └── ResultTooLarge                    the job's result is above what a worker takes
+    ├── BrokerUnavailable (ConnectionError)  hosts do not answer, or not in time
+    ├── BrokerRefused                        the broker answers, and does not allow it
+    ├── EnqueueFailed                        enqueue_many: some jobs were not acknowledged
+    ├── QueueIncomplete                      unpickled, without its secret or options
+    ├── EncodeError (ValueError)             a function or an argument cannot be pickled
+    ├── DecodeError (ValueError)             bytes that are no call and no outcome
+    ├── JobTooLarge (ValueError)             larger than job_size, or than the broker takes
+    ├── RecordRefused                        a record that may not run here; only logged
+    │   ├── SignatureRefused                 not signed, altered, moved, too old
+    │   │   └── SecretUnknown                signed with a secret that is unknown here
+    │   ├── OtherGroup                       put back for another consumer group
+    │   ├── FunctionRefused                  a function that `allow` does not name
+    │   └── LetterRefused                    a dead letter that may not be put back
+    ├── WorkerError                          (RuntimeError)
+    │   ├── WrongThread                      an owner's method called on another thread
+    │   ├── InsideCallback                   an owner's method called from within a callback
+    │   ├── WorkerFailed                     the worker ended by itself; __cause__ tells why
+    │   ├── ChildStartFailed                 child processes cannot start
+    │   └── Closed                           a mailbox or a queue that was closed is used
+    └── JobError                             what a callback gets beside the job's own
+        ├── JobCrashed                       the child process died while the job ran
+        ├── HostCrashed                      hosts went down over the job
+        ├── JobExited                        the job raised SystemExit or the like
+        ├── JobFailed                        the job's exception could not be pickled or rebuilt
+        ├── ResultNotPicklable               the job's result could not be pickled or rebuilt
+        └── ResultTooLarge                   the job's result is above what a worker takes
 """
+
 from __future__ import annotations
 
 import signal
@@ -49,7 +50,8 @@ class BrokerUnavailable(EmbedkqError, ConnectionError):
 
     Attributes:
         hosts: the hosts that were tried, comma separated.
-        maybe_sent: True if the job may have reached the broker all the same; sending it again could run it twice.
+        maybe_sent: True if the job may have reached the broker all the same; sending it again could
+            run it twice.
     """
 
     def __init__(self, hosts: str, reason: str, *, maybe_sent: bool = False) -> None:
@@ -62,8 +64,15 @@ class BrokerUnavailable(EmbedkqError, ConnectionError):
         return _rebuild_broker_unavailable, (self.hosts, self.reason, self.maybe_sent), vars(self)
 
     def __str__(self) -> str:
-        sent = " The job may have been sent: enqueueing it again could run it twice." if self.maybe_sent else ""
-        return f"no Kafka broker at {self.hosts}: {self.reason}. Check the address and that the broker runs.{sent}"
+        sent = (
+            " The job may have been sent: enqueueing it again could run it twice."
+            if self.maybe_sent
+            else ""
+        )
+        return (
+            f"no Kafka broker at {self.hosts}: {self.reason}. Check the address and that the broker"
+            f" runs.{sent}"
+        )
 
 
 def _rebuild_broker_unavailable(hosts: str, reason: str, maybe_sent: bool) -> BrokerUnavailable:
@@ -71,7 +80,8 @@ def _rebuild_broker_unavailable(hosts: str, reason: str, maybe_sent: bool) -> Br
 
 
 class BrokerRefused(EmbedkqError):
-    """The Kafka broker answers, and refuses for good: authentication, authorization, a topic that does not exist."""
+    """The Kafka broker answers, and refuses for good: authentication, authorization, a topic that
+    does not exist."""
 
 
 class EnqueueFailed(EmbedkqError):
@@ -94,15 +104,18 @@ class EnqueueFailed(EmbedkqError):
 
 
 class QueueIncomplete(EmbedkqError):
-    """A queue came out of a pickle, where secrets and passwords never go, and so cannot enqueue as the original would."""
+    """A queue came out of a pickle, where secrets and passwords never go, and so cannot enqueue as
+    the original would."""
 
 
 class EncodeError(EmbedkqError, ValueError):
-    """A function or an argument cannot be pickled, or not be rebuilt in a child process; the message names it, and what to do."""
+    """A function or an argument cannot be pickled, or not be rebuilt in a child process; the
+    message names it, and what to do."""
 
 
 class DecodeError(EmbedkqError, ValueError):
-    """Bytes that cannot be turned back into a function call or an outcome: damaged, or a module or function that they name is missing."""
+    """Bytes that cannot be turned back into a function call or an outcome: damaged, or a module or
+    function that they name is missing."""
 
 
 class JobTooLarge(EmbedkqError, ValueError):
@@ -122,8 +135,9 @@ class JobTooLarge(EmbedkqError, ValueError):
     def __str__(self) -> str:
         allowed = "what it takes" if self.limit is None else f"{self.limit:,} bytes"
         return (
-            f"the job takes {self.size:,} bytes, more than {self.limited_by} allows ({allowed}). "
-            "Pass a reference (a path, a key) instead of the data, or raise the limit on Queue, Worker and topic."
+            f"the job takes {self.size:,} bytes, more than {self.limited_by} allows ({allowed})."
+            " Pass a reference (a path, a key) instead of the data, or raise the limit on Queue,"
+            " Worker and topic."
         )
 
 
@@ -155,7 +169,8 @@ class FunctionRefused(RecordRefused):
 
 
 class OtherGroup(RecordRefused):
-    """A record that was put back for another consumer group, whose own job had failed; this one has dealt with it before."""
+    """A record that was put back for another consumer group, whose own job had failed; this one has
+    dealt with it before."""
 
 
 class LetterRefused(RecordRefused):
@@ -179,7 +194,8 @@ class WorkerFailed(WorkerError):
 
 
 class ChildStartFailed(WorkerError):
-    """Child processes cannot start: an initializer raises, an import fails, or they die before their first job."""
+    """Child processes cannot start: an initializer raises, an import fails, or they die before
+    their first job."""
 
 
 class Closed(WorkerError):
@@ -187,14 +203,16 @@ class Closed(WorkerError):
 
 
 class JobError(EmbedkqError):
-    """Base of what a callback may get as `exception` beside the exceptions that jobs raise themselves."""
+    """Base of what a callback may get as `exception` beside the exceptions that jobs raise
+    themselves."""
 
 
 class JobCrashed(JobError):
     """The child process died while the job ran.
 
     Attributes:
-        exitcode: as in `multiprocessing`: the exit status, or minus the signal's number; None if unknown.
+        exitcode: as in `multiprocessing`: the exit status, or minus the signal's number; None if
+            unknown.
     """
 
     def __init__(self, exitcode: int | None = None) -> None:
@@ -220,7 +238,8 @@ class JobCrashed(JobError):
 
 
 class HostCrashed(JobError):
-    """The worker's own process went down while the job ran alone in it, so often that it is not run any more.
+    """The worker's own process went down while the job ran alone in it, so often that it is not run
+    any more.
 
     Attributes:
         count: how often.
@@ -234,11 +253,15 @@ class HostCrashed(JobError):
 
     def __str__(self) -> str:
         where = f" (on {', '.join(self.hosts)})" if self.hosts else ""
-        return f"the worker's own process went down {self.count} times{where} while this job ran alone in it, so it is not run any more"
+        return (
+            f"the worker's own process went down {self.count} times{where} while this job ran alone"
+            " in it, so it is not run any more"
+        )
 
 
 class JobExited(JobError):
-    """The job raised what is no `Exception`: SystemExit, KeyboardInterrupt, GeneratorExit or one of its own.
+    """The job raised what is no `Exception`: SystemExit, KeyboardInterrupt, GeneratorExit or one of
+    its own.
 
     Attributes:
         type_name: qualified name of the type raised.

@@ -1,4 +1,6 @@
-"""A Flask extension: queue, worker, callbacks and jobs inside the app's context, health, `flask kq`. The only user of Flask.
+"""A Flask extension: queue, worker, callbacks and jobs inside the app's context.
+
+The only user of Flask.
 
 ::
 
@@ -14,6 +16,7 @@
         kq.init_app(app)
         return app
 """
+
 from __future__ import annotations
 
 import os
@@ -25,13 +28,13 @@ from typing import Any
 import click
 import flask
 
-from embedkq import Queue, Worker, configuration
-from embedkq.child import process, runner
+from embedkq import Queue, Worker, _configuration
+from embedkq._child import process, runner
+from embedkq._importing import function_named
+from embedkq._safe_logging import SafeLogger
 from embedkq.errors import EmbedkqError
-from embedkq.importing import function_named
 from embedkq.job import Job
-from embedkq.safe_logging import SafeLogger
-from embedkq.worker.owner import Callback
+from embedkq.worker.owner_thread.dispatcher import Callback
 
 logger = SafeLogger("embedkq.flask")
 
@@ -41,16 +44,20 @@ _EXTENSION = "embedkq"
 class EmbedKQ:
     """One queue and one worker for each app that it is initialised with.
 
-    The worker starts by itself with the first request of a process, so never in Gunicorn's master or the reloader's parent, on an
-    owning thread of its own; `start()` starts it earlier, say from Gunicorn's `post_worker_init`. Configuration, read by `init_app`:
+    The worker starts by itself with the first request of a process, so never in Gunicorn's master
+    or the reloader's parent, on an owning thread of its own; `start()` starts it earlier, say from
+    Gunicorn's `post_worker_init`. Configuration, read by `init_app`:
 
-    - EMBEDKQ_HOSTS, EMBEDKQ_SECRET and so on: every parameter of `Queue` and `Worker` that is no function, in capitals. TIMEOUT is the
-      queue's, RETRIES and BACKOFF are the worker's; EMBEDKQ_WORKER_TIMEOUT, EMBEDKQ_QUEUE_RETRIES and their like are for one of the two.
-    - EMBEDKQ_KAFKA: dict of further options of kafka-python; its producer and its consumer each get those that they know.
+    - EMBEDKQ_HOSTS, EMBEDKQ_SECRET and so on: every parameter of `Queue` and `Worker` that is no
+      function, in capitals. TIMEOUT is the queue's, RETRIES and BACKOFF are the worker's;
+      EMBEDKQ_WORKER_TIMEOUT, EMBEDKQ_QUEUE_RETRIES and their like are for one of the two.
+    - EMBEDKQ_KAFKA: dict of further options of kafka-python; its producer and its consumer each get
+      those that they know.
     - EMBEDKQ_WORKER: False for an app that only enqueues. Default True.
-    - EMBEDKQ_APP: where a child process finds the app, as `flask --app` takes it ("shop", "shop:create_app"): jobs then run inside
-      its context. Without it they run without one.
-    - EMBEDKQ_INITIALIZER: function to call in each child process before its first job, itself or as "MODULE:FUNCTION"; after EMBEDKQ_APP.
+    - EMBEDKQ_APP: where a child process finds the app, as `flask --app` takes it ("shop",
+      "shop:create_app"): jobs then run inside its context. Without it they run without one.
+    - EMBEDKQ_INITIALIZER: function to call in each child process before its first job, itself or as
+      "MODULE:FUNCTION"; after EMBEDKQ_APP.
     - EMBEDKQ_HEALTH_URL: path of the health view, say "/health/jobs". Without it there is none.
 
     Args:
@@ -64,7 +71,8 @@ class EmbedKQ:
             self.init_app(app)
 
     def callback(self, function: Callback) -> Callback:
-        """Decorator: call this function after each job, inside the app's context. Before the worker starts."""
+        """Decorator: call this function after each job, inside the app's context. Before the worker
+        starts."""
         self._callback = function
         return function
 
@@ -97,11 +105,13 @@ class EmbedKQ:
         return self.queue.enqueue(func, *args, **kwargs)
 
     def start(self, app: flask.Flask | None = None) -> None:
-        """Start the worker on an owning thread of its own, if it does not run in this process yet. Any thread."""
+        """Start the worker on an owning thread of its own, if it does not run in this process yet.
+        Any thread."""
         _state(app).start_once()
 
     def stop(self, timeout: float | None = 4.0, app: flask.Flask | None = None) -> bool:
-        """Let what runs finish, for at most `timeout` seconds; whether it has. For the server's exit hook. Any thread."""
+        """Let what runs finish, for at most `timeout` seconds; whether it has. For the server's
+        exit hook. Any thread."""
         worker = _state(app).worker
         worker.request_stop()
         return worker.wait(timeout)
@@ -111,17 +121,21 @@ class _AppState:
     """What the extension keeps for one app."""
 
     def __init__(self, app: flask.Flask, callback: Callable[[], Callback | None]) -> None:
-        configuration.check_names(app.config, configuration.known_names(), "app.config")
+        _configuration.check_names(app.config, _configuration.known_names(), "app.config")
         self._app = app
         self._callback = callback
         self._started_in: int | None = None
         self._starting = threading.Lock()
         self.runs_worker = bool(app.config.get("EMBEDKQ_WORKER", True))
         self.health_url = app.config.get("EMBEDKQ_HEALTH_URL")
-        self.queue = Queue(**configuration.queue_options(app.config))
+        self.queue = Queue(**_configuration.queue_options(app.config))
         set_up = (app.config.get("EMBEDKQ_APP"), _initializer_of(app))
-        inside: dict[str, Any] = {"initializer": set_up_child, "initargs": set_up} if any(set_up) else {}
-        self.worker = Worker(**configuration.worker_options(app.config), callback=self._call, **inside)
+        inside: dict[str, Any] = (
+            {"initializer": set_up_child, "initargs": set_up} if any(set_up) else {}
+        )
+        self.worker = Worker(
+            **_configuration.worker_options(app.config), callback=self._call, **inside
+        )
 
     def start_once(self) -> None:
         if self._started_in == os.getpid() or process.in_child():
@@ -146,7 +160,8 @@ class _AppState:
 
 
 def set_up_child(where: str | None, initializer: Callable[[], Any] | None) -> None:
-    """Initializer of a child: enter the app, then call the app's own initializer, as far as there are any."""
+    """Initializer of a child: enter the app, then call the app's own initializer, as far as there
+    are any."""
     if where:
         enter_app(where)
     if initializer is not None:
@@ -171,7 +186,7 @@ def enter_app(where: str) -> None:
     def context() -> AbstractContextManager[Any]:
         return app.app_context()
 
-    runner.surround(context)
+    runner.set_job_context(context)
 
 
 def _state(app: flask.Flask | None = None) -> _AppState:
@@ -179,7 +194,9 @@ def _state(app: flask.Flask | None = None) -> _AppState:
     try:
         state: _AppState = app.extensions[_EXTENSION]
     except KeyError:
-        raise RuntimeError(f"app {app.name!r} does not know embedkq: call kq.init_app(app) first") from None
+        raise RuntimeError(
+            f"app {app.name!r} does not know embedkq: call kq.init_app(app) first"
+        ) from None
     return state
 
 
@@ -212,13 +229,18 @@ def _add_commands(app: flask.Flask) -> None:
     @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
     @flask.cli.with_appcontext
     def info(as_json: bool) -> None:
+        from embedkq._clients.admin import admin_options, describe
         from embedkq.cli.common import errors_in_one_line, silence_clients
         from embedkq.cli.info import show
-        from embedkq.info import admin_options, describe
 
         worker = _state().worker
         silence_clients()
         with errors_in_one_line():
-            show(describe(worker.hosts, worker.topic, worker.group, **admin_options(worker.client_options)), as_json)
+            show(
+                describe(
+                    worker.hosts, worker.topic, worker.group, **admin_options(worker.client_options)
+                ),
+                as_json,
+            )
 
     app.cli.add_command(group)

@@ -1,4 +1,5 @@
 """Queue: puts function calls on a Kafka topic."""
+
 from __future__ import annotations
 
 import time
@@ -6,13 +7,14 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from embedkq import options
+from embedkq import _options
+from embedkq._formats.signing import Secret, Signer
+from embedkq._job_options import UNCHANGED, JobOptions
+from embedkq._safe_logging import INFO, SafeLogger, safe_repr
 from embedkq.errors import EnqueueFailed, JobTooLarge, QueueIncomplete
 from embedkq.job import Job
-from embedkq.safe_logging import INFO, SafeLogger, safe_repr
-from embedkq.signing import Secret, Signer
 
 logger = SafeLogger("embedkq.queue")
 
@@ -25,29 +27,11 @@ _LOGGED_CHARACTERS = 1024
 _LARGEST_JOB = 1_000_000
 
 
-class _Unchanged:
-    def __repr__(self) -> str:
-        return "unchanged"
-
-
-UNCHANGED: Any = _Unchanged()
-
-
-class _Own(NamedTuple):
-    """What the jobs of a queue have of their own; None for nothing."""
-
-    timeout: float | None
-    key: bytes | None
-    partition: int | None
-    retries: int | None
-    backoff: float | None
-
-
 class _Enqueues:
     """What `Queue` and `Queue.using(...)` share."""
 
     _queue: Queue
-    _own: _Own
+    _own: JobOptions
 
     def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """Put a call on the topic; returns once all replicas have it. Any thread.
@@ -55,14 +39,16 @@ class _Enqueues:
         In asyncio: `await asyncio.to_thread(queue.enqueue, func, ...)`.
 
         Args:
-            func: importable, a function of `__main__`, or a `Job` to put back: same call, key and limit, new id and timestamp.
+            func: importable, a function of `__main__`, or a `Job` to put back: same call, key and
+                limit, new id and timestamp.
             args, kwargs: what to call it with.
 
         Raises:
             TypeError: `func` is not callable.
             EncodeError: the function or an argument cannot be pickled.
             JobTooLarge: larger than `job_size`, or than the broker takes.
-            BrokerUnavailable: no acknowledgement within 10 s; `maybe_sent` tells whether it may have arrived all the same.
+            BrokerUnavailable: no acknowledgement within 10 s; `maybe_sent` tells whether it may
+                have arrived all the same.
             BrokerRefused: the broker does not allow it.
         """
         job, message = self._prepare(func, args, kwargs)
@@ -71,14 +57,18 @@ class _Enqueues:
         return job
 
     def enqueue_many(self, calls: Iterable[Any]) -> list[Job]:
-        """Put many calls on the topic, pipelined; returns once all replicas have all of them. Any thread.
+        """Put many calls on the topic, pipelined; returns once all replicas have all of them. Any
+        thread.
 
         Args:
-            calls: of each the function, or a tuple (function, args), or (function, args, kwargs), or a `Job`.
+            calls: of each the function, or a tuple (function, args), or (function, args, kwargs),
+                or a `Job`.
 
         Raises:
-            EnqueueFailed: tells which were acknowledged and which not; `__cause__` is the first reason.
-            TypeError, EncodeError, JobTooLarge: a call cannot be sent; those before it may have been, up to 5,000 or 8 MiB at a time.
+            EnqueueFailed: tells which were acknowledged and which not; `__cause__` is the first
+                reason.
+            TypeError, EncodeError, JobTooLarge: a call cannot be sent; those before it may have
+                been, up to 5,000 or 8 MiB at a time.
         """
         iterator = iter(calls)
         acknowledged: list[Job] = []
@@ -106,33 +96,51 @@ class _Enqueues:
             timeout: limit of the job in seconds; None for none.
             key: jobs with the same key run one after another, in order; strings are UTF-8.
             partition: number of the partition to send to; not together with a key.
-            retries: how often the job runs again after it failed; None: as often as the worker says.
-            backoff: seconds before the first of these runs, twice as many before each further one; None: as the worker says.
+            retries: how often the job runs again after it failed; None: as often as the worker
+                says.
+            backoff: seconds before the first of these runs, twice as many before each further one;
+                None: as the worker says.
 
         Raises:
             TypeError, ValueError: a setting cannot work.
         """
-        return BoundQueue(self._queue, _Own(
-            self._own.timeout if timeout is UNCHANGED else options.check_timeout(timeout),
-            self._own.key if key is UNCHANGED else options.check_key(key),
-            self._own.partition if partition is UNCHANGED else options.check_partition(partition),
-            self._own.retries if retries is UNCHANGED else options.check_retries(retries),
-            self._own.backoff if backoff is UNCHANGED else options.check_backoff(backoff),
-        ))
+        return BoundQueue(
+            self._queue,
+            JobOptions(
+                self._own.timeout if timeout is UNCHANGED else _options.check_timeout(timeout),
+                self._own.key if key is UNCHANGED else _options.check_key(key),
+                (
+                    self._own.partition
+                    if partition is UNCHANGED
+                    else _options.check_partition(partition)
+                ),
+                self._own.retries if retries is UNCHANGED else _options.check_retries(retries),
+                self._own.backoff if backoff is UNCHANGED else _options.check_backoff(backoff),
+            ),
+        )
 
-    def _prepare(self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Job, Any]:
-        from embedkq import codec, headers  # here, like the producer: an app that only makes a queue starts sooner
-        from embedkq.producer import Message
+    def _prepare(
+        self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Job, Any]:
+        from embedkq import codec
+        from embedkq._clients.producer import Message
+        from embedkq._formats import (
+            headers,
+        )  # here, like the producer: an app that only makes a queue starts sooner
 
         self._queue._refuse_if_incomplete()
         timeout, key = self._own.timeout, self._own.key
         if isinstance(func, Job):
             func, args, kwargs, timeout, key = self._call_of(func, args, kwargs)
         if not callable(func):
-            raise TypeError(f"a job is a callable with its arguments, or a Job to put back, not {func!r}")
+            raise TypeError(
+                f"a job is a callable with its arguments, or a Job to put back, not {func!r}"
+            )
         payload = codec.encode_call(func, args, dict(kwargs))
         job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
-        record_headers = headers.headers_of(job_id, timestamp, timeout, self._own.retries, self._own.backoff)
+        record_headers = headers.headers_of(
+            job_id, timestamp, timeout, self._own.retries, self._own.backoff
+        )
         if (signer := self._queue._signer) is not None:
             record_headers = signer.sign(self._queue.topic, key, record_headers, payload)
         message = Message(self._queue.topic, payload, key, record_headers, self._own.partition)
@@ -149,9 +157,14 @@ class _Enqueues:
                 break
         return some
 
-    def _call_of(self, job: Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+    def _call_of(
+        self, job: Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, Any, Any, Any, Any]:
         if args or kwargs:
-            raise TypeError("a Job that is put back keeps its arguments: enqueue(job.func, ...) calls it with others")
+            raise TypeError(
+                "a Job that is put back keeps its arguments: enqueue(job.func, ...) calls it with"
+                " others"
+            )
         if job.func is None:
             raise TypeError(f"Job {job.id} could not be decoded here, so it cannot be put back")
         key = job.key if self._own.key is None and self._own.partition is None else self._own.key
@@ -162,21 +175,27 @@ class _Enqueues:
 class BoundQueue(_Enqueues):
     """A queue with its own settings for jobs; made by `Queue.using`. Immutable, any thread."""
 
-    def __init__(self, queue: Queue, own: _Own) -> None:
+    def __init__(self, queue: Queue, own: JobOptions) -> None:
         if own.key is not None and own.partition is not None:
-            raise ValueError(f"key={own.key!r} and partition={own.partition!r}: a key chooses its partition; give one of them")
+            raise ValueError(
+                f"key={own.key!r} and partition={own.partition!r}: a key chooses its partition;"
+                " give one of them"
+            )
         self._queue = queue
         self._own = own
 
     def __repr__(self) -> str:
-        return f"{self._queue!r}.using({', '.join(f'{name}={value!r}' for name, value in self._own._asdict().items())})"
+        own = ", ".join(f"{name}={value!r}" for name, value in self._own._asdict().items())
+        return f"{self._queue!r}.using({own})"
 
 
 class Queue(_Enqueues):
-    """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with the first job.
+    """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with
+    the first job.
 
-    It pickles without its secret, its TLS files and the options in `kafka`, so that no password gets into a payload. A copy of a queue
-    with a secret, TLS or a password refuses to enqueue (`QueueIncomplete`): it would send in the clear, or unsigned.
+    It pickles without its secret, its TLS files and the options in `kafka`, so that no password
+    gets into a payload. A copy of a queue with a secret, TLS or a password refuses to enqueue
+    (`QueueIncomplete`): it would send in the clear, or unsigned.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
@@ -184,9 +203,10 @@ class Queue(_Enqueues):
         timeout: limit of each job in seconds; None for none.
         job_size: bytes that a record may have, payload, key and headers together.
         cafile, certfile, keyfile, crlfile: TLS files; giving any means TLS.
-        secret: sign each record, so that workers with the same secret take no others: text of 16 bytes or more, or a
-            `pathlib.Path` of a file that holds it. Of several the first signs.
-        retries, backoff: how often a job runs again after it failed, and seconds before the first time; None: as the worker says.
+        secret: sign each record, so that workers with the same secret take no others: text of 16
+            bytes or more, or a `pathlib.Path` of a file that holds it. Of several the first signs.
+        retries, backoff: how often a job runs again after it failed, and seconds before the first
+            time; None: as the worker says.
         kafka: further options of kafka-python's KafkaProducer.
 
     Raises:
@@ -209,19 +229,27 @@ class Queue(_Enqueues):
         backoff: float | None = None,
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
-        from embedkq.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
+        from embedkq._clients.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
 
-        self._hosts = options.check_hosts(hosts)
-        self._topic = options.check_topic(topic)
-        self._job_size = options.check_job_size(job_size)
-        self._own = _Own(options.check_timeout(timeout), None, None, options.check_retries(retries), options.check_backoff(backoff))
-        config = options.client_config(
-            cafile, certfile, keyfile, crlfile, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner="Queue"
+        self._hosts = _options.check_hosts(hosts)
+        self._topic = _options.check_topic(topic)
+        self._job_size = _options.check_job_size(job_size)
+        self._own = JobOptions(
+            timeout=_options.check_timeout(timeout),
+            retries=_options.check_retries(retries),
+            backoff=_options.check_backoff(backoff),
+        )
+        files = _options.TLSFiles(cafile, certfile, keyfile, crlfile)
+        config = _options.client_config(
+            files, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner="Queue"
         )
         self._signer = None if secret is None else Signer(secret)
         self._queue = self
         self._connection = Producer(self._hosts, self._job_size, config)
-        self._left_behind = tuple(["its secret"] * (secret is not None) + ["its TLS or login options"] * options.is_protected(config))
+        self._left_behind = tuple(
+            ["its secret"] * (secret is not None)
+            + ["its TLS or login options"] * _options.is_protected(config)
+        )
         self._incomplete: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -229,23 +257,30 @@ class Queue(_Enqueues):
 
     def __reduce__(self) -> Any:
         state = {
-            "job_size": None if self._job_size == _LARGEST_JOB else self._job_size, "retries": self._own.retries,
-            "backoff": self._own.backoff, "incomplete": self._incomplete or self._left_behind,
+            "job_size": None if self._job_size == _LARGEST_JOB else self._job_size,
+            "retries": self._own.retries,
+            "backoff": self._own.backoff,
+            "incomplete": self._incomplete or self._left_behind,
         }
         told = {name: value for name, value in state.items() if value not in (None, ())}
         made = Queue, (self._hosts, self._topic, self._own.timeout)
         return (*made, told) if told else made
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        settings = {name: value for name, value in state.items() if name in ("job_size", "retries", "backoff")}
+        settings = {
+            name: value
+            for name, value in state.items()
+            if name in ("job_size", "retries", "backoff")
+        }
         self.__init__(self._hosts, self._topic, self._own.timeout, **settings)  # type: ignore[misc]
         self._incomplete = tuple(state.get("incomplete", ()))
 
     def _refuse_if_incomplete(self) -> None:
         if self._incomplete:
             raise QueueIncomplete(
-                f"{self!r} came here in a pickle, without {' and '.join(self._incomplete)}, and so cannot enqueue as the original does: "
-                "make the Queue in a module, and have the job import it from there"
+                f"{self!r} came here in a pickle, without {' and '.join(self._incomplete)}, and so"
+                " cannot enqueue as the original does: make the Queue in a module, and have the"
+                " job import it from there"
             )
 
     @property
@@ -273,12 +308,19 @@ class Queue(_Enqueues):
 
     @overload
     def job(
-        self, /, *, timeout: float | None = UNCHANGED, key: str | bytes | None = UNCHANGED, partition: int | None = UNCHANGED,
-        retries: int | None = UNCHANGED, backoff: float | None = UNCHANGED,
+        self,
+        /,
+        *,
+        timeout: float | None = UNCHANGED,
+        key: str | bytes | None = UNCHANGED,
+        partition: int | None = UNCHANGED,
+        retries: int | None = UNCHANGED,
+        backoff: float | None = UNCHANGED,
     ) -> Callable[[F], F]: ...
 
     def job(self, function: Any = None, /, **settings: Any) -> Any:
-        """Decorator: gives a function a method `delay(*args, **kwargs)` that enqueues it; the function itself stays as it is.
+        """Decorator: gives a function a method `delay(*args, **kwargs)` that enqueues it; the
+        function itself stays as it is.
 
         Bare, or with the settings of `using`.
         """
@@ -293,13 +335,19 @@ class Queue(_Enqueues):
         return decorate if function is None else decorate(function)
 
     def close(self) -> None:
-        """Wait for what is being sent, at most 10 s, and close; at exit this happens by itself. Any thread; twice does no harm."""
+        """Wait for what is being sent, at most 10 s, and close; at exit this happens by itself. Any
+        thread; twice does no harm."""
         self._connection.close()
 
     def __enter__(self) -> Queue:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _producer(self) -> Any:
@@ -321,13 +369,23 @@ def _split(call: Any) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(call, Job) or not isinstance(call, tuple):
         return call, (), {}
     if 1 <= len(call) <= 3 and isinstance(call[-1], Mapping if len(call) == 3 else object):
-        func, args, kwargs = (*call, (), {})[0], call[1] if len(call) > 1 else (), call[2] if len(call) > 2 else {}
+        func, args, kwargs = (
+            (*call, (), {})[0],
+            call[1] if len(call) > 1 else (),
+            call[2] if len(call) > 2 else {},
+        )
         if isinstance(args, (tuple, list)):
             return func, tuple(args), kwargs
-    raise TypeError(f"a call to enqueue is a function, (function, args), (function, args, kwargs) or a Job, not {call!r}")
+    raise TypeError(
+        "a call to enqueue is a function, (function, args), (function, args, kwargs) or a Job, not"
+        f" {call!r}"
+    )
 
 
 def _log(job: Job) -> None:
     if logger.is_enabled_for(INFO):
         text = safe_repr(job)
-        logger.info("Enqueued: %s", text if len(text) <= _LOGGED_CHARACTERS else text[: _LOGGED_CHARACTERS - 3] + "...")
+        logger.info(
+            "Enqueued: %s",
+            text if len(text) <= _LOGGED_CHARACTERS else text[: _LOGGED_CHARACTERS - 3] + "...",
+        )

@@ -1,13 +1,15 @@
-"""An ASGI app (Starlette; FastAPI takes the same `lifespan`) under uvicorn, with a worker for as long as the app lives.
+"""An ASGI app (Starlette; FastAPI takes the same `lifespan`) under uvicorn, with a worker for as
+long as the app lives.
 
-Needs:  pip install embedkq starlette uvicorn, and a Kafka broker at localhost:9092. Another address goes into EMBEDKQ_HOSTS, another
-        topic into EMBEDKQ_TOPIC.
+Needs:  pip install embedkq starlette uvicorn, and a Kafka broker at localhost:9092. Another address
+        goes into EMBEDKQ_HOSTS, another topic into EMBEDKQ_TOPIC.
 Run:    uvicorn asgi_app:app            (in this folder)
         curl -X POST localhost:8000/jobs/7
         curl localhost:8000/results
 See:    the job's id from the first curl; from the second {"1b92...": 49}
         Ctrl-C or SIGTERM finishes what runs, for up to 30 s, and ends.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -35,7 +37,9 @@ def square(number: int) -> int:
     return number * number
 
 
-async def callback(status: str, job: Job, result: Any, exception: Exception | None, traceback: str | None) -> None:
+async def callback(
+    status: str, job: Job, result: Any, exception: Exception | None, traceback: str | None
+) -> None:
     """Called by the app's own loop, beside its requests."""
     await asyncio.sleep(0)  # stands for a database
     results[job.id] = result if status == "success" else status
@@ -70,5 +74,9 @@ async def show_health(request: Request) -> JSONResponse:
 
 app = Starlette(
     lifespan=lifespan,
-    routes=[Route("/jobs/{number:int}", enqueue, methods=["POST"]), Route("/results", show_results), Route("/health", show_health)],
+    routes=[
+        Route("/jobs/{number:int}", enqueue, methods=["POST"]),
+        Route("/results", show_results),
+        Route("/health", show_health),
+    ],
 )

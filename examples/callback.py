@@ -1,7 +1,7 @@
 """What a callback is told: one job that succeeds, one that fails, one that runs into its limit.
 
-Needs:  pip install embedkq, and a Kafka broker at localhost:9092. Another address goes into EMBEDKQ_HOSTS, another topic into
-        EMBEDKQ_TOPIC.
+Needs:  pip install embedkq, and a Kafka broker at localhost:9092. Another address goes into
+        EMBEDKQ_HOSTS, another topic into EMBEDKQ_TOPIC.
 Run:    python callback.py
 See (the jobs may end in another order):
         add(1, 2) returned 3
@@ -10,6 +10,7 @@ See (the jobs may end in another order):
 
 The same callback works on the command line: kq worker --verbose --callback=callback.py
 """
+
 from __future__ import annotations
 
 import logging
@@ -36,19 +37,25 @@ def hang() -> None:
         time.sleep(1)
 
 
-def callback(status: str, job: Job, result: Any, exception: Exception | None, traceback: str | None) -> None:
+def callback(
+    status: str, job: Job, result: Any, exception: Exception | None, traceback: str | None
+) -> None:
     """Called after each job, on the thread that has called `start()`."""
     call = f"{job.func.__name__}({', '.join(map(repr, job.args))})"
     if status == "success":
         print(f"{call} returned {result!r}")
     elif status == "failure":
-        print(f"{call} failed with {type(exception).__name__}: {exception}")  # `traceback` has the whole story
+        print(
+            f"{call} failed with {type(exception).__name__}: {exception}"
+        )  # `traceback` has the whole story
     else:
         print(f"{call} was stopped after {job.timeout:g} s")
 
 
 if __name__ == "__main__":
-    logging.getLogger("embedkq.worker").setLevel(logging.CRITICAL)  # what fails is logged to stderr, too; here the callback tells of it
+    logging.getLogger("embedkq.worker").setLevel(
+        logging.CRITICAL
+    )  # what fails is logged to stderr, too; here the callback tells of it
     with Queue(hosts=HOSTS, topic=TOPIC) as queue:
         queue.enqueue(add, 1, 2)
         queue.enqueue(divide, 1, 0)

@@ -2,16 +2,19 @@
 
 Callbacks fire while no request comes in. The thread is started and stopped by gunicorn.conf.py.
 
-Needs:  pip install embedkq flask gunicorn, and a Kafka broker at localhost:9092. Another address goes into EMBEDKQ_HOSTS, another
-        topic into EMBEDKQ_TOPIC, another file for what the callbacks are told into RESULTS_FILE.
-Run:    gunicorn -w 2 flask_app:app            (or: -w 2 -k gthread; in this folder, where gunicorn.conf.py is found)
-        curl -X POST localhost:8000/jobs/7
+Needs:  pip install embedkq flask gunicorn, and a Kafka broker at localhost:9092. Another address
+        goes into EMBEDKQ_HOSTS, another topic into EMBEDKQ_TOPIC, another file for what the
+        callbacks are told into RESULTS_FILE.
+Run:    gunicorn -w 2 flask_app:app            (or: -w 2 -k gthread; in this folder, where
+        gunicorn.conf.py is found) curl -X POST localhost:8000/jobs/7
         curl localhost:8000/results
 See:
         the job's id from the first curl; from the second a line for each job that is done:
         1b92...-id success 49
-        Ctrl-C or SIGTERM ends all of it within 5 s. A job that takes longer than that is not done, and runs again later.
+        Ctrl-C or SIGTERM ends all of it within 5 s. A job that takes longer than that is not done,
+        and runs again later.
 """
+
 from __future__ import annotations
 
 import os
@@ -38,8 +41,11 @@ def square(number: int, seconds: float = 0.0) -> int:
     return number * number
 
 
-def callback(status: str, job: Job, result: Any, exception: Exception | None, traceback: str | None) -> None:
-    """Called on the thread that owns the worker. The file stands for a database that all processes share."""
+def callback(
+    status: str, job: Job, result: Any, exception: Exception | None, traceback: str | None
+) -> None:
+    """Called on the thread that owns the worker. The file stands for a database that all processes
+    share."""
     with RESULTS.open("a") as file:
         file.write(f"{job.id} {status} {result}\n")
 
@@ -48,12 +54,14 @@ worker = Worker(hosts=HOSTS, topic=TOPIC, callback=callback)
 
 
 def start_worker() -> None:
-    """Give the worker a thread of its own, which owns it. A daemon, or Python would wait for it before it leaves."""
+    """Give the worker a thread of its own, which owns it. A daemon, or Python would wait for it
+    before it leaves."""
     threading.Thread(target=worker.start, kwargs={"wait": False}, name="jobs", daemon=True).start()
 
 
 def stop_worker() -> None:
-    """Let what runs finish, for 4 s. What takes longer is killed when the process leaves: it is not done, and runs again later."""
+    """Let what runs finish, for 4 s. What takes longer is killed when the process leaves: it is not
+    done, and runs again later."""
     worker.request_stop()
     worker.wait(4)
 

@@ -1,7 +1,10 @@
-"""Gunicorn's settings for flask_app.py: each of its worker processes runs an embedkq worker on a thread of its own.
+"""Gunicorn's settings for flask_app.py: each of its worker processes runs an embedkq worker on a
+thread of its own.
 
-Needs, run, see: flask_app.py. Both hooks are called in the worker process, so this also holds with `--preload`.
+Needs, run, see: flask_app.py. Both hooks are called in the worker process, so this also holds with
+`--preload`.
 """
+
 from __future__ import annotations
 
 from typing import Any

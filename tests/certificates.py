@@ -1,4 +1,6 @@
-"""Certificates for tests of TLS, made by the `openssl` command line: good ones, and each kind that must be refused."""
+"""Certificates for tests of TLS, made by the `openssl` command line: good ones, and each kind that
+must be refused."""
+
 from __future__ import annotations
 
 import subprocess
@@ -51,29 +53,57 @@ class Authority:
             (folder / counter).write_text("1000\n")
         Path(self._settings).write_text(_SETTINGS.format(folder=folder))
         _openssl(
-            "req", "-x509", *_new_key(folder / "ca.key"), "-out", self.cafile, "-days", "30", "-subj", f"/CN={name}",
-            "-config", self._settings, "-addext", "basicConstraints=critical,CA:TRUE",
-            "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-addext", "subjectKeyIdentifier=hash",
+            "req",
+            "-x509",
+            *_new_key(folder / "ca.key"),
+            "-out",
+            self.cafile,
+            "-days",
+            "30",
+            "-subj",
+            f"/CN={name}",
+            "-config",
+            self._settings,
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+            "-addext",
+            "subjectKeyIdentifier=hash",
         )
 
     def issue(self, name: str, names: str = NAMES, *, expired: bool = False) -> Certificate:
-        """A certificate for a server or a client; `names` is what OpenSSL takes as subjectAltName."""
+        """A certificate for a server or a client; `names` is what OpenSSL takes as
+        subjectAltName."""
         made = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key", self)
         request = self._folder / f"{name}.csr"
         _openssl(
-            "req", "-new", *_new_key(made.key_path), "-out", str(request), "-subj", f"/CN={name}", "-config", self._settings,
-            "-addext", f"subjectAltName={names}",
+            "req",
+            "-new",
+            *_new_key(made.key_path),
+            "-out",
+            str(request),
+            "-subj",
+            f"/CN={name}",
+            "-config",
+            self._settings,
+            "-addext",
+            f"subjectAltName={names}",
         )
         dates = ["-startdate", _LONG_AGO[0], "-enddate", _LONG_AGO[1]] if expired else []
         self._ca("-in", str(request), "-out", made.certfile, "-notext", *dates)
         return made
 
-    def revocation_list(self, name: str, revoked: Iterable[Certificate] = (), *, expired: bool = False) -> str:
+    def revocation_list(
+        self, name: str, revoked: Iterable[Certificate] = (), *, expired: bool = False
+    ) -> str:
         """Path of a list with these certificates, and those of the lists made before."""
         for certificate in revoked:
             self._ca("-revoke", certificate.certfile)
         path = self._folder / f"{name}.crl"
-        dates = ["-crl_lastupdate", _LONG_AGO[0], "-crl_nextupdate", _LONG_AGO[1]] if expired else []
+        dates = (
+            ["-crl_lastupdate", _LONG_AGO[0], "-crl_nextupdate", _LONG_AGO[1]] if expired else []
+        )
         self._ca("-gencrl", "-out", str(path), *dates)
         return str(path)
 
@@ -105,12 +135,24 @@ class Certificate:
 
     def keystore(self) -> bytes:
         """What a broker reads with ssl.keystore.type=PEM: key, certificate and its authority's."""
-        return b"".join(Path(path).read_bytes() for path in (self.keyfile, self.certfile, self._authority.cafile))
+        return b"".join(
+            Path(path).read_bytes()
+            for path in (self.keyfile, self.certfile, self._authority.cafile)
+        )
 
     def encrypted_key(self) -> str:
         """Path of the same key, which needs `PASSPHRASE`."""
         path = self.key_path.with_suffix(".encrypted.key")
-        _openssl("pkcs8", "-topk8", "-in", self.keyfile, "-out", str(path), "-passout", f"pass:{PASSPHRASE}")
+        _openssl(
+            "pkcs8",
+            "-topk8",
+            "-in",
+            self.keyfile,
+            "-out",
+            str(path),
+            "-passout",
+            f"pass:{PASSPHRASE}",
+        )
         return str(path)
 
 
@@ -119,5 +161,7 @@ def _new_key(path: Path) -> list[str]:
 
 
 def _openssl(*arguments: str) -> None:
-    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["openssl", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, f"openssl {' '.join(arguments)}:\n{done.stderr}"

@@ -1,8 +1,10 @@
-"""Fixtures of all tests: the session's broker, fresh names, private brokers for faults, and a guard against hanging.
+"""Fixtures of all tests: the session's broker, fresh names, private brokers for faults, and a guard
+against hanging.
 
-Environment: EMBEDKQ_TEST_BROKER (hosts, docker, jars, embedded) and EMBEDKQ_TEST_HOSTS choose the broker; CI=true turns every skip
-for want of a broker into a failure.
+Environment: EMBEDKQ_TEST_BROKER (hosts, docker, jars, embedded) and EMBEDKQ_TEST_HOSTS choose the
+broker; CI=true turns every skip for want of a broker into a failure.
 """
+
 from __future__ import annotations
 
 import faulthandler
@@ -20,7 +22,9 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import InvalidReplicationFactorError
 
-sys.path.insert(0, os.path.dirname(__file__))  # jobs are imported by child processes as modules of their own
+sys.path.insert(
+    0, os.path.dirname(__file__)
+)  # jobs are imported by child processes as modules of their own
 
 import brokers
 from brokers import Broker
@@ -30,7 +34,11 @@ HANG_SECONDS = 120.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--only-with-broker", action="store_true", help="run those tests only that use the session's kind of broker")
+    parser.addoption(
+        "--only-with-broker",
+        action="store_true",
+        help="run those tests only that use the session's kind of broker",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -41,8 +49,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(*abilities): what the broker must be able to do; see brokers/base.py")
-    config.addinivalue_line("markers", "hang_guard(seconds): another limit than 120 s, after which the whole run is ended")
+    config.addinivalue_line(
+        "markers", "needs(*abilities): what the broker must be able to do; see brokers/base.py"
+    )
+    config.addinivalue_line(
+        "markers",
+        "hang_guard(seconds): another limit than 120 s, after which the whole run is ended",
+    )
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -50,7 +63,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """End the run with all stacks shown when a test hangs, wherever it hangs."""
     marker = item.get_closest_marker("hang_guard")
     stderr = item.config.stash[fault_handler_stderr_fd_key]  # the real one, whatever is captured
-    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_SECONDS, exit=True, file=stderr)
+    faulthandler.dump_traceback_later(
+        marker.args[0] if marker else HANG_SECONDS, exit=True, file=stderr
+    )
     yield
     faulthandler.cancel_dump_traceback_later()
 
@@ -95,9 +110,12 @@ def session_broker(broker_kind: type[Broker]) -> Iterator[Broker]:
 
 @pytest.fixture(autouse=True)
 def abilities(request: pytest.FixtureRequest) -> None:
-    """Skip what the session's kind of broker cannot do, as far as the test's `needs` markers tell."""
+    """Skip what the session's kind of broker cannot do, as far as the test's `needs` markers
+    tell."""
     wanted = {ability for marker in request.node.iter_markers("needs") for ability in marker.args}
-    assert wanted <= brokers.ABILITIES, f"no such ability: {', '.join(sorted(wanted - brokers.ABILITIES))}"
+    assert wanted <= brokers.ABILITIES, (
+        f"no such ability: {', '.join(sorted(wanted - brokers.ABILITIES))}"
+    )
     if not wanted:
         return
     brokers.require(request.getfixturevalue("broker_kind"), wanted)
@@ -148,9 +166,19 @@ def make_topic(hosts: str) -> Callable[[int], str]:
         try:
             while True:
                 try:
-                    admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=-1 if _replicates(hosts) else 1)])
+                    admin.create_topics(
+                        [
+                            NewTopic(
+                                name,
+                                num_partitions=partitions,
+                                replication_factor=-1 if _replicates(hosts) else 1,
+                            )
+                        ]
+                    )
                     return name
-                except InvalidReplicationFactorError:  # a broker that was stopped or frozen is fenced until its next heartbeat
+                except (
+                    InvalidReplicationFactorError
+                ):  # a broker that was stopped or frozen is fenced until its next heartbeat
                     if time.monotonic() > until:
                         raise
                 time.sleep(0.05)
@@ -178,7 +206,8 @@ def group() -> str:
 
 @pytest.fixture(scope="session")
 def embedded_broker_program() -> None:
-    """Makes sure that the development broker's program is there, built before anything is timed or read."""
+    """Makes sure that the development broker's program is there, built before anything is timed or
+    read."""
     try:
         brokers.Embedded.prepare()
     except brokers.Unavailable as error:
@@ -189,7 +218,8 @@ def embedded_broker_program() -> None:
 
 @pytest.fixture(autouse=True)
 def loggers_of_its_own() -> Iterator[None]:
-    """No test finds the loggers as a command that an earlier one ran in this process has set them up."""
+    """No test finds the loggers as a command that an earlier one ran in this process has set them
+    up."""
     with kept_loggers(*OUR_LOGGERS):
         yield
 
@@ -198,7 +228,11 @@ def loggers_of_its_own() -> Iterator[None]:
 def nothing_left() -> Iterator[None]:
     """No worker's thread outlives the test that started it."""
     yield
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith(("embedkq-worker", "embedkq-consumer"))]
+    threads = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith(("embedkq-worker", "embedkq-consumer"))
+    ]
     for thread in threads:
         thread.join(10)
     alive = [thread.name for thread in threads if thread.is_alive()]

@@ -1,4 +1,6 @@
-"""The app of the tests of the Flask extension, as users write theirs; children import it to find the jobs."""
+"""The app of the tests of the Flask extension, as users write theirs; children import it to find
+the jobs."""
+
 from __future__ import annotations
 
 import os

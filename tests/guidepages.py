@@ -1,4 +1,5 @@
 """README and the pages of the guide, as documents: their snippets, commands, tables and links."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ PATHS = [README, *sorted(FOLDER.glob("*.rst"))]
 
 def parsed(path: Path, report_level: int = 5) -> nodes.document:
     settings = {"report_level": report_level, "halt_level": 5, "syntax_highlight": "short"}
-    return docutils.core.publish_doctree(path.read_text(), source_path=str(path), settings_overrides=settings)
+    return docutils.core.publish_doctree(
+        path.read_text(), source_path=str(path), settings_overrides=settings
+    )
 
 
 PAGES = {path: parsed(path) for path in PATHS}
@@ -35,14 +38,22 @@ def blocks(language: str) -> list[str]:
 SNIPPETS = {block.partition("\n")[0].removeprefix("# "): block for block in blocks("python")}
 COMMANDS = [
     line.removeprefix("$ ").partition("  #")[0].strip()
-    for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")
+    for block in blocks("console")
+    for line in block.splitlines()
+    if line.startswith("$ ")
 ]
-OF_KQ = [command for command in COMMANDS if "kq " in command and not command.startswith(("flask", "pip"))]
+OF_KQ = [
+    command for command in COMMANDS if "kq " in command and not command.startswith(("flask", "pip"))
+]
 
 
 def table(title: str) -> list[list[str]]:
     """The cells of a table's body, as text, by row."""
-    found = [node for node in nodes_of(nodes.table) if (caption := node.next_node(nodes.title)) and caption.astext() == title]
+    found = [
+        node
+        for node in nodes_of(nodes.table)
+        if (caption := node.next_node(nodes.title)) and caption.astext() == title
+    ]
     assert len(found) == 1, title
     rows = next(iter(found[0].findall(nodes.tbody))).findall(nodes.row)
     return [[cell.astext() for cell in row.children] for row in rows]

@@ -2,6 +2,7 @@
 
 Jobs that behave are in `workerjobs`.
 """
+
 from __future__ import annotations
 
 import atexit
@@ -51,7 +52,8 @@ def recurse(depth: int = 0) -> int:
 
 
 def recurse_in_c() -> Any:
-    """Through C code, with Python's own guard removed: a stack overflow, or RecursionError where C has a guard of its own."""
+    """Through C code, with Python's own guard removed: a stack overflow, or RecursionError where C
+    has a guard of its own."""
     sys.setrecursionlimit(2**31 - 1)
     return max([0], key=lambda _: recurse_in_c())
 
@@ -300,7 +302,8 @@ def sleep(path: str) -> None:
 
 
 def block_in_c(path: str) -> None:
-    """Without the GIL, and not to be interrupted: glibc's sleep goes on after a signal only in a loop."""
+    """Without the GIL, and not to be interrupted: glibc's sleep goes on after a signal only in a
+    loop."""
     tell_start(path)
     while True:
         ctypes.CDLL(None).sleep(60)
@@ -382,7 +385,9 @@ def fork_and_return_twice_at_once(path: str) -> str:
 def start_processes_of_its_own(method: str) -> list[Any]:
     with multiprocessing.get_context(method).Pool(2) as pool:
         squares = pool.map(pow_2, range(4))
-    told = subprocess.run(["echo", "hello"], capture_output=True, text=True, check=True).stdout.strip()
+    told = subprocess.run(
+        ["echo", "hello"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     return [squares, told]
 
 
@@ -440,7 +445,10 @@ def swap_descriptors_for_sockets() -> str:
     """As `swap_descriptors`, with sockets that take what is sent to them."""
     held = sorted(int(name) for name in os.listdir("/proc/self/fd"))
     os.closerange(0, 4096)
-    while max(end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)) < held[-1]:
+    while (
+        max(end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        < held[-1]
+    ):
         pass
     return "done"
 
@@ -471,7 +479,10 @@ def describe_process() -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "directory": os.getcwd(),
-        "deaf": all(callable(handler) and handler is not signal.default_int_handler for handler in handlers.values()),
+        "deaf": all(
+            callable(handler) and handler is not signal.default_int_handler
+            for handler in handlers.values()
+        ),
     }
 
 
@@ -613,7 +624,10 @@ def start_method() -> str:
 def describe_interpreter() -> dict[str, Any]:
     """How the Python that runs this was started."""
     return {
-        "executable": sys.executable, "flags": tuple(sys.flags), "options": dict(sys._xoptions), "warnings": list(sys.warnoptions),
+        "executable": sys.executable,
+        "flags": tuple(sys.flags),
+        "options": dict(sys._xoptions),
+        "warnings": list(sys.warnoptions),
         "path": [entry or os.getcwd() for entry in sys.path],
     }
 
@@ -628,7 +642,9 @@ def wait_and_return(path: str, gate: str, count: int) -> str:
 
 def open_all_descriptors(count: int) -> str:
     """Leaves its process without a descriptor."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),) * 2)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (min(2_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),) * 2
+    )
     with contextlib.suppress(OSError):
         while True:
             os.open(os.devnull, os.O_RDONLY)
@@ -710,7 +726,9 @@ def configure_one_logger() -> None:
 def configure_logger_apart() -> None:
     handler = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}
     speaker = {"handlers": ["own"], "propagate": False, "level": "ERROR"}
-    logging.config.dictConfig({"version": 1, "handlers": {"own": handler}, "loggers": {"jobs.speak": speaker}})
+    logging.config.dictConfig(
+        {"version": 1, "handlers": {"own": handler}, "loggers": {"jobs.speak": speaker}}
+    )
 
 
 def configure_logging_by_force() -> None:
@@ -740,7 +758,13 @@ def tell_umask() -> int:
 def configure_logging_to(path: str) -> None:
     """Initializer."""
     handler = {"class": "logging.FileHandler", "filename": path}
-    logging.config.dictConfig({"version": 1, "handlers": {"file": handler}, "root": {"handlers": ["file"], "level": "INFO"}})
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "handlers": {"file": handler},
+            "root": {"handlers": ["file"], "level": "INFO"},
+        }
+    )
 
 
 # Exit hooks.

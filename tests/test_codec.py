@@ -1,4 +1,6 @@
-"""Calls, results and exceptions to bytes and back; what belongs to `__main__` by value, in scripts that are really run."""
+"""Calls, results and exceptions to bytes and back; what belongs to `__main__` by value, in scripts
+that are really run."""
+
 from __future__ import annotations
 
 import functools
@@ -23,17 +25,18 @@ from support import ROOT, run_script
 from embedkq import codec
 from embedkq.errors import DecodeError, EncodeError
 
-# What every script of this file begins with: `there` has a child that never sees this `__main__` run calls as a worker's child
-# does, and gives back, for each, the call and its result or exception, as the host decodes them.
+# What every script of this file begins with: `there` has a child that never sees this `__main__`
+# run calls as a worker's child does, and gives back, for each, the call and its result or
+# exception, as the host decodes them.
 HARNESS = '''
 import os, pickle, subprocess, sys
 from embedkq import codec
-from embedkq.outcome import Outcome
+from embedkq._formats.outcome import Outcome
 
 CHILD = """
 import pickle, sys
 from embedkq import codec
-from embedkq.child.runner import run_call
+from embedkq._child.runner import run_call
 payloads = pickle.load(sys.stdin.buffer)
 outcomes = [run_call(*codec.decode_call(payload), describe=False).pack() for payload in payloads]
 assert not hasattr(sys.modules["__main__"], "there"), "the child has the host's __main__"
@@ -60,7 +63,9 @@ def run_main(tmp_path: Path, body: str) -> None:
     script = tmp_path / "app.py"
     script.write_text(HARNESS + body + '\nprint("reached the end")\n')
     done = run_script(script)
-    assert done.returncode == 0 and done.stdout.endswith("reached the end\n"), done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.endswith("reached the end\n"), (
+        done.stdout + done.stderr
+    )
 
 
 # By name.
@@ -110,7 +115,9 @@ def test_the_way_by_name_does_without_dill() -> None:
         (workerjobs.echo, (), {"self": 1, "func": 2, "args": 3}),
     ],
 )
-def test_any_kind_of_callable_goes_there_and_back(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def test_any_kind_of_callable_goes_there_and_back(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     decoded = codec.decode_call(codec.encode_call(func, args, kwargs))
     assert decoded[1:] == (args, kwargs)
     assert decoded[0](*decoded[1], **decoded[2]) == func(*args, **kwargs)
@@ -128,7 +135,11 @@ def test_what_pickle_refuses_and_dill_takes_goes_by_value() -> None:
 
 def test_a_string_that_says_main_is_only_a_string() -> None:
     words = ["__main__", b"__main__", {"__main__": "__main__"}]
-    assert codec.decode_call(codec.encode_call(workerjobs.echo, (words,), {})) == (workerjobs.echo, (words,), {})
+    assert codec.decode_call(codec.encode_call(workerjobs.echo, (words,), {})) == (
+        workerjobs.echo,
+        (words,),
+        {},
+    )
 
 
 def test_a_memoryview_of_a_larger_message_is_decoded_in_place() -> None:
@@ -140,7 +151,9 @@ def test_a_memoryview_of_a_larger_message_is_decoded_in_place() -> None:
 
 
 def test_functions_of_main_take_along_what_they_use(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 import functools, math, asyncio
 from math import floor as down
 
@@ -207,11 +220,14 @@ assert func is even and args == (6,) and kwargs == {} and result is True
 assert func is decorated
 ((func, _, _), _), = there((counter(0), (1,)))
 assert func.__qualname__ == "counter.<locals>.count" and func(2) == 20
-""")
+""",
+    )
 
 
 def test_classes_of_main_go_there_and_the_host_gets_its_own_back(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 import abc, collections, dataclasses, enum, typing
 
 class Point:
@@ -306,11 +322,14 @@ assert type(rest[6]) is Tree and type(rest[6]["a"]) is Tree and type(rest[8]) is
 assert func.__func__ is Point.moved and type(func.__self__) is Point
 ((func, args, _), _), = there((Point, (1, 2)))
 assert func is Point
-""")
+""",
+    )
 
 
 def test_enums_of_main_stay_the_hosts_own_members(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 import enum
 
 class Color(enum.Enum):
@@ -374,11 +393,14 @@ assert passed[0] == ["RED", "HIGH", "WRITE", "MARS", "YES"]
 assert all(a is b for a, b in zip(passed[1], (Color.RED, Level.HIGH, Mode.WRITE, Planet.MARS, Word.YES)))
 assert told == ("RED~", "RED~!", True, ["RED", "GREEN"]), told
 assert mode == Mode.READ | Mode.WRITE and type(mode) is Mode and radius == 3.3 and earth is Planet.EARTH
-""")
+""",
+    )
 
 
 def test_exceptions_of_main_arrive_as_what_they_are(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 class ShopError(Exception):
     code = 40
 
@@ -410,11 +432,14 @@ try:
     raise sold
 except ShopError as error:
     assert error is sold
-""")
+""",
+    )
 
 
 def test_what_refers_to_itself_in_circles_comes_to_an_end(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 class Node:
     def __init__(self, name): self.name, self.others = name, []
     def link(self, other):
@@ -478,11 +503,14 @@ kinds, = results((lambda values: [(isinstance(node, kind), type(node) is kind) f
 assert kinds == [(True, True)] * 5
 (_, result), = there((lambda values: values, (loop,)))
 assert result[1] is result and type(result[0]) is Node
-""")
+""",
+    )
 
 
 def test_a_function_of_main_that_uses_a_queue_takes_no_secret_along(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 from embedkq import Queue
 queue = Queue(hosts="127.0.0.1:1", topic="orders", timeout=3, kafka={
     "sasl_plain_username": "anna", "sasl_plain_password": "hush-hush", "sasl_mechanism": "PLAIN", "security_protocol": "SASL_PLAINTEXT"})
@@ -495,7 +523,8 @@ assert b"hush-hush" not in payload and b"anna" not in payload and b"orders" in p
 assert results((more,), (follow_up,)) == [("127.0.0.1:1", "orders", 3, True)] * 2
 ((func, _, _), _), = there((more,))
 assert func is more
-""")
+""",
+    )
 
 
 def test_another_script_of_the_same_names_keeps_to_the_senders_functions(tmp_path: Path) -> None:
@@ -510,19 +539,26 @@ class Point:
 sys.stdout.buffer.write(codec.encode_call(price, (4, Point()), {}))
 """)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    payload = subprocess.run([sys.executable, str(sender)], capture_output=True, check=True, env=environment, timeout=60).stdout
-    run_main(tmp_path, f"""
+    payload = subprocess.run(
+        [sys.executable, str(sender)], capture_output=True, check=True, env=environment, timeout=60
+    ).stdout
+    run_main(
+        tmp_path,
+        f"""
 def price(count, point): return count * 1000, point.sum()
 class Point:
     def sum(self): return 1000
 func, args, kwargs = codec.decode_call({payload!r})
 assert func is not price and type(args[1]) is not Point
 assert (func(*args), price(*args)) == ((8, 1), (4000, 1))
-""")
+""",
+    )
 
 
 def test_a_script_that_is_run_with_m_or_from_a_string_is_main_all_the_same(tmp_path: Path) -> None:
-    body = HARNESS + """
+    body = (
+        HARNESS
+        + """
 class Point:
     def __init__(self, x): self.x = x
 def shifted(point): return Point(point.x + 1)
@@ -530,17 +566,27 @@ def shifted(point): return Point(point.x + 1)
 assert type(result) is Point and result.x == 2 and call[0] is shifted
 print("reached the end")
 """
+    )
     (tmp_path / "shop.py").write_text(body)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for arguments, text in ((["-m", "shop"], ""), (["-c", body], ""), (["-"], body)):
         done = subprocess.run(
-            [sys.executable, *arguments], input=text, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60, check=False
+            [sys.executable, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=60,
+            check=False,
         )
         assert done.stdout == "reached the end\n", done.stderr
 
 
 @pytest.mark.parametrize("start", ["with worker:", "if worker.start_background():"])
-def test_the_whole_way_through_kafka_with_jobs_of_main(hosts: str, topic: str, group: str, tmp_path: Path, start: str) -> None:
+def test_the_whole_way_through_kafka_with_jobs_of_main(
+    hosts: str, topic: str, group: str, tmp_path: Path, start: str
+) -> None:
     """An unguarded script: its body runs once, and its callback gets the script's own objects."""
     script = tmp_path / "app.py"
     script.write_text(f"""
@@ -590,15 +636,33 @@ class Stubborn:
 @pytest.mark.parametrize(
     ("args", "kwargs", "told"),
     [
-        ((1, Stubborn()), {}, "argument 2 of job workerjobs.echo (a 'Stubborn') cannot be pickled: stays here"),
-        ((1, 2), {"color": Stubborn()}, "argument 'color' of job workerjobs.echo (a 'Stubborn') cannot be pickled: stays here"),
+        (
+            (1, Stubborn()),
+            {},
+            "argument 2 of job workerjobs.echo (a 'Stubborn') cannot be pickled: stays here",
+        ),
+        (
+            (1, 2),
+            {"color": Stubborn()},
+            "argument 'color' of job workerjobs.echo (a 'Stubborn') cannot be pickled: stays here",
+        ),
         ((Stubborn(), Stubborn()), {"x": 1}, "argument 1 of job workerjobs.echo"),
-        (({"deep": [Stubborn()]},), {}, "argument 1 of job workerjobs.echo (a 'dict') cannot be pickled"),
-        ((), {"rows": (number for number in ())}, "argument 'rows' of job workerjobs.echo (a 'generator') cannot be pickled"),
+        (
+            ({"deep": [Stubborn()]},),
+            {},
+            "argument 1 of job workerjobs.echo (a 'dict') cannot be pickled",
+        ),
+        (
+            (),
+            {"rows": (number for number in ())},
+            "argument 'rows' of job workerjobs.echo (a 'generator') cannot be pickled",
+        ),
         ((sys._getframe(),), {}, "argument 1 of job workerjobs.echo (a 'frame') cannot be pickled"),
     ],
 )
-def test_an_argument_that_cannot_be_pickled_is_named(args: tuple[Any, ...], kwargs: dict[str, Any], told: str) -> None:
+def test_an_argument_that_cannot_be_pickled_is_named(
+    args: tuple[Any, ...], kwargs: dict[str, Any], told: str
+) -> None:
     with pytest.raises(EncodeError) as caught:
         codec.encode_call(workerjobs.echo, args, kwargs)
     assert str(caught.value).startswith(told)
@@ -606,14 +670,19 @@ def test_an_argument_that_cannot_be_pickled_is_named(args: tuple[Any, ...], kwar
 
 
 def test_a_function_that_cannot_be_pickled_is_named() -> None:
-    with pytest.raises(EncodeError, match=r"^job .*Stubborn\.__reduce__ \(a 'method'\) cannot be pickled: stays here"):
+    with pytest.raises(
+        EncodeError,
+        match=r"^job .*Stubborn\.__reduce__ \(a 'method'\) cannot be pickled: stays here",
+    ):
         codec.encode_call(Stubborn().__reduce__, (), {})
     rows = (number for number in ())
 
     def job() -> Any:
         return rows
 
-    with pytest.raises(EncodeError, match=r"^job test_codec\..*<locals>\.job \(a 'function'\) cannot be pickled"):
+    with pytest.raises(
+        EncodeError, match=r"^job test_codec\..*<locals>\.job \(a 'function'\) cannot be pickled"
+    ):
         codec.encode_call(job, (), {})
 
 
@@ -626,7 +695,9 @@ def test_a_value_that_nests_too_deep_is_an_encode_error() -> None:
 
 
 def test_in_main_the_argument_is_named_as_well(tmp_path: Path) -> None:
-    run_main(tmp_path, """
+    run_main(
+        tmp_path,
+        """
 from embedkq.errors import EncodeError
 rows = (number for number in ())
 def job(first, second): pass
@@ -644,7 +715,8 @@ for call, told in (
         assert str(error).startswith(told), error
     else:
         raise AssertionError(told)
-""")
+""",
+    )
 
 
 # Properties.
@@ -652,22 +724,45 @@ for call, told in (
 
 numbers = st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
 scalars = st.none() | st.booleans() | numbers | st.text() | st.binary()
-hashable = st.recursive(scalars, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5)
+hashable = st.recursive(
+    scalars, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5
+)
 values = st.recursive(
-    scalars | st.datetimes() | st.decimals(allow_nan=False) | st.uuids() | st.fractions() | st.timedeltas(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(hashable, inner, max_size=4) | st.sets(hashable, max_size=4),
+    scalars
+    | st.datetimes()
+    | st.decimals(allow_nan=False)
+    | st.uuids()
+    | st.fractions()
+    | st.timedeltas(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(hashable, inner, max_size=4)
+        | st.sets(hashable, max_size=4)
+    ),
     max_leaves=12,
 )
-functions = st.sampled_from([workerjobs.echo, len, os.path.join, operator.add, int, functools.partial(int, base=7)])
+functions = st.sampled_from(
+    [workerjobs.echo, len, os.path.join, operator.add, int, functools.partial(int, base=7)]
+)
 
 
 @settings(deadline=None)
-@given(func=functions, args=st.lists(values, max_size=4).map(tuple), kwargs=st.dictionaries(st.text(), values, max_size=3))
-def test_every_call_comes_back_as_it_was(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+@given(
+    func=functions,
+    args=st.lists(values, max_size=4).map(tuple),
+    kwargs=st.dictionaries(st.text(), values, max_size=3),
+)
+def test_every_call_comes_back_as_it_was(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     decoded, *rest = codec.decode_call(codec.encode_call(func, args, kwargs))
     assert rest == [args, kwargs]
     if isinstance(func, functools.partial):
-        assert (decoded.func, decoded.args, decoded.keywords) == (func.func, func.args, func.keywords)
+        assert (decoded.func, decoded.args, decoded.keywords) == (
+            func.func,
+            func.args,
+            func.keywords,
+        )
     else:
         assert decoded == func
 
@@ -692,7 +787,8 @@ def test_by_value_comes_back_as_by_name(value: Any, text: str) -> None:
 
 
 LONG_BINPUT = b"r"
-"""Has the C unpickler make room for as many objects as the next four bytes say: gigabytes. Only a child ever decodes such bytes."""
+"""Has the C unpickler make room for as many objects as the next four bytes say: gigabytes. Only a
+child ever decodes such bytes."""
 
 
 @settings(deadline=None)
@@ -732,7 +828,17 @@ def test_a_damaged_call_decodes_to_a_call_or_a_decode_error(data: st.DataObject)
 @pytest.mark.parametrize(
     "value",
     [
-        None, 1, (), (len,), (len, ()), (len, (), {}, 1), ("len", (), {}), (len, [1], {}), (len, (), []), (len, {}, ()), (None, (), {}),
+        None,
+        1,
+        (),
+        (len,),
+        (len, ()),
+        (len, (), {}, 1),
+        ("len", (), {}),
+        (len, [1], {}),
+        (len, (), []),
+        (len, {}, ()),
+        (None, (), {}),
         [len, 1],
     ],
 )
@@ -753,14 +859,30 @@ def raise_it(kind: type[Exception]) -> None:
     raise kind("in unpickling")
 
 
-@pytest.mark.parametrize("kind", [ValueError, RecursionError, MemoryError, ImportError, AttributeError, StopIteration, EOFError, OSError])
-def test_whatever_unpickling_raises_is_a_decode_error_that_keeps_the_reason(kind: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ValueError,
+        RecursionError,
+        MemoryError,
+        ImportError,
+        AttributeError,
+        StopIteration,
+        EOFError,
+        OSError,
+    ],
+)
+def test_whatever_unpickling_raises_is_a_decode_error_that_keeps_the_reason(
+    kind: type[Exception],
+) -> None:
     with pytest.raises(DecodeError, match=f"{kind.__name__}: in unpickling") as caught:
         codec.decode_call(codec.encode_call(workerjobs.echo, (Raising(kind),), {}))
     assert type(caught.value.__cause__) is kind
 
 
-def test_a_function_whose_module_is_gone_is_a_decode_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_whose_module_is_gone_is_a_decode_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "passing_module.py").write_text("def job(): pass\ndef renamed(): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     module = importlib.import_module("passing_module")
@@ -780,9 +902,17 @@ def test_a_function_whose_module_is_gone_is_a_decode_error_that_names_it(tmp_pat
 
 def versions() -> list[Callable[..., Any]]:
     sources = [
-        "def f(a): return a", "def f(a): return a + 1", "def f(a): return a + 2", "def f(b): return b", "def f(a, b=1): return a",
-        "def f(a): return g(a)", "def f(a): return a in {1, 2}", "def f(a): return a in {1, 3}", "def f(a): return lambda: a",
-        "def f(a): return lambda: (a, 1)", "async def f(a): return a",
+        "def f(a): return a",
+        "def f(a): return a + 1",
+        "def f(a): return a + 2",
+        "def f(b): return b",
+        "def f(a, b=1): return a",
+        "def f(a): return g(a)",
+        "def f(a): return a in {1, 2}",
+        "def f(a): return a in {1, 3}",
+        "def f(a): return lambda: a",
+        "def f(a): return lambda: (a, 1)",
+        "async def f(a): return a",
     ]
     made = []
     for source in sources:
@@ -808,7 +938,15 @@ def test_a_fingerprint_does_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     told = set()
     for seed in ("1", "2", "3"):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
-        told.add(subprocess.run([sys.executable, str(script)], capture_output=True, check=True, env=environment, timeout=60).stdout)
+        told.add(
+            subprocess.run(
+                [sys.executable, str(script)],
+                capture_output=True,
+                check=True,
+                env=environment,
+                timeout=60,
+            ).stdout
+        )
     assert len(told) == 1
 
 
@@ -817,7 +955,9 @@ def test_threads_can_encode_at_once() -> None:
 
     def work(number: int) -> None:
         for count in range(20):
-            func, args, _ = codec.decode_call(codec.encode_call(lambda add: number * 1000 + add, (count,), {}))
+            func, args, _ = codec.decode_call(
+                codec.encode_call(lambda add: number * 1000 + add, (count,), {})
+            )
             if func(*args) != number * 1000 + count:
                 wrong.append((number, count))
 

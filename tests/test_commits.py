@@ -1,4 +1,5 @@
 """What is committed and in which requests: many partitions, and brokers that accept little."""
+
 from __future__ import annotations
 
 import asyncio
@@ -19,15 +20,15 @@ from kafka.errors import (
 )
 from support import committed, logged, wait_until
 
-from embedkq import notes
-from embedkq.notes import Notes
-from embedkq.worker import commit_requests
-from embedkq.worker import commits as commits_module
-from embedkq.worker.assignment import Assignment
-from embedkq.worker.commits import Commits
-from embedkq.worker.exchange import Exchange
-from embedkq.worker.messages import Assigned, Message, Released, Revoked
-from embedkq.worker.progress import Progress
+from embedkq._formats import commit_metadata
+from embedkq._formats.commit_metadata import CommitMetadata
+from embedkq.worker.between_threads.messages import Assigned, Message, Released, Revoked
+from embedkq.worker.between_threads.progress import Progress
+from embedkq.worker.between_threads.shared_state import SharedState
+from embedkq.worker.consumer_thread import commit_requests
+from embedkq.worker.consumer_thread import committer as commits_module
+from embedkq.worker.consumer_thread.assignment import Assignment
+from embedkq.worker.consumer_thread.committer import Committer
 
 
 def gaps(start: int, jobs: int, seed: int = 1) -> Progress:
@@ -35,13 +36,18 @@ def gaps(start: int, jobs: int, seed: int = 1) -> Progress:
     chance = random.Random(seed)
     waiting = [start, *(start + offset for offset in range(1, 3 * jobs) if chance.random() < 1 / 3)]
     done = tuple((below + 1, above) for below, above in pairwise(waiting) if above > below + 1)
-    return Progress(start, done, 1, Notes(attempts=dict.fromkeys(waiting, 1)))
+    return Progress(start, done, 1, CommitMetadata(attempts=dict.fromkeys(waiting, 1)))
 
 
 class Broker:
     """A client whose broker accepts so much in one request, and so much metadata of a partition."""
 
-    def __init__(self, request_bytes: int = 10**9, metadata: int = 4096, error: type[Exception] = UnknownError) -> None:
+    def __init__(
+        self,
+        request_bytes: int = 10**9,
+        metadata: int = 4096,
+        error: type[Exception] = UnknownError,
+    ) -> None:
         self.request_bytes, self.metadata, self.error = request_bytes, metadata, error
         self.kept: dict[int, tuple[int, str]] = {}
         self.requests: list[int] = []
@@ -53,8 +59,14 @@ class Broker:
         self.requests.append(len(offsets))
         if sum(len(known.metadata) + 50 for known in offsets.values()) > self.request_bytes:
             raise self.error
-        good = {tp.partition: known for tp, known in offsets.items() if len(known.metadata) <= self.metadata}
-        self.kept.update({partition: (known.offset, known.metadata) for partition, known in good.items()})
+        good = {
+            tp.partition: known
+            for tp, known in offsets.items()
+            if len(known.metadata) <= self.metadata
+        }
+        self.kept.update(
+            {partition: (known.offset, known.metadata) for partition, known in good.items()}
+        )
         if len(good) < len(offsets):
             raise OffsetMetadataTooLargeError
 
@@ -62,25 +74,33 @@ class Broker:
         self.commit(offsets)
 
     def read(self) -> dict[int, Progress]:
-        return {p: Progress(offset, *self._known(offset, metadata)) for p, (offset, metadata) in self.kept.items()}
+        return {
+            p: Progress(offset, *self._known(offset, metadata))
+            for p, (offset, metadata) in self.kept.items()
+        }
 
     @staticmethod
     def _known(offset: int, metadata: str) -> Any:
-        done, noted = notes.decode(offset, metadata)
+        done, noted = commit_metadata.decode(offset, metadata)
         return done, 1, noted
 
 
-def test_offsets_of_four_hundred_partitions_reach_kafka_with_their_maps(hosts: str, make_topic: Any, group: str) -> None:
+def test_offsets_of_four_hundred_partitions_reach_kafka_with_their_maps(
+    hosts: str, make_topic: Any, group: str
+) -> None:
     topic = make_topic(400)
     wanted = {partition: gaps(1_000 * partition, 1_200, seed=partition) for partition in range(400)}
-    assert sum(len(notes.encode(*wanted[p][:2], wanted[p].notes)) for p in wanted) > 1_048_588
+    assert (
+        sum(len(commit_metadata.encode(*wanted[p][:2], wanted[p].notes)) for p in wanted)
+        > 1_048_588
+    )
     kafka = KafkaConsumer(bootstrap_servers=hosts, group_id=group, enable_auto_commit=False)
     kafka.assign([TopicPartition(topic, partition) for partition in wanted])
-    commits = Commits(topic, 10.0)
+    committer = Committer(topic, 10.0)
 
     def is_committed() -> bool:
         try:
-            return commits.commit(kafka, wanted)
+            return committer.commit(kafka, wanted)
         except KafkaTimeoutError:  # a broker under load: the consumer's thread tries again, too
             return False
 
@@ -89,29 +109,35 @@ def test_offsets_of_four_hundred_partitions_reach_kafka_with_their_maps(hosts: s
     finally:
         kafka.close(autocommit=False)
     kept = committed(hosts, group, topic)
-    assert {p: offset for p, (offset, _) in kept.items()} == {p: progress.offset for p, progress in wanted.items()}
+    assert {p: offset for p, (offset, _) in kept.items()} == {
+        p: progress.offset for p, progress in wanted.items()
+    }
     for partition, (offset, metadata) in kept.items():
-        done, noted = notes.decode(offset, metadata)
+        done, noted = commit_metadata.decode(offset, metadata)
         assert done == wanted[partition].done and noted.attempts
 
 
 @pytest.mark.parametrize("error", [UnknownError, InvalidCommitOffsetSizeError])
 def test_a_broker_that_accepts_small_requests_is_given_small_ones(error: type[Exception]) -> None:
     wanted = {partition: gaps(100, 400, seed=partition) for partition in range(100)}
-    broker, commits = Broker(request_bytes=20_000, error=error), Commits("topic", 10.0)
+    broker, commits = Broker(request_bytes=20_000, error=error), Committer("topic", 10.0)
     assert commits.commit(broker, wanted) and not commits.pending(wanted)
     assert broker.read() == wanted
 
 
-def test_a_partition_with_too_much_metadata_takes_none_from_the_others(caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_with_too_much_metadata_takes_none_from_the_others(
+    caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = {0: gaps(100, 3), 1: gaps(100, 3_000), 2: gaps(100, 6)}
-    broker, commits = Broker(metadata=500), Commits("topic", 10.0)
+    broker, commits = Broker(metadata=500), Committer("topic", 10.0)
     assert commits.commit(broker, wanted)
     kept = broker.read()
     assert kept[0] == wanted[0] and kept[2] == wanted[2]
     assert kept[1].offset == 100 and 10 < len(kept[1].done) < len(wanted[1].done)  # as much as fits
     text = logged(caplog)
-    assert text.startswith("WARNING") and text.count("\n") == 1 and "offset.metadata.max.bytes" in text
+    assert (
+        text.startswith("WARNING") and text.count("\n") == 1 and "offset.metadata.max.bytes" in text
+    )
 
     broker.metadata = 4096
     monkeypatch.setattr(commit_requests, "_LIMITED_SECONDS", -1.0)
@@ -123,14 +149,14 @@ def test_a_partition_with_too_much_metadata_takes_none_from_the_others(caplog: A
 
 def test_a_broker_that_accepts_no_metadata_at_all_is_given_offsets() -> None:
     wanted = {partition: gaps(100 + partition, 3) for partition in range(3)}
-    broker, commits = Broker(metadata=0), Commits("topic", 10.0)
+    broker, commits = Broker(metadata=0), Committer("topic", 10.0)
     assert commits.commit(broker, wanted)
     assert broker.kept == {partition: (100 + partition, "") for partition in range(3)}
 
 
 def test_only_what_is_new_is_committed_and_the_rest_again_in_turn() -> None:
     wanted = {partition: Progress(partition, (), 1) for partition in range(250)}
-    broker, commits = Broker(), Commits("topic", 10.0)
+    broker, commits = Broker(), Committer("topic", 10.0)
     assert commits.commit(broker, wanted) and broker.requests == [250]
     wanted[7] = Progress(8, (), 1)
     assert commits.pending(wanted) and commits.commit(broker, wanted) and broker.requests[1:] == [1]
@@ -142,9 +168,13 @@ def test_only_what_is_new_is_committed_and_the_rest_again_in_turn() -> None:
 
 def test_what_was_accepted_before_a_refusal_is_not_sent_again() -> None:
     wanted = {partition: gaps(100, 1_000, seed=partition) for partition in range(200)}
-    broker, commits = Broker(), Commits("topic", 10.0)
+    broker, commits = Broker(), Committer("topic", 10.0)
     broker.refuses_after = 1
-    assert not commits.commit(broker, wanted) and commits.pending(wanted) and commits.refused_since is not None
+    assert (
+        not commits.commit(broker, wanted)
+        and commits.pending(wanted)
+        and commits.refused_since is not None
+    )
     broker.refuses_after = None
     assert commits.commit(broker, wanted) and commits.refused_since is None
     assert sum(broker.requests) == 200 and broker.kept.keys() == wanted.keys()
@@ -172,36 +202,45 @@ async def given_up(assignment: Assignment, consumer: Consumer, partitions: froze
 
 
 @pytest.fixture
-def exchange() -> Iterator[Exchange]:
-    exchange = Exchange()
-    yield exchange
-    exchange.inbox.close()
+def shared() -> Iterator[SharedState]:
+    shared = SharedState()
+    yield shared
+    shared.inbox.close()
 
 
-def test_partitions_that_are_given_up_are_committed_in_requests_that_the_broker_accepts(exchange: Exchange) -> None:
+def test_partitions_that_are_given_up_are_committed_in_requests_that_the_broker_accepts(
+    shared: SharedState,
+) -> None:
     wanted = {partition: gaps(100, 400, seed=partition) for partition in range(100)}
     told: list[Message] = []
 
     def tell(message: Message) -> None:
         told.append(message)
         if isinstance(message, Revoked):
-            message.snapshot = {p: wanted[p]._replace(epoch=assignment.epoch(p) or epochs[p]) for p in message.partitions}
+            message.snapshot = {
+                p: wanted[p]._replace(epoch=assignment.epoch(p) or epochs[p])
+                for p in message.partitions
+            }
             message.settled = True
 
-    assignment = Assignment(exchange, Commits("topic", 10.0), tell, 1.0)
+    assignment = Assignment(shared, Committer("topic", 10.0), tell, 1.0)
     assignment.add(frozenset(wanted))
     epochs = {partition: assignment.epoch(partition) or 0 for partition in wanted}
     assignment.fresh.clear()
     broker = Consumer(request_bytes=20_000)
     asyncio.run(given_up(assignment, broker, frozenset(wanted)))
     assert {p: progress._replace(epoch=1) for p, progress in broker.read().items()} == wanted
-    assert isinstance(told[-1], Released) and not any(isinstance(message, Assigned) for message in told)
+    assert isinstance(told[-1], Released) and not any(
+        isinstance(message, Assigned) for message in told
+    )
 
 
 @pytest.mark.parametrize("thrown_away", [False, True])
-def test_a_consumer_that_was_expelled_commits_nothing_of_what_it_was_about_to_give_up(exchange: Exchange, thrown_away: bool) -> None:
+def test_a_consumer_that_was_expelled_commits_nothing_of_what_it_was_about_to_give_up(
+    shared: SharedState, thrown_away: bool
+) -> None:
     told: list[Message] = []
-    assignment = Assignment(exchange, Commits("topic", 10.0), told.append, 1_000.0)
+    assignment = Assignment(shared, Committer("topic", 10.0), told.append, 1_000.0)
     assignment.add(frozenset({0, 1, 2}))
     assignment.fresh.clear()
     consumer = Consumer()
@@ -212,27 +251,34 @@ def test_a_consumer_that_was_expelled_commits_nothing_of_what_it_was_about_to_gi
     else:
         asyncio.run(assignment.give_up(consumer, frozenset({2}), lost=True))
     assert not assignment.settles and told[1] == Released(frozenset({0, 1}))
-    assignment.add(frozenset({0, 1}))  # it has joined again before the wait for its jobs has seen that it is over
+    assignment.add(
+        frozenset({0, 1})
+    )  # it has joined again before the wait for its jobs has seen that it is over
     function, args = consumer.later
     asyncio.run(function(*args))
     assert not consumer.requests and not any(isinstance(message, Released) for message in told[2:])
     assert assignment.partitions == [0, 1]
 
 
-def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else each poll that brings a partition's first job would be followed by a wait of a tenth of a second."""
-    broker, commits, waits = Broker(), Commits("topic", 10.0), []
-    exchange.careful = True
+def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(
+    shared: SharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each poll that brings a partition's first job would be followed by a wait of a tenth of
+    a second."""
+    broker, commits, waits = Broker(), Committer("topic", 10.0), []
+    shared.serial_mode = True
 
     def wait(seconds: float) -> bool:
         waits.append(seconds)
-        if len(waits) == 2:  # the worker's thread has seen the commit, and says that nothing waits any more
-            exchange.begun.add(0)
-            exchange.careful = False
+        if (
+            len(waits) == 2
+        ):  # the worker's thread has seen the commit, and says that nothing waits any more
+            shared.begun.add(0)
+            shared.serial_mode = False
         return True
 
-    monkeypatch.setattr(exchange.asked, "wait", wait)
-    commits.commit_as_asked(broker, exchange, lambda: {0: Progress(0, (), 1)}, {0})
+    monkeypatch.setattr(shared.asked, "wait", wait)
+    commits.commit_as_asked(broker, shared, lambda: {0: Progress(0, (), 1)}, {0})
     assert len(waits) == 2 and broker.requests == [1]
 
 
@@ -240,13 +286,14 @@ def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(exch
 
 
 class Leaving:
-    """A client whose broker refuses commits, or does not answer, for so many seconds; with `refuses`, because of a rebalance."""
+    """A client whose broker refuses commits, or does not answer, for so many seconds; with
+    `refuses`, because of a rebalance."""
 
     def __init__(self, seconds: float, refuses: bool) -> None:
         self.kafka, self.broker = self, Broker()
         self.until, self.refuses = time.monotonic() + seconds, refuses
 
-    def steer(self, partitions: Any) -> None:
+    def set_paused(self, partitions: Any) -> None:
         """It polls for the group's sake only."""
 
     def poll(self, milliseconds: int) -> None:
@@ -258,23 +305,34 @@ class Leaving:
         self.broker.commit(offsets)
 
 
-@pytest.mark.parametrize(("seconds", "refuses", "session", "is_committed"), [
-    (0.0, True, 1.0, True), (0.5, True, 1.0, True), (60.0, True, 0.5, False), (0.5, False, 60.0, False), (60.0, False, 60.0, False),
-])
+@pytest.mark.parametrize(
+    ("seconds", "refuses", "session", "is_committed"),
+    [
+        (0.0, True, 1.0, True),
+        (0.5, True, 1.0, True),
+        (60.0, True, 0.5, False),
+        (0.5, False, 60.0, False),
+        (60.0, False, 60.0, False),
+    ],
+)
 def test_the_last_commit_waits_for_a_rebalance_and_not_for_a_broker_that_does_not_answer(
-    seconds: float, refuses: bool, session: float, is_committed: bool, monkeypatch: pytest.MonkeyPatch
+    seconds: float,
+    refuses: bool,
+    session: float,
+    is_committed: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(commits_module, "FINAL_COMMIT_SECONDS", 0.2)
-    exchange, client, wanted = Exchange(), Leaving(seconds, refuses), {0: gaps(100, 3)}
-    exchange.session_seconds = session
-    commits = Commits("topic", session)
-    assert commits.commit_finally(client, exchange, lambda: wanted) is is_committed  # type: ignore[arg-type]
+    shared, client, wanted = SharedState(), Leaving(seconds, refuses), {0: gaps(100, 3)}
+    shared.session_seconds = session
+    commits = Committer("topic", session)
+    assert commits.commit_finally(client, shared, lambda: wanted) is is_committed  # type: ignore[arg-type]
     assert (client.broker.read() == wanted) is is_committed
 
 
 def test_the_last_commit_is_over_with_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange, client, wanted = Exchange(), Leaving(60.0, True), {0: gaps(100, 3)}
-    exchange.deadline.kill_now()
+    shared, client, wanted = SharedState(), Leaving(60.0, True), {0: gaps(100, 3)}
+    shared.deadline.kill_now()
     began = time.monotonic()
-    assert not Commits("topic", 60.0).commit_finally(client, exchange, lambda: wanted)  # type: ignore[arg-type]
+    assert not Committer("topic", 60.0).commit_finally(client, shared, lambda: wanted)  # type: ignore[arg-type]
     assert time.monotonic() - began < commits_module.FINAL_COMMIT_SECONDS

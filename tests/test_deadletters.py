@@ -1,4 +1,6 @@
-"""Dead letters: what they look like, and that every record that cannot be run becomes one before it counts as done."""
+"""Dead letters: what they look like, and that every record that cannot be run becomes one before it
+counts as done."""
+
 from __future__ import annotations
 
 import os
@@ -33,27 +35,56 @@ from support import (
     with_admin,
 )
 
-from embedkq import Queue, Worker, codec, deadletters, headers
-from embedkq.deadletters import DeadLetter, Record
+from embedkq import Queue, Worker, codec
+from embedkq._clients.producer import Producer
+from embedkq._formats import dead_letter, headers
+from embedkq._formats.commit_metadata import NOTHING
+from embedkq._formats.dead_letter import DeadLetter, Record
 from embedkq.errors import BrokerUnavailable, DecodeError
-from embedkq.notes import NOTHING
-from embedkq.producer import Producer
-from embedkq.worker import deadletter, health, pace, pool
-from embedkq.worker.loop import Loop
+from embedkq.worker import progress_watch
+from embedkq.worker.control_thread.control_loop import ControlLoop
+from embedkq.worker.dead_letter_thread import dead_letter_writer
+from embedkq.worker.pool import pool, prefetch
 
 LETTER = DeadLetter(
-    "orders", 3, 17, "failure", "ValueError: no", "Traceback ...\nValueError: no\n", 4, "here", 1_700_000_000_000, group="mail"
+    "orders",
+    3,
+    17,
+    "failure",
+    "ValueError: no",
+    "Traceback ...\nValueError: no\n",
+    4,
+    "here",
+    1_700_000_000_000,
+    group="mail",
 )
 RECORD = Record(b"key", b"value", [("embedkq", b"1;id=1"), ("theirs", b"2"), ("theirs", None)])
 
 texts = st.text(st.characters(codec="utf-8"), max_size=50)
 numbers = st.integers(0, 10**18)
 letters = st.builds(
-    DeadLetter, texts, numbers, numbers, st.sampled_from(deadletters.REASONS), texts, texts, numbers, texts, numbers, st.booleans(), texts
+    DeadLetter,
+    texts,
+    numbers,
+    numbers,
+    st.sampled_from(dead_letter.REASONS),
+    texts,
+    texts,
+    numbers,
+    texts,
+    numbers,
+    st.booleans(),
+    texts,
 )
-names = st.sampled_from([*deadletters._NAMES, deadletters._POINTER, deadletters._GROUP, "embedkq"]) | texts
+names = (
+    st.sampled_from([*dead_letter._NAMES, dead_letter._POINTER, dead_letter._GROUP, "embedkq"])
+    | texts
+)
 records = st.builds(
-    Record, st.none() | st.binary(), st.none() | st.binary(), st.lists(st.tuples(names, st.none() | st.binary()), max_size=25)
+    Record,
+    st.none() | st.binary(),
+    st.none() | st.binary(),
+    st.lists(st.tuples(names, st.none() | st.binary()), max_size=25),
 )
 
 
@@ -62,79 +93,99 @@ records = st.builds(
 
 @settings(deadline=None)
 @given(record=records, letter=letters)
-def test_a_record_and_what_is_said_of_it_come_back_whatever_headers_it_had(record: Record, letter: DeadLetter) -> None:
-    buried = deadletters.bury(record, letter)
+def test_a_record_and_what_is_said_of_it_come_back_whatever_headers_it_had(
+    record: Record, letter: DeadLetter
+) -> None:
+    buried = dead_letter.bury(record, letter)
     assert (buried.key, buried.value) == (record.key, record.value)
-    assert deadletters.strip(buried.headers) == record.headers
-    assert deadletters.read(buried.headers) == letter
+    assert dead_letter.strip(buried.headers) == record.headers
+    assert dead_letter.read(buried.headers) == letter
 
 
 def test_it_is_this_on_the_wire() -> None:
-    assert deadletters.bury(RECORD, LETTER).headers == [
-        *RECORD.headers, ("embedkq-dead-group", b"mail"), ("embedkq-dead-topic", b"orders"), ("embedkq-dead-partition", b"3"),
+    assert dead_letter.bury(RECORD, LETTER).headers == [
+        *RECORD.headers,
+        ("embedkq-dead-group", b"mail"),
+        ("embedkq-dead-topic", b"orders"),
+        ("embedkq-dead-partition", b"3"),
         ("embedkq-dead-offset", b"17"),
-        ("embedkq-dead-reason", b"failure"), ("embedkq-dead-exception", b"ValueError: no"),
-        ("embedkq-dead-traceback", b"Traceback ...\nValueError: no\n"), ("embedkq-dead-attempts", b"4"), ("embedkq-dead-host", b"here"),
+        ("embedkq-dead-reason", b"failure"),
+        ("embedkq-dead-exception", b"ValueError: no"),
+        ("embedkq-dead-traceback", b"Traceback ...\nValueError: no\n"),
+        ("embedkq-dead-attempts", b"4"),
+        ("embedkq-dead-host", b"here"),
         ("embedkq-dead-time", b"1700000000000"),
     ]
-    assert deadletters.bury(RECORD, LETTER._replace(pointer=True)).headers[-1] == ("embedkq-dead-pointer", b"1")
+    assert dead_letter.bury(RECORD, LETTER._replace(pointer=True)).headers[-1] == (
+        "embedkq-dead-pointer",
+        b"1",
+    )
 
 
 def test_a_dead_letter_that_was_put_back_as_it_is_dies_again_with_all_that_it_brought() -> None:
-    once = deadletters.bury(RECORD, LETTER._replace(pointer=True))
-    again = deadletters.bury(once, LETTER._replace(offset=18, reason="malformed"))
-    assert deadletters.read(again.headers).offset == 18
-    assert deadletters.strip(again.headers) == once.headers
-    assert deadletters.read(once.headers) == LETTER._replace(pointer=True)
+    once = dead_letter.bury(RECORD, LETTER._replace(pointer=True))
+    again = dead_letter.bury(once, LETTER._replace(offset=18, reason="malformed"))
+    assert dead_letter.read(again.headers).offset == 18
+    assert dead_letter.strip(again.headers) == once.headers
+    assert dead_letter.read(once.headers) == LETTER._replace(pointer=True)
 
 
 def test_a_dead_letter_is_no_job() -> None:
     sound = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)
     with pytest.raises(DecodeError, match="embedkq-dead-group"):
-        headers.read_headers(deadletters.bury(Record(None, b"", sound), LETTER).headers)
+        headers.read_headers(dead_letter.bury(Record(None, b"", sound), LETTER).headers)
 
 
 @settings(deadline=None)
 @given(told=st.lists(st.tuples(names, st.none() | st.binary()), max_size=12))
 def test_what_is_no_dead_letter_is_refused(told: list[tuple[str, bytes | None]]) -> None:
     with pytest.raises(DecodeError):
-        deadletters.read(told)
+        dead_letter.read(told)
 
 
-@pytest.mark.parametrize(("index", "value"), [(1, b""), (2, b"-1"), (6, b"1e3"), (8, "\u0664".encode()), (3, b"bored"), (2, b"9" * 20)])
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [(1, b""), (2, b"-1"), (6, b"1e3"), (8, "\u0664".encode()), (3, b"bored"), (2, b"9" * 20)],
+)
 def test_what_a_header_cannot_say_is_refused_by_name(index: int, value: bytes) -> None:
-    told = deadletters.bury(Record(None, b"", ()), LETTER).headers
+    told = dead_letter.bury(Record(None, b"", ()), LETTER).headers
     told[index + 1] = (told[index + 1][0], value)
     with pytest.raises(DecodeError, match=told[index + 1][0]):
-        deadletters.read(told)
+        dead_letter.read(told)
 
 
 def test_a_letter_of_a_version_without_groups_is_read_and_tells_none() -> None:
-    of_before = [header for header in deadletters.bury(RECORD, LETTER).headers if header[0] != "embedkq-dead-group"]
-    assert deadletters.read(of_before) == LETTER._replace(group="")
-    assert deadletters.strip(of_before) == RECORD.headers
+    of_before = [
+        header
+        for header in dead_letter.bury(RECORD, LETTER).headers
+        if header[0] != "embedkq-dead-group"
+    ]
+    assert dead_letter.read(of_before) == LETTER._replace(group="")
+    assert dead_letter.strip(of_before) == RECORD.headers
 
 
 def test_texts_that_are_no_text_are_told_all_the_same() -> None:
-    buried = deadletters.bury(RECORD, LETTER._replace(exception="\udcff", host="\ud800"))
-    told = deadletters.read(buried.headers)
+    buried = dead_letter.bury(RECORD, LETTER._replace(exception="\udcff", host="\ud800"))
+    told = dead_letter.read(buried.headers)
     assert (told.exception, told.host) == ("\\udcff", "\\ud800")
 
 
 @settings(deadline=None)
 @given(record=records, letter=letters, length=st.sampled_from([0, 1_000, 70_000, 200_000]))
-def test_each_form_is_smaller_and_keeps_what_it_can(record: Record, letter: DeadLetter, length: int) -> None:
+def test_each_form_is_smaller_and_keeps_what_it_can(
+    record: Record, letter: DeadLetter, length: int
+) -> None:
     letter = letter._replace(pointer=False, traceback="x" * length + "the end")
-    forms = list(deadletters.forms_of(record, letter))
-    told = [deadletters.read(form.headers) for form in forms]
-    assert {(each.topic, each.partition, each.offset, each.reason, each.attempts) for each in told} == {
-        (letter.topic, letter.partition, letter.offset, letter.reason, letter.attempts)
-    }
+    forms = list(dead_letter.forms_of(record, letter))
+    told = [dead_letter.read(form.headers) for form in forms]
+    assert {
+        (each.topic, each.partition, each.offset, each.reason, each.attempts) for each in told
+    } == {(letter.topic, letter.partition, letter.offset, letter.reason, letter.attempts)}
     assert [each.pointer for each in told] == [False, False, True, True]
     assert [form.value for form in forms] == [record.value, record.value, b"", b""]
-    assert all(deadletters.strip(form.headers) == record.headers for form in forms[:3])
+    assert all(dead_letter.strip(form.headers) == record.headers for form in forms[:3])
     assert all(each.traceback.endswith("the end") for each in told)
-    assert (forms[3].key, deadletters.strip(forms[3].headers)) == (None, [])
+    assert (forms[3].key, dead_letter.strip(forms[3].headers)) == (None, [])
     assert forms[1].size <= forms[0].size and forms[3].size < 15_000
 
 
@@ -148,7 +199,9 @@ def make_dead_topic(hosts: str) -> Callable[..., str]:
     def make(**config: str) -> str:
         name = f"dead-{uuid.uuid4().hex[:12]}"
         settings = {name.replace("_", "."): value for name, value in config.items()}
-        with_admin(hosts, lambda admin: admin.create_topics([NewTopic(name, 2, 1, topic_configs=settings)]))
+        with_admin(
+            hosts, lambda admin: admin.create_topics([NewTopic(name, 2, 1, topic_configs=settings)])
+        )
         return name
 
     return make
@@ -177,13 +230,21 @@ def letters_in(hosts: str, topic: str) -> list[tuple[DeadLetter, Any]]:
     while len(found) < sum(ends.values()):
         found += [record for records in consumer.poll(500).values() for record in records]
     consumer.close()
-    return [(deadletters.read(record.headers), record) for record in found]
+    return [(dead_letter.read(record.headers), record) for record in found]
 
 
 def test_whatever_cannot_be_run_and_whatever_failed_is_in_the_topic_unchanged(
-    make_worker: Any, hosts: str, topic: str, group: str, dead_topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_worker: Any,
+    hosts: str,
+    topic: str,
+    group: str,
+    dead_topic: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "_LONGEST_STACK_SECONDS", 30.0)  # however busy this machine is, the stack is waited for
+    monkeypatch.setattr(
+        pool, "_LONGEST_STACK_SECONDS", 30.0
+    )  # however busy this machine is, the stack is waited for
     notes = str(tmp_path / "notes")
     job = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)
     unreadable = codec.encode_object(workerjobs.Unreadable())
@@ -198,21 +259,42 @@ def test_whatever_cannot_be_run_and_whatever_failed_is_in_the_topic_unchanged(
         sender.flush()
     recorder = Recorder()
     make_worker(recorder).start(burst=True)
-    assert recorder.ids == {"0f8fad5b-d9cb-469f-a165-70867728950e": 1, good: 1, failed: 1, late: 1, crashed: 1}
+    assert recorder.ids == {
+        "0f8fad5b-d9cb-469f-a165-70867728950e": 1,
+        good: 1,
+        failed: 1,
+        late: 1,
+        crashed: 1,
+    }
     found = {letter.offset: (letter, record) for letter, record in letters_in(hosts, dead_topic)}
-    told = {offset: (letter.reason, letter.exception, letter.attempts) for offset, (letter, _) in found.items()}
-    assert told[0] == ("malformed", "DecodeError: header 'embedkq' is missing", 0) and told[1][0] == "malformed"
+    told = {
+        offset: (letter.reason, letter.exception, letter.attempts)
+        for offset, (letter, _) in found.items()
+    }
+    assert (
+        told[0] == ("malformed", "DecodeError: header 'embedkq' is missing", 0)
+        and told[1][0] == "malformed"
+    )
     why = "ValueError: invalid literal for int() with base 10: 'no number'"
-    assert told[2] == ("undecodable", f"embedkq.errors.DecodeError: the payload cannot be unpickled: {why}", 1)
+    assert told[2] == (
+        "undecodable",
+        f"embedkq.errors.DecodeError: the payload cannot be unpickled: {why}",
+        1,
+    )
     assert told[4] == ("failure", "LookupError: no luck", 1)
     assert told[5] == ("timeout", "", 1)
-    assert told[6][:1] + told[6][2:] == ("failure", 1) and "JobCrashed: the job's process exited with status 3" in told[6][1]
+    assert (
+        told[6][:1] + told[6][2:] == ("failure", 1)
+        and "JobCrashed: the job's process exited with status 3" in told[6][1]
+    )
     assert sorted(told) == [0, 1, 2, 4, 5, 6]
     assert "note_and_fail" in found[4][0].traceback and "spin" in found[5][0].traceback
     for letter, record in found.values():
         assert (letter.topic, letter.partition, letter.host) == (topic, 0, socket.gethostname())
         assert abs(letter.time - time.time() * 1000) < 60_000 and not letter.pointer
-        assert (record.key, record.value, deadletters.strip(record.headers)) == of_record(hosts, topic, letter.offset)
+        assert (record.key, record.value, dead_letter.strip(record.headers)) == of_record(
+            hosts, topic, letter.offset
+        )
     assert noted(hosts, group, topic)[0] == (7, (), NOTHING)
 
 
@@ -230,14 +312,19 @@ def test_a_record_that_is_refused_is_kept_and_its_partition_goes_on(
     make_worker: Any, hosts: str, topic: str, dead_topic: str, tmp_path: Path
 ) -> None:
     secret = "not known to the sender"
-    with Queue(hosts=hosts, topic=topic, secret=secret) as signing, Queue(hosts=hosts, topic=topic) as other:
-        forged = other.using(partition=0).enqueue(workerjobs.note, str(tmp_path / "notes"), "forged")
+    with (
+        Queue(hosts=hosts, topic=topic, secret=secret) as signing,
+        Queue(hosts=hosts, topic=topic) as other,
+    ):
+        forged = other.using(partition=0).enqueue(
+            workerjobs.note, str(tmp_path / "notes"), "forged"
+        )
         signing.using(partition=0).enqueue(workerjobs.note, str(tmp_path / "notes"), "signed")
     make_worker(secret=secret).start(burst=True)
     assert lines(tmp_path / "notes") == ["signed"]
     [(letter, record)] = letters_in(hosts, dead_topic)
     assert (letter.reason, letter.exception) == ("refused", "SignatureRefused: it is not signed")
-    assert headers.read_headers(deadletters.strip(record.headers)).id == forged.id
+    assert headers.read_headers(dead_letter.strip(record.headers)).id == forged.id
 
 
 def test_a_dead_letter_topic_that_is_the_topic_is_refused() -> None:
@@ -253,20 +340,26 @@ def test_what_is_too_large_is_cut_and_at_last_points_to_its_origin(
     narrow = make_dead_topic(max_message_bytes="6000")
     with Sender(hosts, topic) as sender:
         sender.send(workerjobs.fail_with_causes, 200, key=b"a", partition=0)
-        sender.send(workerjobs.note_and_fail, str(tmp_path / "notes"), "x" * 10_000, key=b"a", partition=0)
+        sender.send(
+            workerjobs.note_and_fail, str(tmp_path / "notes"), "x" * 10_000, key=b"a", partition=0
+        )
         sender.send_record(b"x", [("large", b"x" * 10_000)], key=b"a", partition=0)
         sender.flush()
     make_worker(dead_letter_topic=narrow).start(burst=True)
     found = {letter.offset: (letter, record) for letter, record in letters_in(hosts, narrow)}
     assert sorted(found) == [0, 1, 2]
-    assert not found[0][0].pointer and found[0][0].traceback.startswith("[...]") and "the last" in found[0][0].traceback
+    assert (
+        not found[0][0].pointer
+        and found[0][0].traceback.startswith("[...]")
+        and "the last" in found[0][0].traceback
+    )
     assert found[0][1].value == of_record(hosts, topic, 0)[1]
     assert found[1][0].pointer and found[1][1].value == b"" and found[1][1].key == b"a"
-    assert deadletters.strip(found[1][1].headers) == of_record(hosts, topic, 1)[2]
-    assert found[2][0].pointer and not deadletters.strip(found[2][1].headers)
+    assert dead_letter.strip(found[1][1].headers) == of_record(hosts, topic, 1)[2]
+    assert found[2][0].pointer and not dead_letter.strip(found[2][1].headers)
 
 
-class Gate:
+class RecordValidator:
     """Stands in for a topic that takes nothing until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> None:
@@ -283,23 +376,40 @@ class Gate:
             return dict.fromkeys(range(len(messages)), BrokerUnavailable("nowhere", "it is away"))
 
         monkeypatch.setattr(Producer, "send_all", send_all)
-        monkeypatch.setattr(health, "NO_PROGRESS_SECONDS", 3.0)
+        monkeypatch.setattr(progress_watch, "NO_PROGRESS_SECONDS", 3.0)
 
 
 def test_while_the_topic_is_away_nothing_is_done_and_only_its_partition_waits(
-    make_worker: Any, hosts: str, topic: str, group: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch, caplog: Any, tmp_path: Path
+    make_worker: Any,
+    hosts: str,
+    topic: str,
+    group: str,
+    dead_topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+    tmp_path: Path,
 ) -> None:
-    gate, notes = Gate(monkeypatch), str(tmp_path / "notes")
+    gate, notes = RecordValidator(monkeypatch), str(tmp_path / "notes")
     recorder = Recorder()
     with Queue(hosts=hosts, topic=topic) as queue, make_worker(recorder) as worker:
         queue.using(partition=0).enqueue(workerjobs.note_and_fail, notes, "first")
         fire_until(worker, lambda: gate.tries > 1, "the letter was tried twice")
         held = queue.using(partition=0).enqueue(workerjobs.note, notes, "behind")
-        queue.using(partition=1).enqueue_many([(workerjobs.note, (notes, number)) for number in range(100)])
+        queue.using(partition=1).enqueue_many(
+            [(workerjobs.note, (notes, number)) for number in range(100)]
+        )
         fire_until(worker, lambda: len(recorder) == 101, "the other partition goes on")
-        fire_until(worker, lambda: committed(hosts, group, topic).get(1, (0,))[0] == 100, "and is committed")
-        fire_until(worker, lambda: not worker.health().healthy, "the worker says that something is wrong")
-        assert [reason.partition(" for ")[0] for reason in worker.health().reasons] == ["dead letters could not be written"]
+        fire_until(
+            worker,
+            lambda: committed(hosts, group, topic).get(1, (0,))[0] == 100,
+            "and is committed",
+        )
+        fire_until(
+            worker, lambda: not worker.health().healthy, "the worker says that something is wrong"
+        )
+        assert [reason.partition(" for ")[0] for reason in worker.health().reasons] == [
+            "dead letters could not be written"
+        ]
         assert committed(hosts, group, topic).get(0, (0,))[0] == 0 and held.id not in recorder.ids
         gate.open.set()
         worker.drain()
@@ -312,35 +422,45 @@ def test_while_the_topic_is_away_nothing_is_done_and_only_its_partition_waits(
 def test_what_waits_for_the_topic_is_bounded(
     make_worker: Any, hosts: str, topic: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(monkeypatch, seconds=60)
-    monkeypatch.setattr(deadletter, "_HELD_UP_SECONDS", 60)
-    admit, begun_in_spite_of_it = Loop._admit, list[int]()
+    gate = RecordValidator(monkeypatch, seconds=60)
+    monkeypatch.setattr(dead_letter_writer, "_HELD_UP_SECONDS", 60)
+    admit, begun_in_spite_of_it = ControlLoop._admit, list[int]()
 
-    def watched(loop: Loop) -> None:
-        begun_in_spite_of_it.extend(loop.endings.held_up(time.monotonic()) - loop._backlog._on_hold)
+    def watched(loop: ControlLoop) -> None:
+        begun_in_spite_of_it.extend(
+            loop.completer.held_up(time.monotonic()) - loop._backlog._on_hold
+        )
         admit(loop)
 
-    monkeypatch.setattr(Loop, "_admit", watched)
-    count = 5 * deadletter.MOST_WAITING
+    monkeypatch.setattr(ControlLoop, "_admit", watched)
+    count = 5 * dead_letter_writer.MOST_WAITING
     with Sender(hosts, topic) as sender:
         for number in range(count):
             sender.send(workerjobs.fail_with, number, partition=0)
         sender.flush()
     with make_worker(processes=2) as worker:
-        wait_until(lambda: worker.health().in_flight >= deadletter.MOST_WAITING, "so many wait")
-        wait_until(lambda: worker._engine.loop._backlog._on_hold == {0}, "no more begin")
+        wait_until(
+            lambda: worker.health().in_flight >= dead_letter_writer.MOST_WAITING, "so many wait"
+        )
+        wait_until(lambda: worker._runtime.loop._backlog._on_hold == {0}, "no more begin")
         wait_until(lambda: worker.health().oldest_running_seconds is None, "nothing runs any more")
-        assert gate.tries == 1 and worker.health().in_flight < deadletter.MOST_WAITING + 2 * pace.MOST_TASKS
+        assert (
+            gate.tries == 1
+            and worker.health().in_flight
+            < dead_letter_writer.MOST_WAITING + 2 * prefetch.MOST_TASKS
+        )
         assert not begun_in_spite_of_it
         gate.open.set()
         worker.drain()
-    assert sorted(letter.offset for letter, _ in letters_in(hosts, dead_topic)) == list(range(count))
+    assert sorted(letter.offset for letter, _ in letters_in(hosts, dead_topic)) == list(
+        range(count)
+    )
 
 
 def test_stop_waits_for_letters_and_what_is_not_written_in_time_comes_again(
     make_worker: Any, hosts: str, topic: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(monkeypatch)
+    gate = RecordValidator(monkeypatch)
     with Sender(hosts, topic) as sender:
         sender.send(workerjobs.fail_with, "luck")
         sender.flush()
@@ -390,13 +510,25 @@ def test_without_a_dead_record_there_is_no_writer(make_worker: Any, hosts: str, 
 
 
 def test_a_letter_that_no_client_takes_does_not_hold_up_its_partition(
-    make_worker: Any, hosts: str, topic: str, group: str, dead_topic: str, monkeypatch: pytest.MonkeyPatch
+    make_worker: Any,
+    hosts: str,
+    topic: str,
+    group: str,
+    dead_topic: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     really = Producer.send_all
 
     def send_all(producer: Producer, messages: Any) -> Any:
-        odd = [index for index, message in enumerate(messages) if message.topic == dead_topic and message.value]
-        return {**dict.fromkeys(odd, TypeError("no client can write this")), **really(producer, [m for m in messages if not m.value])}
+        odd = [
+            index
+            for index, message in enumerate(messages)
+            if message.topic == dead_topic and message.value
+        ]
+        return {
+            **dict.fromkeys(odd, TypeError("no client can write this")),
+            **really(producer, [m for m in messages if not m.value]),
+        }
 
     with Sender(hosts, topic) as sender:
         sender.send_record(b"no job", [], key=b"a", partition=0)
@@ -409,33 +541,63 @@ def test_a_letter_that_no_client_takes_does_not_hold_up_its_partition(
 
 
 @pytest.mark.needs("properties")
-def test_a_topic_that_is_created_too_late_gets_what_waited_for_it(make_broker: Any, caplog: Any) -> None:
+def test_a_topic_that_is_created_too_late_gets_what_waited_for_it(
+    make_broker: Any, caplog: Any
+) -> None:
     hosts = make_broker({"auto.create.topics.enable": "false"}).hosts
     with_admin(hosts, lambda admin: admin.create_topics([NewTopic("jobs", 1, 1)]))
     send_many(hosts, "jobs", workerjobs.fail_with, [(1,), (2,)])
     with Worker(hosts=hosts, topic="jobs", dead_letter_topic="jobs-dead") as worker:
-        wait_until(lambda: "cannot be written" in caplog.text, "it is told that the topic is not there")
+        wait_until(
+            lambda: "cannot be written" in caplog.text, "it is told that the topic is not there"
+        )
         assert "does it exist?" in caplog.text
         with_admin(hosts, lambda admin: admin.create_topics([NewTopic("jobs-dead", 1, 1)]))
         assert worker.drain(60)
     assert sorted(letter.offset for letter, _ in letters_in(hosts, "jobs-dead")) == [0, 1]
 
 
-def test_the_command_line_and_flask_take_the_topic_too(hosts: str, topic: str, dead_topic: str, tmp_path: Path) -> None:
+def test_the_command_line_and_flask_take_the_topic_too(
+    hosts: str, topic: str, dead_topic: str, tmp_path: Path
+) -> None:
     from flask import Flask
     from programs import KQ
 
     from embedkq.flask import EmbedKQ
 
     send_many(hosts, topic, workerjobs.fail_times, [(str(tmp_path / "notes"), "x", 9)])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "EMBEDKQ_DEAD_LETTER_TOPIC": dead_topic}
-    command = [KQ, "worker", f"--hosts={hosts}", f"--topic={topic}", "--retries=1", "--backoff=0.05", "--burst"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "tests"),
+        "EMBEDKQ_DEAD_LETTER_TOPIC": dead_topic,
+    }
+    command = [
+        KQ,
+        "worker",
+        f"--hosts={hosts}",
+        f"--topic={topic}",
+        "--retries=1",
+        "--backoff=0.05",
+        "--burst",
+    ]
     subprocess.run(command, env=environment, check=True, timeout=60, stderr=subprocess.DEVNULL)
-    assert [(letter.reason, letter.attempts) for letter, _ in letters_in(hosts, dead_topic)] == [("failure", 2)]
+    assert [(letter.reason, letter.attempts) for letter, _ in letters_in(hosts, dead_topic)] == [
+        ("failure", 2)
+    ]
 
     app = Flask("shop")
-    app.config.update(EMBEDKQ_DEAD_LETTER_TOPIC="died", EMBEDKQ_RETRIES=2, EMBEDKQ_BACKOFF=5, EMBEDKQ_MAX_CRASHES=1)
+    app.config.update(
+        EMBEDKQ_DEAD_LETTER_TOPIC="died",
+        EMBEDKQ_RETRIES=2,
+        EMBEDKQ_BACKOFF=5,
+        EMBEDKQ_MAX_CRASHES=1,
+    )
     kq = EmbedKQ(app)
     with app.app_context():
         given = kq.worker._settings
-        assert (given.dead_letter_topic, given.retries, given.backoff, given.max_crashes) == ("died", 2, 5, 1)
+        assert (given.dead_letter_topic, given.retries, given.backoff, given.max_crashes) == (
+            "died",
+            2,
+            5,
+            1,
+        )

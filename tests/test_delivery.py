@@ -1,4 +1,6 @@
-"""The delivery promise under faults, on Apache Kafka: what is done and committed never runs again, nothing is lost."""
+"""The delivery promise under faults, on Apache Kafka: what is done and committed never runs again,
+nothing is lost."""
+
 from __future__ import annotations
 
 import os
@@ -17,12 +19,23 @@ import pytest
 import workerjobs
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
-from support import ROOT, Recorder, Sender, committed, fire_until, lag, lines, send_many, wait_until, with_admin
+from support import (
+    ROOT,
+    Recorder,
+    Sender,
+    committed,
+    fire_until,
+    lag,
+    lines,
+    send_many,
+    wait_until,
+    with_admin,
+)
 
 from embedkq import Queue, Worker
+from embedkq._clients.admin import describe
+from embedkq._formats.commit_metadata import decode
 from embedkq.errors import BrokerUnavailable, WorkerFailed
-from embedkq.info import describe
-from embedkq.notes import decode
 
 SESSION = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500}
 
@@ -79,7 +92,9 @@ Worker(hosts=hosts, topic=topic, group=group, callback=callback, processes=2,
 
 
 @pytest.fixture
-def start_host(hosts: str, topic: str, group: str, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def start_host(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     """Starts processes that host a worker; their callbacks note ids and statuses in `told`."""
     script = tmp_path / "host.py"
     script.write_text(HOST)
@@ -139,7 +154,12 @@ def test_damaged_metadata_is_ignored_with_a_warning(
     from kafka.structs import OffsetAndMetadata
 
     ids = send_many(hosts, topic, workerjobs.echo, [()] * 10, partition=0)
-    with_admin(hosts, lambda admin: admin.alter_group_offsets(group, {TopicPartition(topic, 0): OffsetAndMetadata(4, metadata, -1)}))
+    with_admin(
+        hosts,
+        lambda admin: admin.alter_group_offsets(
+            group, {TopicPartition(topic, 0): OffsetAndMetadata(4, metadata, -1)}
+        ),
+    )
     recorder = Recorder()
     with make_worker(recorder) as worker:
         assert worker.drain(60)
@@ -161,10 +181,16 @@ def test_where_a_broker_takes_less_metadata_the_plain_watermark_is_committed(
         slow.enqueue(workerjobs.note_and_wait, str(tmp_path / "notes"), "slow", str(gate))
         for keep in kept:
             (slow if keep else queue).enqueue(workerjobs.echo)
-    with Worker(hosts=broker.hosts, topic=topic, group=group, callback=recorder, processes=2, kafka=SESSION) as worker:
-        fire_until(worker, lambda: len(recorder) == 1 + kept.count(False), "all that may run is done")
+    with Worker(
+        hosts=broker.hosts, topic=topic, group=group, callback=recorder, processes=2, kafka=SESSION
+    ) as worker:
+        fire_until(
+            worker, lambda: len(recorder) == 1 + kept.count(False), "all that may run is done"
+        )
         wait_until(lambda: "refuses commit metadata" in caplog.text, "the warning")
-        wait_until(lambda: committed(broker.hosts, group, topic).get(0) == (1, ""), "the plain watermark")
+        wait_until(
+            lambda: committed(broker.hosts, group, topic).get(0) == (1, ""), "the plain watermark"
+        )
         gate.touch()
         assert worker.drain(60)
     assert lag(broker.hosts, group, topic) == 0 and len(recorder) == 302
@@ -218,22 +244,37 @@ def test_a_revocation_waits_for_what_runs(
     workers = [make_worker(recorder, processes=4, revoke_timeout=30) for recorder in recorders]
     with Queue(hosts=hosts, topic=topic) as queue:
         for partition in range(4):
-            queue.using(partition=partition).enqueue(workerjobs.note_and_wait, str(notes), partition, str(gate))
+            queue.using(partition=partition).enqueue(
+                workerjobs.note_and_wait, str(notes), partition, str(gate)
+            )
     owners(workers[0])
     wait_until(lambda: len(lines(notes)) == 4, "all four run on the first")
     owners(workers[1])
-    wait_until(lambda: len(workers[0]._engine.consumer.assignment.partitions) < 4, "some are being revoked")
+    wait_until(
+        lambda: len(workers[0]._runtime.consumer.assignment.partitions) < 4,
+        "some are being revoked",
+    )
     time.sleep(1.5)  # a chance to do the wrong thing: to hand them over now
     gate.touch()
     wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
-    assert sorted(lines(notes)) == ["0", "1", "2", "3"] and len(recorders[0]) == 4 and not recorders[1].calls
+    assert (
+        sorted(lines(notes)) == ["0", "1", "2", "3"]
+        and len(recorders[0]) == 4
+        and not recorders[1].calls
+    )
 
 
 def gates_of(queue: Queue, folder: Path, partitions: Iterable[int]) -> str:
-    """A job for each partition that runs until its own gate is opened; where they note that they have begun."""
+    """A job for each partition that runs until its own gate is opened; where they note that they
+    have begun."""
     for partition in partitions:
         job = queue.using(partition=partition)
-        job.enqueue(workerjobs.note_and_wait, str(folder / "notes"), partition, str(folder / f"gate {partition}"))
+        job.enqueue(
+            workerjobs.note_and_wait,
+            str(folder / "notes"),
+            partition,
+            str(folder / f"gate {partition}"),
+        )
     return str(folder / "notes")
 
 
@@ -247,21 +288,31 @@ def test_partitions_that_stay_go_on_while_one_that_goes_waits_for_its_job(
         owners(workers[0])
         wait_until(lambda: len(lines(notes)) == 4, "all four run on the first")
         owners(workers[1])
-        assignment = workers[0]._engine.consumer.assignment
+        assignment = workers[0]._runtime.consumer.assignment
         wait_until(lambda: assignment.settles, "the first gives some up")
         kept = assignment.partitions
         assert 0 < len(kept) < 4
         for partition in kept:
             (tmp_path / f"gate {partition}").touch()
             for number in range(20):
-                queue.using(partition=partition).enqueue(workerjobs.note, notes, f"{partition} {number}")
-        wait_until(lambda: len(recorders[0]) == 21 * len(kept), "those that stay are fetched and run, and have their callbacks")
-        wait_until(lambda: all(committed(hosts, group, topic)[p][0] == 21 for p in kept), "and are committed")
+                queue.using(partition=partition).enqueue(
+                    workerjobs.note, notes, f"{partition} {number}"
+                )
+        wait_until(
+            lambda: len(recorders[0]) == 21 * len(kept),
+            "those that stay are fetched and run, and have their callbacks",
+        )
+        wait_until(
+            lambda: all(committed(hosts, group, topic)[p][0] == 21 for p in kept),
+            "and are committed",
+        )
         assert assignment.settles and not recorders[1].calls
         for partition in range(4):
             (tmp_path / f"gate {partition}").touch()
         wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
-    assert Counter(lines(notes)) == dict.fromkeys(lines(notes), 1) and len(lines(notes)) == 4 + 20 * len(kept)
+    assert Counter(lines(notes)) == dict.fromkeys(lines(notes), 1) and len(
+        lines(notes)
+    ) == 4 + 20 * len(kept)
 
 
 def test_partitions_go_on_while_the_group_waits_for_another_worker(
@@ -272,25 +323,37 @@ def test_partitions_go_on_while_the_group_waits_for_another_worker(
     for worker in workers[:2]:
         owners(worker)
     with Queue(hosts=hosts, topic=topic) as queue:
-        wait_until(lambda: sorted(map(len, members_of(hosts, topic, group).values())) == [2, 2], "two partitions each")
+        wait_until(
+            lambda: sorted(map(len, members_of(hosts, topic, group).values())) == [2, 2],
+            "two partitions each",
+        )
         notes = gates_of(queue, tmp_path, range(4))
         wait_until(lambda: len(lines(notes)) == 4, "all four run")
         owners(workers[2])
-        wait_until(lambda: any(worker._engine.consumer.assignment.settles for worker in workers[:2]), "one of them gives one up")
-        waiting = next(worker for worker in workers[:2] if not worker._engine.consumer.assignment.settles)
+        wait_until(
+            lambda: any(worker._runtime.consumer.assignment.settles for worker in workers[:2]),
+            "one of them gives one up",
+        )
+        waiting = next(
+            worker for worker in workers[:2] if not worker._runtime.consumer.assignment.settles
+        )
         owners(workers[3])
         wait_until(lambda: _is_joining(hosts, topic, group), "a fourth one joins")
-        others = waiting._engine.consumer.assignment.partitions
+        others = waiting._runtime.consumer.assignment.partitions
         assert len(others) == 2
         for partition in others:
             for number in range(20):
-                queue.using(partition=partition).enqueue(workerjobs.note, notes, f"{partition} {number}")
+                queue.using(partition=partition).enqueue(
+                    workerjobs.note, notes, f"{partition} {number}"
+                )
         wait_until(lambda: len(lines(notes)) == 4 + 40, "the partitions of the other one go on")
         assert _is_joining(hosts, topic, group)
         for partition in range(4):
             (tmp_path / f"gate {partition}").touch()
         wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
-    assert Counter(lines(notes)) == dict.fromkeys(lines(notes), 1) and sum(map(len, recorders)) == 44
+    assert (
+        Counter(lines(notes)) == dict.fromkeys(lines(notes), 1) and sum(map(len, recorders)) == 44
+    )
 
 
 def _is_joining(hosts: str, topic: str, group: str) -> bool:
@@ -301,20 +364,28 @@ def test_a_stop_while_partitions_are_given_up_commits_what_was_done_of_them(
     make_worker: Any, owners: Any, hosts: str, topic: str, group: str, tmp_path: Path
 ) -> None:
     recorders = [Recorder(), Recorder()]
-    first, second = (make_worker(recorder, processes=4, revoke_timeout=60) for recorder in recorders)
+    first, second = (
+        make_worker(recorder, processes=4, revoke_timeout=60) for recorder in recorders
+    )
     with Queue(hosts=hosts, topic=topic) as queue:
         notes = gates_of(queue, tmp_path, range(4))
     owners(first)
     wait_until(lambda: len(lines(notes)) == 4, "all four run on the first")
     owners(second)
-    wait_until(lambda: first._engine.consumer.assignment.settles, "some are given up")
+    wait_until(lambda: first._runtime.consumer.assignment.settles, "some are given up")
     first.request_stop()
     for partition in range(4):
         (tmp_path / f"gate {partition}").touch()
     assert first.wait(30)
-    wait_until(lambda: len(second._engine.consumer.assignment.partitions) == 4, "the second has them all")
+    wait_until(
+        lambda: len(second._runtime.consumer.assignment.partitions) == 4, "the second has them all"
+    )
     wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
-    assert sorted(lines(notes)) == ["0", "1", "2", "3"] and len(recorders[0]) == 4 and not recorders[1].calls
+    assert (
+        sorted(lines(notes)) == ["0", "1", "2", "3"]
+        and len(recorders[0]) == 4
+        and not recorders[1].calls
+    )
 
 
 def test_what_runs_longer_than_the_revocation_waits_still_has_its_one_callback(
@@ -325,7 +396,9 @@ def test_what_runs_longer_than_the_revocation_waits_still_has_its_one_callback(
     workers = [make_worker(recorder, processes=4, revoke_timeout=0.5) for recorder in recorders]
     with Queue(hosts=hosts, topic=topic) as queue:
         for partition in range(4):
-            queue.using(partition=partition).enqueue(workerjobs.note_and_wait, str(notes), partition, str(gate))
+            queue.using(partition=partition).enqueue(
+                workerjobs.note_and_wait, str(notes), partition, str(gate)
+            )
     owners(workers[0])
     wait_until(lambda: len(lines(notes)) == 4, "all four run on the first")
     owners(workers[1])
@@ -334,7 +407,9 @@ def test_what_runs_longer_than_the_revocation_waits_still_has_its_one_callback(
     wait_until(lambda: lag(hosts, group, topic) == 0, "all is done")
     wait_until(lambda: len(recorders[0]) == 4, "the late ends are told")
     moved = len(lines(notes)) - 4
-    assert 1 <= moved <= 2 and len(recorders[1]) == moved  # at least once: those that moved ran on both
+    assert (
+        1 <= moved <= 2 and len(recorders[1]) == moved
+    )  # at least once: those that moved ran on both
     assert max(recorders[0].ids.values()) == max(recorders[1].ids.values()) == 1
 
 
@@ -358,7 +433,9 @@ def test_a_lost_partition_is_not_committed_and_a_frozen_host_wakes_up_well(
     assert first.poll() is None
 
 
-def test_a_static_member_comes_back_to_its_partitions(make_worker: Any, hosts: str, topic: str, group: str) -> None:
+def test_a_static_member_comes_back_to_its_partitions(
+    make_worker: Any, hosts: str, topic: str, group: str
+) -> None:
     recorder = Recorder()
     for round_ in range(2):
         ids = send_many(hosts, topic, workerjobs.echo, [()] * 5)
@@ -367,35 +444,66 @@ def test_a_static_member_comes_back_to_its_partitions(make_worker: Any, hosts: s
     assert len(recorder) == 10
 
 
-def test_partitions_that_are_added_are_taken(make_worker: Any, hosts: str, topic: str, group: str) -> None:
+def test_partitions_that_are_added_are_taken(
+    make_worker: Any, hosts: str, topic: str, group: str
+) -> None:
     recorder = Recorder()
     with make_worker(recorder, kafka={"metadata_max_age_ms": 500}) as worker:
         send_many(hosts, topic, workerjobs.echo, [()] * 20)
         fire_until(worker, lambda: len(recorder) == 20, "the first ones are done")
         with_admin(hosts, lambda admin: admin.create_partitions({topic: 8}))
         ids = send_many(hosts, topic, workerjobs.echo, [()] * 20, partition=7)
-        fire_until(worker, lambda: set(ids) <= set(recorder.ids), "those of the new partition are done")
+        fire_until(
+            worker, lambda: set(ids) <= set(recorder.ids), "those of the new partition are done"
+        )
     assert max(recorder.ids.values()) == 1
 
 
 @pytest.mark.hang_guard(240)
 def test_a_consumer_left_for_dead_is_replaced_and_what_runs_is_not_run_again(
-    make_worker: Any, hosts: str, topic: str, group: str, tmp_path: Path, monkeypatch: Any, caplog: Any
+    make_worker: Any,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    monkeypatch: Any,
+    caplog: Any,
 ) -> None:
     notes, gate, recorder = tmp_path / "notes", tmp_path / "gate", Recorder()
     with make_worker(recorder, processes=2) as worker:
         with Queue(hosts=hosts, topic=topic) as queue:
-            queue.using(partition=0).enqueue(workerjobs.note_and_wait, str(notes), "long", str(gate))
+            queue.using(partition=0).enqueue(
+                workerjobs.note_and_wait, str(notes), "long", str(gate)
+            )
         send_many(hosts, topic, workerjobs.note, [(str(notes), number) for number in range(20)])
         fire_until(worker, lambda: len(recorder) == 20, "the short ones are done")
-        # kafka-python is in this state at times after poll(0) met a rebalance: it is no member any more, and does not join again.
-        client = worker._engine.consumer._client
+        # kafka-python is in this state at times after poll(0) met a rebalance: it is no member any
+        # more, and does not join again.
+        client = worker._runtime.consumer._client
         monkeypatch.setattr(client.kafka._coordinator, "need_rejoin", lambda: False)
-        with_admin(hosts, lambda admin: admin.remove_group_members(group, [MemberToRemove(member_id=client.member_id)]))
-        fire_until(worker, lambda: worker._engine.consumer.commits.refused_since is not None, "it is left for dead")
-        # It goes on polling records of its old assignment: what is done of them cannot be committed, and must not run again.
-        ids = send_many(hosts, topic, workerjobs.note, [(str(notes), number) for number in range(20, 40)], partition=1)
-        fire_until(worker, lambda: set(ids) <= set(recorder.ids), "the dead consumer's jobs are done")
+        with_admin(
+            hosts,
+            lambda admin: admin.remove_group_members(
+                group, [MemberToRemove(member_id=client.member_id)]
+            ),
+        )
+        fire_until(
+            worker,
+            lambda: worker._runtime.consumer.committer.refused_since is not None,
+            "it is left for dead",
+        )
+        # It goes on polling records of its old assignment: what is done of them cannot be
+        # committed, and must not run again.
+        ids = send_many(
+            hosts,
+            topic,
+            workerjobs.note,
+            [(str(notes), number) for number in range(20, 40)],
+            partition=1,
+        )
+        fire_until(
+            worker, lambda: set(ids) <= set(recorder.ids), "the dead consumer's jobs are done"
+        )
         began = time.monotonic()
         fire_until(worker, lambda: "a new one joins" in caplog.text, "the watchdog")
         assert time.monotonic() - began < 6 + 5 + 2
@@ -403,7 +511,11 @@ def test_a_consumer_left_for_dead_is_replaced_and_what_runs_is_not_run_again(
         fire_until(worker, lambda: set(ids) <= set(recorder.ids), "the new consumer works")
         gate.touch()
         fire_until(worker, lambda: lag(hosts, group, topic) == 0, "all is done")
-    assert max(Counter(lines(notes)).values()) == 1 and max(recorder.ids.values()) == 1 and len(recorder) == 61
+    assert (
+        max(Counter(lines(notes)).values()) == 1
+        and max(recorder.ids.values()) == 1
+        and len(recorder) == 61
+    )
 
 
 # Outages.
@@ -422,10 +534,14 @@ def freeze(broker: Any) -> None:
 
 @pytest.mark.needs("kill", "pause", "keeps_data")
 @pytest.mark.parametrize("fault", [restart, freeze])
-def test_an_outage_loses_nothing_and_is_told_once(make_broker: Any, topic: str, group: str, fault: Any, caplog: Any) -> None:
+def test_an_outage_loses_nothing_and_is_told_once(
+    make_broker: Any, topic: str, group: str, fault: Any, caplog: Any
+) -> None:
     broker, recorder = make_broker(), Recorder()
     caplog.set_level("INFO", "embedkq")
-    with Worker(hosts=broker.hosts, topic=topic, group=group, callback=recorder, processes=2, kafka=SESSION) as worker:
+    with Worker(
+        hosts=broker.hosts, topic=topic, group=group, callback=recorder, processes=2, kafka=SESSION
+    ) as worker:
         ids = send_many(broker.hosts, topic, workerjobs.echo, [()] * 200)
         fire_until(worker, lambda: len(recorder) >= 100, "half of them are done")
         outage = threading.Thread(target=fault, args=(broker,))
@@ -437,7 +553,9 @@ def test_an_outage_loses_nothing_and_is_told_once(make_broker: Any, topic: str, 
         fire_until(worker, lambda: lag(broker.hosts, group, topic) == 0, "all is committed")
     texts = [record.getMessage() for record in caplog.records if record.name == "embedkq.worker"]
     assert sum("does not answer" in text for text in texts) <= 1
-    assert sum("answers again" in text for text in texts) == sum("does not answer" in text for text in texts)
+    assert sum("answers again" in text for text in texts) == sum(
+        "does not answer" in text for text in texts
+    )
     assert max(recorder.ids.values()) == 1
 
 
@@ -445,7 +563,12 @@ def test_an_outage_loses_nothing_and_is_told_once(make_broker: Any, topic: str, 
 def test_a_deleted_topic_fails_the_worker(make_broker: Any, group: str) -> None:
     broker = make_broker({"auto.create.topics.enable": "false"})
     with_admin(broker.hosts, lambda admin: create(admin, "short-lived"))
-    worker = Worker(hosts=broker.hosts, topic="short-lived", group=group, kafka={**SESSION, "metadata_max_age_ms": 500})
+    worker = Worker(
+        hosts=broker.hosts,
+        topic="short-lived",
+        group=group,
+        kafka={**SESSION, "metadata_max_age_ms": 500},
+    )
     with pytest.raises(WorkerFailed, match="'short-lived' does not exist"), worker:
         wait_until(lambda: members_of(broker.hosts, "short-lived", group), "it has joined")
         with_admin(broker.hosts, lambda admin: admin.delete_topics(["short-lived"]))
@@ -479,7 +602,11 @@ def test_leaving_the_interpreter_without_stop_is_quick_quiet_and_repeats_rather_
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     done = subprocess.run(
         [sys.executable, str(script), hosts, topic, group, str(notes)],
-        capture_output=True, text=True, timeout=60, env=environment, check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=True,
     )
     assert time.time() - float(done.stdout.split()[1]) < 2.5 and not done.stderr
     assert lag(hosts, group, topic) == 2
@@ -488,7 +615,9 @@ def test_leaving_the_interpreter_without_stop_is_quick_quiet_and_repeats_rather_
 
 
 @pytest.mark.needs("pause")
-def test_a_queue_sends_again_after_an_outage_that_was_longer_than_its_patience(make_broker: Any) -> None:
+def test_a_queue_sends_again_after_an_outage_that_was_longer_than_its_patience(
+    make_broker: Any,
+) -> None:
     """An idempotent producer of kafka-python 3.0.12 never sends again once a batch has expired."""
     broker = make_broker()
     queue = Queue(hosts=broker.hosts, topic="patience")

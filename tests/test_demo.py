@@ -1,4 +1,6 @@
-"""`kq demo`: what a new user sees first, and that it would not be silent about a callback too few, too many or wrong."""
+"""`kq demo`: what a new user sees first, and that it would not be silent about a callback too few,
+too many or wrong."""
+
 from __future__ import annotations
 
 import json
@@ -25,7 +27,11 @@ EXPECTED = {"return a result": 23, "raise": 2, "hang past 0.5 s": 1, "kill their
 
 def cells(done: Ended) -> dict[str, list[str]]:
     """The closing table: the cells of each row behind its first one."""
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if line.startswith("│")]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in done.out.splitlines()
+        if line.startswith("│")
+    ]
     return {row[0]: row[1:] for row in rows}
 
 
@@ -44,10 +50,14 @@ def test_as_a_new_user_runs_it(embedded_broker_program: None, tmp_path: Path) ->
         "kill their process": ["8", "failure", "JobCrashed", "8"],
         "in all": ["200", "", "", "200"],
     }, done
-    assert re.search(r"^200 callbacks in \d+\.\d s: \d+ jobs/s, although 8 of them hung for 0\.5 s\.$", done.out, re.M), done
+    assert re.search(
+        r"^200 callbacks in \d+\.\d s: \d+ jobs/s, although 8 of them hung for 0\.5 s\.$",
+        done.out,
+        re.M,
+    ), done
     assert "\nEvery job had exactly one callback, the right one, on the main thread.\n" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
-    hosts, = re.findall(r"^Embedded broker at (127\.0\.0\.1:\d+): ", done.out)
+    (hosts,) = re.findall(r"^Embedded broker at (127\.0\.0\.1:\d+): ", done.out)
     assert not is_open(hosts)
     assert not list(tmp_path.iterdir())
 
@@ -59,20 +69,43 @@ def test_on_a_cluster_it_has_a_topic_of_its_own_and_deletes_it(hosts: str) -> No
     told = json.loads(done.out)
     assert {kind["name"]: kind["right"] for kind in told["kinds"]} == EXPECTED
     assert {kind["name"]: kind["enqueued"] for kind in told["kinds"]} == EXPECTED
-    counts = {name: told[name] for name in ("well", "jobs", "callbacks", "missing", "doubled", "wrong", "elsewhere", "strange")}
-    assert counts == {"well": True, "jobs": JOBS, "callbacks": JOBS, "missing": 0, "doubled": 0, "wrong": 0, "elsewhere": 0, "strange": 0}
+    counts = {
+        name: told[name]
+        for name in (
+            "well",
+            "jobs",
+            "callbacks",
+            "missing",
+            "doubled",
+            "wrong",
+            "elsewhere",
+            "strange",
+        )
+    }
+    assert counts == {
+        "well": True,
+        "jobs": JOBS,
+        "callbacks": JOBS,
+        "missing": 0,
+        "doubled": 0,
+        "wrong": 0,
+        "elsewhere": 0,
+        "strange": 0,
+    }
     assert told["seconds"] > 0 and told["rate"] > 0
-    topic, = re.findall(r"embedkq-demo-[0-9a-f]{8}", done.err)
+    (topic,) = re.findall(r"embedkq-demo-[0-9a-f]{8}", done.err)
     assert f"Cluster at {hosts}" in done.err
     wait_until(lambda: topic not in demo_topics(hosts), "its topic is gone")
     assert topic not in before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_all_that_is_its(number: signal.Signals, hosts: str, tmp_path: Path) -> None:
+def test_a_signal_ends_it_with_all_that_is_its(
+    number: signal.Signals, hosts: str, tmp_path: Path
+) -> None:
     with Program(tmp_path, "demo", f"--hosts={hosts}", "--jobs=100000") as running:
         running.says("Worker with 2 processes")
-        topic, = re.findall(r"embedkq-demo-[0-9a-f]{8}", " ".join(running.out))
+        (topic,) = re.findall(r"embedkq-demo-[0-9a-f]{8}", " ".join(running.out))
         wait_until(lambda: topic in demo_topics(hosts), "its topic is there")
         family = running.family()
         running.send(number)
@@ -103,9 +136,15 @@ kq(["demo", "--jobs=6", "--hosts=" + sys.argv[1]])
 HARM = {
     "missing": ("number == 2 or count(self, *told)", (1, 0, 0, 0), "5"),
     "doubled": ("count(self, *told); number == 2 and count(self, *told)", (0, 1, 0, 0), "7"),
-    "wrong": ("count(self, status, job, 5 if number == 2 else result, exception, traceback)", (0, 0, 1, 0), "5"),
+    "wrong": (
+        "count(self, status, job, 5 if number == 2 else result, exception, traceback)",
+        (0, 0, 1, 0),
+        "5",
+    ),
     "elsewhere": (
-        "import threading; thread = threading.Thread(target=count, args=(self, *told)); thread.start(); thread.join()", (0, 0, 0, 6), "6"
+        "import threading; thread = threading.Thread(target=count, args=(self, *told)); thread.start(); thread.join()",
+        (0, 0, 0, 6),
+        "6",
     ),
 }
 
@@ -139,21 +178,42 @@ def test_a_tally_is_well_when_each_job_was_told_of_once() -> None:
     assert not tally.well and (tally.missing, tally.rate, tally.seconds) == (14, None, 0.0)
     for number in range(14):
         kind = demo_tally.kind_of(number)
-        error = {"ZeroDivisionError": ZeroDivisionError("division by zero"), "JobCrashed": JobCrashed(-9)}.get(kind.outcome)
+        error = {
+            "ZeroDivisionError": ZeroDivisionError("division by zero"),
+            "JobCrashed": JobCrashed(-9),
+        }.get(kind.outcome)
         assert not tally.well
-        tally.callback(kind.status, job(number), number * number if kind is GOOD else None, error, None)
+        tally.callback(
+            kind.status, job(number), number * number if kind is GOOD else None, error, None
+        )
     assert tally.well and tally.fired == 14
     assert [(kind.name, enqueued, right) for kind, enqueued, right in tally.kinds()] == [
-        ("return a result", 11, 11), ("raise", 1, 1), ("hang past 0.5 s", 1, 1), ("kill their process", 1, 1)
+        ("return a result", 11, 11),
+        ("raise", 1, 1),
+        ("hang past 0.5 s", 1, 1),
+        ("kill their process", 1, 1),
     ]
 
 
-@pytest.mark.parametrize(("number", "told"), [
-    (0, ("failure", 0, None)), (0, ("success", 1, None)), (0, ("success", 0, ValueError())), (0, ("timeout", None, None)),
-    (3, ("success", 9, None)), (3, ("failure", None, ValueError())), (3, ("failure", 9, ZeroDivisionError())),
-    (7, ("failure", None, JobCrashed(-9))), (7, ("timeout", 1, None)), (13, ("failure", None, ValueError())), (13, ("timeout", None, None)),
-])
-def test_a_callback_that_is_told_something_else_is_wrong(number: int, told: tuple[str, object, object]) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (0, ("failure", 0, None)),
+        (0, ("success", 1, None)),
+        (0, ("success", 0, ValueError())),
+        (0, ("timeout", None, None)),
+        (3, ("success", 9, None)),
+        (3, ("failure", None, ValueError())),
+        (3, ("failure", 9, ZeroDivisionError())),
+        (7, ("failure", None, JobCrashed(-9))),
+        (7, ("timeout", 1, None)),
+        (13, ("failure", None, ValueError())),
+        (13, ("timeout", None, None)),
+    ],
+)
+def test_a_callback_that_is_told_something_else_is_wrong(
+    number: int, told: tuple[str, object, object]
+) -> None:
     tally = tally_of(number + 1)
     status, result, error = told
     tally.callback(status, job(number), result, error, None)

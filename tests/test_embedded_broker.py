@@ -1,4 +1,6 @@
-"""The embedded development broker: it starts, takes jobs, and never outlives the process that it belongs to."""
+"""The embedded development broker: it starts, takes jobs, and never outlives the process that it
+belongs to."""
+
 from __future__ import annotations
 
 import os
@@ -18,8 +20,7 @@ from brokers import Embedded, is_open
 from commandline import SCRIPT, Program, environment, run
 from support import send_many, wait_until
 
-from embedkq import tether
-from embedkq.broker import BrokerFailed, EmbeddedBroker, embedded
+from embedkq.broker import BrokerFailed, EmbeddedBroker, die_with_parent, embedded
 from embedkq.broker.finder import Program as Found
 from embedkq.broker.finder import find_program
 
@@ -40,7 +41,9 @@ def is_gone(pid: int) -> bool:
 
 def assert_port_is_free(port: int) -> None:
     with socket.socket() as again:
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that it had may still be closing
+        again.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # connections that it had may still be closing
         again.bind(("127.0.0.1", port))
 
 
@@ -49,7 +52,12 @@ def assert_port_is_free(port: int) -> None:
 
 def test_it_starts_stops_and_starts_again_at_its_port() -> None:
     broker = EmbeddedBroker()
-    assert (broker.pid, broker.port, broker.hosts, repr(broker)) == (None, 0, "127.0.0.1:0", "EmbeddedBroker(127.0.0.1:0)")
+    assert (broker.pid, broker.port, broker.hosts, repr(broker)) == (
+        None,
+        0,
+        "127.0.0.1:0",
+        "EmbeddedBroker(127.0.0.1:0)",
+    )
     assert broker.start() is broker
     pid, hosts = broker.pid, broker.hosts
     assert pid is not None and is_open(hosts) and hosts == f"127.0.0.1:{broker.port}"
@@ -72,7 +80,9 @@ def test_a_port_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         broker = EmbeddedBroker(port=port)
-        with pytest.raises(BrokerFailed, match=rf"cannot listen at 127\.0\.0\.1:{port}: the port is taken"):
+        with pytest.raises(
+            BrokerFailed, match=rf"cannot listen at 127\.0\.0\.1:{port}: the port is taken"
+        ):
             broker.start()
         assert broker.pid is None
     with broker:
@@ -92,7 +102,10 @@ def test_a_port_that_is_none_is_refused(port: object) -> None:
 
 def test_a_host_that_is_not_this_machine_is_told() -> None:
     for host in ("203.0.113.1", "nowhere.invalid"):
-        with pytest.raises(BrokerFailed, match=f"the embedded broker cannot listen at {host}:0: {host} is no address of this machine"):
+        with pytest.raises(
+            BrokerFailed,
+            match=f"the embedded broker cannot listen at {host}:0: {host} is no address of this machine",
+        ):
             EmbeddedBroker(host=host).start()
 
 
@@ -115,10 +128,14 @@ def test_it_outlives_the_thread_that_has_started_it() -> None:
         broker.stop()
 
 
-@pytest.mark.parametrize(("body", "told"), [
-    ("exec sleep 60", r"did not answer within 2 s\. It printed last:\nthinking"), ("exit 3", r"ended\. It printed last:\nthinking"),
-    ("exit 1", "thinking$"),
-])
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("exec sleep 60", r"did not answer within 2 s\. It printed last:\nthinking"),
+        ("exit 3", r"ended\. It printed last:\nthinking"),
+        ("exit 1", "thinking$"),
+    ],
+)
 def test_a_broker_that_does_not_come_up_is_told_and_ended(
     body: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -146,19 +163,31 @@ print(broker.hosts, broker.pid, flush=True)
 
 
 def start_of(code: str) -> tuple[subprocess.Popen[str], str, int]:
-    """Start a program that starts a broker; the program, and the broker's address and process id."""
+    """Start a program that starts a broker; the program, and the broker's address and process
+    id."""
     process = subprocess.Popen(
-        [sys.executable, "-c", STARTS + code], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STARTS + code],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     hosts, pid = process.stdout.readline().split()
     return process, hosts, int(pid)
 
 
-@pytest.mark.parametrize(("end", "status"), [
-    ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
-    ("os._exit(3)", 3), ("sys.exit(4)", 4), ("", 0), ("raise KeyError", 1),
-])
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+        ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+        ("os._exit(3)", 3),
+        ("sys.exit(4)", 4),
+        ("", 0),
+        ("raise KeyError", 1),
+    ],
+)
 def test_it_ends_with_its_process_however_that_ends(end: str, status: int) -> None:
     process, hosts, pid = start_of(f"sys.stdin.readline()\n{end}")
     with process:
@@ -180,11 +209,19 @@ sys.stdin.read()
 @pytest.mark.parametrize("watched_by", ["kernel", "program"])
 def test_it_ends_within_a_second_of_its_owners_death(watched_by: str) -> None:
     """By itself, too, where the kernel does not watch over the owner: as on macOS."""
-    code = [STARTS + "sys.stdin.read()"] if watched_by == "kernel" else [BARE, *find_program().command]
+    code = (
+        [STARTS + "sys.stdin.read()"] if watched_by == "kernel" else [BARE, *find_program().command]
+    )
     took = []
-    while not took or (min(took) > OWNER_SECONDS and len(took) < 3):  # a busy machine may keep it from its end once
+    while not took or (
+        min(took) > OWNER_SECONDS and len(took) < 3
+    ):  # a busy machine may keep it from its end once
         process = subprocess.Popen(
-            [sys.executable, "-c", *code], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", *code],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         with process:
             assert process.stdout is not None
@@ -212,7 +249,10 @@ sys.stdin.readline()
     process, hosts, pid = start_of(code)
     with process:
         assert process.stdout is not None
-        assert [process.stdout.readline(), process.stdout.readline()] == ["child None\n", f"parent {pid}\n"]
+        assert [process.stdout.readline(), process.stdout.readline()] == [
+            "child None\n",
+            f"parent {pid}\n",
+        ]
         assert is_open(hosts)
         process.communicate("\n")
     assert not is_open(hosts)
@@ -225,11 +265,18 @@ def test_a_ctrl_c_at_the_terminal_does_not_reach_it() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's watch over the parent is Linux's")
-def test_the_tether_refuses_a_parent_that_has_ended() -> None:
+def test_the_program_refuses_a_parent_that_has_ended() -> None:
     done = subprocess.run(
-        [sys.executable, tether.__file__, "1", sys.executable, "-c", "print('ran')"], capture_output=True, text=True, check=False
+        [sys.executable, die_with_parent.__file__, "1", sys.executable, "-c", "print('ran')"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "process 1, which started this one, has ended\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "process 1, which started this one, has ended\n",
+    )
 
 
 # `kq broker`.
@@ -237,16 +284,18 @@ def test_the_tether_refuses_a_parent_that_has_ended() -> None:
 
 @pytest.mark.parametrize("to", ["send", "send_to_group"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_kq_broker_prints_its_address_first_and_ends_on_signals(number: signal.Signals, to: str, tmp_path: Path) -> None:
+def test_kq_broker_prints_its_address_first_and_ends_on_signals(
+    number: signal.Signals, to: str, tmp_path: Path
+) -> None:
     with Program(tmp_path, "broker", "--port=0", program=SCRIPT) as running:
         running.says("Ctrl-C ends it")
-        hosts, = running.out
+        (hosts,) = running.out
         assert is_open(hosts)
         family = running.family()
         getattr(running, to)(number)
         done = running.end()
     assert (done.status, done.out) == (0, f"{hosts}\n"), done
-    line, = done.err.splitlines()
+    (line,) = done.err.splitlines()
     assert line == (
         "The development broker runs. Topics, offsets and dead letters are in memory and gone when it ends; --data=DIR keeps them. "
         "Ctrl-C ends it."
@@ -259,17 +308,24 @@ def test_kq_broker_at_a_port_that_is_taken(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         done = run("broker", env={"EMBEDKQ_PORT": str(port)})
     assert done.status == 1 and not done.out, done
-    line, = done.err.splitlines()
-    assert line == f"Error: the embedded broker cannot listen at 127.0.0.1:{port}: the port is taken; choose another one, or 0 for any"
+    (line,) = done.err.splitlines()
+    assert (
+        line
+        == f"Error: the embedded broker cannot listen at 127.0.0.1:{port}: the port is taken; choose another one, or 0 for any"
+    )
 
 
 def test_kq_broker_tells_when_its_broker_ends_by_itself(tmp_path: Path) -> None:
     with Program(tmp_path, "broker", "--port=0") as running:
         running.says("Ctrl-C ends it")
-        program, = (process for process in running.family() if process.pid != running.pid)
+        (program,) = (process for process in running.family() if process.pid != running.pid)
         program.kill()
         done = running.end()
-    assert done.status == 1 and "Error: the broker has ended by itself" in done.err and "Traceback" not in done.err, done
+    assert (
+        done.status == 1
+        and "Error: the broker has ended by itself" in done.err
+        and "Traceback" not in done.err
+    ), done
 
 
 def test_a_killed_kq_broker_takes_its_broker_along(tmp_path: Path) -> None:
@@ -284,8 +340,8 @@ def test_a_killed_kq_broker_takes_its_broker_along(tmp_path: Path) -> None:
 def test_a_first_job_with_nothing_but_kq(tmp_path: Path) -> None:
     with Program(tmp_path, "broker", "--port=0") as broker:
         broker.says("Ctrl-C ends it")
-        hosts, = broker.out
-        job_id, = send_many(hosts, "default", jobs.echo, [(7,)])
+        (hosts,) = broker.out
+        (job_id,) = send_many(hosts, "default", jobs.echo, [(7,)])
         with Program(tmp_path, "worker", "--verbose", env={"EMBEDKQ_HOSTS": hosts}) as worker:
             worker.says(f"[INFO] Job {job_id[:8]} returned: ((7,), {{}})")
             worker.send(signal.SIGINT)

@@ -1,4 +1,6 @@
-"""Every exception of embedkq: it pickles whole, says what is promised, and stands where its family tree says."""
+"""Every exception of embedkq: it pickles whole, says what is promised, and stands where its family
+tree says."""
+
 from __future__ import annotations
 
 import builtins
@@ -49,7 +51,11 @@ EXAMPLES: dict[str, Callable[[], errors.EmbedkqError]] = {
 
 def kinds() -> dict[str, type[errors.EmbedkqError]]:
     found = vars(errors).values()
-    return {kind.__name__: kind for kind in found if isinstance(kind, type) and issubclass(kind, errors.EmbedkqError)}
+    return {
+        kind.__name__: kind
+        for kind in found
+        if isinstance(kind, type) and issubclass(kind, errors.EmbedkqError)
+    }
 
 
 def test_there_is_an_example_of_each() -> None:
@@ -60,7 +66,10 @@ def test_there_is_an_example_of_each() -> None:
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_it_comes_whole_out_of_a_pickle(name: str) -> None:
     error = EXAMPLES[name]()
-    copies = [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+    copies = [
+        pickle.loads(pickle.dumps(error, protocol))
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)
+    ]
     for again in (*copies, copy.copy(error), copy.deepcopy(error)):
         assert type(again) is type(error)
         assert (str(again), vars(again), again.args) == (str(error), vars(error), error.args)
@@ -92,8 +101,16 @@ def test_the_family_tree_in_the_docstring_is_the_real_one() -> None:
 
 def test_broker_unavailable_names_the_hosts_and_says_whether_it_may_have_been_sent() -> None:
     error = errors.BrokerUnavailable("a:1,b:2", "no answer within 10 s")
-    assert (error.hosts, error.reason, error.maybe_sent) == ("a:1,b:2", "no answer within 10 s", False)
-    assert "a:1,b:2" in str(error) and "no answer within 10 s" in str(error) and "may have been sent" not in str(error)
+    assert (error.hosts, error.reason, error.maybe_sent) == (
+        "a:1,b:2",
+        "no answer within 10 s",
+        False,
+    )
+    assert (
+        "a:1,b:2" in str(error)
+        and "no answer within 10 s" in str(error)
+        and "may have been sent" not in str(error)
+    )
     maybe = errors.BrokerUnavailable("a:1", "no answer", maybe_sent=True)
     assert maybe.maybe_sent and "may have been sent" in str(maybe) and "twice" in str(maybe)
 
@@ -121,37 +138,65 @@ def test_job_too_large_gives_both_sizes_and_who_limits() -> None:
         (0, None, "the job's process exited with status 0"),
         (3, None, "the job's process exited with status 3"),
         (-signal.SIGSEGV, signal.SIGSEGV, "the job's process was killed by SIGSEGV"),
-        (-signal.SIGKILL, signal.SIGKILL, "the job's process was killed by SIGKILL (out of memory?)"),
+        (
+            -signal.SIGKILL,
+            signal.SIGKILL,
+            "the job's process was killed by SIGKILL (out of memory?)",
+        ),
         (-250, 250, "the job's process was killed by signal 250"),
     ],
 )
-def test_job_crashed_tells_status_or_signal(exitcode: int | None, number: int | None, text: str) -> None:
+def test_job_crashed_tells_status_or_signal(
+    exitcode: int | None, number: int | None, text: str
+) -> None:
     error = errors.JobCrashed(exitcode)
     assert (error.exitcode, error.signal, str(error)) == (exitcode, number, text)
 
 
 def test_job_exited_keeps_type_and_arguments() -> None:
     error = errors.JobExited("SystemExit", (2, "text"))
-    assert (error.type_name, error.exit_args, str(error)) == ("SystemExit", (2, "text"), "the job raised SystemExit(2, 'text')")
+    assert (error.type_name, error.exit_args, str(error)) == (
+        "SystemExit",
+        (2, "text"),
+        "the job raised SystemExit(2, 'text')",
+    )
     assert str(errors.JobExited("KeyboardInterrupt")) == "the job raised KeyboardInterrupt()"
 
 
 def test_stand_ins_keep_name_and_message() -> None:
     failed = errors.JobFailed("shop.SoldOut", "no tea")
-    assert (failed.type_name, failed.message, str(failed)) == ("shop.SoldOut", "no tea", "shop.SoldOut: no tea")
+    assert (failed.type_name, failed.message, str(failed)) == (
+        "shop.SoldOut",
+        "no tea",
+        "shop.SoldOut: no tea",
+    )
     unsound = errors.ResultNotPicklable("generator", "cannot pickle")
     assert str(unsound) == "the job's result of type generator cannot be sent back: cannot pickle"
     assert isinstance(unsound, errors.JobFailed)
     large = errors.ResultTooLarge(70_000_000, 64_000_000)
-    assert (large.size, large.limit) == (70_000_000, 64_000_000) and "70,000,000 bytes, more than 64,000,000" in str(large)
+    assert (large.size, large.limit) == (
+        70_000_000,
+        64_000_000,
+    ) and "70,000,000 bytes, more than 64,000,000" in str(large)
 
 
 @settings(deadline=None)
-@given(name=st.text(), message=st.text(), number=st.none() | st.integers(), flag=st.booleans(), rest=st.lists(st.text() | st.integers()))
-def test_any_arguments_survive(name: str, message: str, number: int | None, flag: bool, rest: list[Any]) -> None:
+@given(
+    name=st.text(),
+    message=st.text(),
+    number=st.none() | st.integers(),
+    flag=st.booleans(),
+    rest=st.lists(st.text() | st.integers()),
+)
+def test_any_arguments_survive(
+    name: str, message: str, number: int | None, flag: bool, rest: list[Any]
+) -> None:
     for error in (
-        errors.BrokerUnavailable(name, message, maybe_sent=flag), errors.JobFailed(name, message), errors.JobExited(name, tuple(rest)),
-        errors.JobCrashed(number), errors.JobTooLarge(5, number, name),
+        errors.BrokerUnavailable(name, message, maybe_sent=flag),
+        errors.JobFailed(name, message),
+        errors.JobExited(name, tuple(rest)),
+        errors.JobCrashed(number),
+        errors.JobTooLarge(5, number, name),
     ):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))

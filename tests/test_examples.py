@@ -1,4 +1,6 @@
-"""Each example, run as its docstring says, on a real broker; and the callback file on the command line."""
+"""Each example, run as its docstring says, on a real broker; and the callback file on the command
+line."""
+
 from __future__ import annotations
 
 import ast
@@ -18,17 +20,29 @@ from brokers import Broker
 from programs import KQ, STOP_SECONDS, Programs, end, request
 from support import ROOT, lines, send_many, wait_until
 
-from embedkq import info
+from embedkq._clients import admin
 from embedkq.errors import BrokerUnavailable
 
 EXAMPLES = ROOT / "examples"
-NAMES = ["asgi_app.py", "asyncio_app.py", "callback.py", "flask_app.py", "flask_background.py", "gunicorn.conf.py", "script.py"]
+NAMES = [
+    "asgi_app.py",
+    "asyncio_app.py",
+    "callback.py",
+    "flask_app.py",
+    "flask_background.py",
+    "gunicorn.conf.py",
+    "script.py",
+]
 
 
 @pytest.fixture
 def programs(hosts: str, topic: str, tmp_path: Path) -> Iterator[Programs]:
     """Runs the examples with a topic and a file of the test's own."""
-    environment = {"EMBEDKQ_HOSTS": hosts, "EMBEDKQ_TOPIC": topic, "RESULTS_FILE": str(tmp_path / "results")}
+    environment = {
+        "EMBEDKQ_HOSTS": hosts,
+        "EMBEDKQ_TOPIC": topic,
+        "RESULTS_FILE": str(tmp_path / "results"),
+    }
     with Programs(tmp_path, environment) as programs:
         yield programs
 
@@ -47,7 +61,9 @@ def test_every_example_says_what_it_needs_how_to_run_it_and_what_to_see() -> Non
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == NAMES
     for name in NAMES:
         for heading in ("needs", "run", "see"):
-            assert re.search(rf"\b{heading}\b", docstring_of(name), re.IGNORECASE), f"{name}: {heading}"
+            assert re.search(rf"\b{heading}\b", docstring_of(name), re.IGNORECASE), (
+                f"{name}: {heading}"
+            )
 
 
 @pytest.mark.parametrize("name", ["callback.py", "script.py", "asyncio_app.py"])
@@ -60,17 +76,23 @@ def test_what_one_should_see_is_what_one_sees(name: str, programs: Programs) -> 
 def test_the_callback_file_on_the_command_line_logs_the_five_lines(
     programs: Programs, hosts: str, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_module.py").write_text("def my_func(foo, bar, baz):\n    return foo, bar, baz\n")
+    (tmp_path / "my_module.py").write_text(
+        "def my_func(foo, bar, baz):\n    return foo, bar, baz\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "my_module", raising=False)  # another test may have one of its own
+    monkeypatch.delitem(
+        sys.modules, "my_module", raising=False
+    )  # another test may have one of its own
     import my_module  # type: ignore[import-not-found]
 
-    job_id, = send_many(hosts, topic, my_module.my_func, [(1, 2)], baz=3)
+    (job_id,) = send_many(hosts, topic, my_module.my_func, [(1, 2)], baz=3)
     worker = programs.start(KQ, "worker", "--verbose", f"--callback={EXAMPLES / 'callback.py'}")
     wait_until(lambda: "\nmy_func" in programs.log, "the callback is called")
     end(worker, signal.SIGTERM)
     logged = programs.log.splitlines()
-    record = re.fullmatch(r"\[INFO\] Processing Record\(topic=(\S+), partition=[0-3], offset=0\) \.\.\.", logged[1])
+    record = re.fullmatch(
+        r"\[INFO\] Processing Record\(topic=(\S+), partition=[0-3], offset=0\) \.\.\.", logged[1]
+    )
     assert record is not None and record.group(1) == topic
     assert [logged[0], *logged[2:6]] == [
         f"[INFO] Starting Worker(topic={topic}) ...",
@@ -82,12 +104,18 @@ def test_the_callback_file_on_the_command_line_logs_the_five_lines(
 
 
 @pytest.fixture
-def start_flask_app(programs: Programs, hosts: str, topic: str) -> Callable[..., tuple[subprocess.Popen[bytes], str]]:
-    """Starts Gunicorn with so many workers, in each of which a worker of embedkq is at work; the process, and its address."""
+def start_flask_app(
+    programs: Programs, hosts: str, topic: str
+) -> Callable[..., tuple[subprocess.Popen[bytes], str]]:
+    """Starts Gunicorn with so many workers, in each of which a worker of embedkq is at work; the
+    process, and its address."""
 
     def start(workers: int, kind: str) -> tuple[subprocess.Popen[bytes], str]:
         server, address = programs.start_gunicorn("flask_app:app", workers, kind, cwd=EXAMPLES)
-        wait_until(lambda: workers_with_partitions(hosts, topic) == workers, "each Gunicorn worker has partitions")
+        wait_until(
+            lambda: workers_with_partitions(hosts, topic) == workers,
+            "each Gunicorn worker has partitions",
+        )
         return server, address
 
     return start
@@ -95,7 +123,7 @@ def start_flask_app(programs: Programs, hosts: str, topic: str) -> Callable[...,
 
 def workers_with_partitions(hosts: str, topic: str) -> int:
     try:
-        groups = info.describe(hosts, topic, topic).groups
+        groups = admin.describe(hosts, topic, topic).groups
     except BrokerUnavailable:  # a fresh broker has no coordinator of groups at first
         return 0
     return sum(1 for group in groups for member in group.members if member.partitions)
@@ -108,11 +136,22 @@ def told(tmp_path: Path) -> Callable[[], dict[str, str]]:
 
 
 @pytest.fixture
-def check_rest(programs: Programs, broker: Broker, tmp_path: Path) -> Callable[[dict[str, str]], None]:
-    """Runs what was left undone in a worker of the same group and callback: then each job was told of, and once."""
+def check_rest(
+    programs: Programs, broker: Broker, tmp_path: Path
+) -> Callable[[dict[str, str]], None]:
+    """Runs what was left undone in a worker of the same group and callback: then each job was told
+    of, and once."""
 
     def check(expected: dict[str, str]) -> None:
-        programs.start(KQ, "worker", "--burst", "--timeout=1", "--processes=4", "--callback=flask_app", cwd=EXAMPLES).wait()
+        programs.start(
+            KQ,
+            "worker",
+            "--burst",
+            "--timeout=1",
+            "--processes=4",
+            "--callback=flask_app",
+            cwd=EXAMPLES,
+        ).wait()
         results = [line.split(" ", 1) for line in lines(tmp_path / "results")]
         assert dict(results) == expected
         assert set(Counter(job_id for job_id, _ in results).values()) == {1}
@@ -122,21 +161,35 @@ def check_rest(programs: Programs, broker: Broker, tmp_path: Path) -> Callable[[
 
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
 def test_flask_under_gunicorn_loses_nothing(
-    kind: str, start_flask_app: Any, told: Any, check_rest: Any, broker: Broker, hosts: str, topic: str, tmp_path: Path
+    kind: str,
+    start_flask_app: Any,
+    told: Any,
+    check_rest: Any,
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    tmp_path: Path,
 ) -> None:
     server, address = start_flask_app(2, kind)
-    expected = {request(f"{address}/jobs/{number}", "POST"): f"success {number * number}" for number in range(20)}
+    expected = {
+        request(f"{address}/jobs/{number}", "POST"): f"success {number * number}"
+        for number in range(20)
+    }
     wait_until(lambda: len(told()) == 20, "callbacks have come while no request did")
     assert told() == expected
     assert request(f"{address}/results").splitlines() == lines(tmp_path / "results")
 
     notes = tmp_path / "notes"
-    slow = send_many(hosts, topic, workerjobs.note_both_ends, [(str(notes), number, 0.3) for number in range(30)])
+    slow = send_many(
+        hosts, topic, workerjobs.note_both_ends, [(str(notes), number, 0.3) for number in range(30)]
+    )
     wait_until(lambda: len(told()) > 22, "some more are done")
     end(server, signal.SIGTERM)
     assert len(told()) < 50
     check_rest({**expected, **{job_id: f"success {number}" for number, job_id in enumerate(slow)}})
-    assert sorted(lines(notes)) == sorted(f"{edge} {number}" for number in range(30) for edge in ("begin", "end")), "one was cut short"
+    assert sorted(lines(notes)) == sorted(
+        f"{edge} {number}" for number in range(30) for edge in ("begin", "end")
+    ), "one was cut short"
 
 
 def test_a_job_that_outlasts_gunicorn_runs_again(
@@ -144,7 +197,9 @@ def test_a_job_that_outlasts_gunicorn_runs_again(
 ) -> None:
     server, _ = start_flask_app(1, "sync")
     begun = tmp_path / "begun"
-    job_id, = send_many(hosts, topic, workerjobs.note_and_wait, [(str(begun), "here", str(tmp_path / "never"))])
+    (job_id,) = send_many(
+        hosts, topic, workerjobs.note_and_wait, [(str(begun), "here", str(tmp_path / "never"))]
+    )
     wait_until(lambda: lines(begun), "the job runs")
     end(server, signal.SIGTERM, within=2 * STOP_SECONDS)  # the exit hook alone takes 4 s of it
     assert not told() and len(lines(begun)) == 1
@@ -154,17 +209,34 @@ def test_a_job_that_outlasts_gunicorn_runs_again(
 
 def test_a_flask_app_whose_one_thread_owns_the_worker(programs: Programs) -> None:
     server, address = programs.start_web(
-        sys.executable, "-m", "flask", "--app", "flask_background", "run", "--without-threads", "--port=0", cwd=EXAMPLES
+        sys.executable,
+        "-m",
+        "flask",
+        "--app",
+        "flask_background",
+        "run",
+        "--without-threads",
+        "--port=0",
+        cwd=EXAMPLES,
     )
     expected = {request(f"{address}/jobs/{number}", "POST"): number * number for number in range(5)}
-    wait_until(lambda: json.loads(request(f"{address}/results")) == expected, "requests have fired the callbacks")
+    wait_until(
+        lambda: json.loads(request(f"{address}/results")) == expected,
+        "requests have fired the callbacks",
+    )
     end(server, signal.SIGINT)
     assert "Traceback" not in programs.log
 
 
 def test_an_asgi_app_whose_loop_fires_the_callbacks(programs: Programs) -> None:
-    server, address = programs.start_web(sys.executable, "-m", "uvicorn", "--port", "0", "asgi_app:app", cwd=EXAMPLES)
+    server, address = programs.start_web(
+        sys.executable, "-m", "uvicorn", "--port", "0", "asgi_app:app", cwd=EXAMPLES
+    )
     jobs = {request(f"{address}/jobs/{number}", "POST"): number * number for number in range(10)}
-    wait_until(lambda: json.loads(request(f"{address}/results")) == jobs, "all callbacks have fired")
+    wait_until(
+        lambda: json.loads(request(f"{address}/results")) == jobs, "all callbacks have fired"
+    )
     assert json.loads(request(f"{address}/health"))["healthy"] is True
-    end(server, signal.SIGTERM, status=-signal.SIGTERM)  # uvicorn shuts down, then lets the signal have its way
+    end(
+        server, signal.SIGTERM, status=-signal.SIGTERM
+    )  # uvicorn shuts down, then lets the signal have its way

@@ -1,4 +1,5 @@
 """The Flask extension, in a real server of each kind."""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +16,16 @@ from pathlib import Path
 import pytest
 from support import ROOT, lag, lines, wait_until
 
-GUNICORN = [sys.executable, "-m", "gunicorn", "-w", "2", "--graceful-timeout", "10", "flaskshop:create_app()"]
+GUNICORN = [
+    sys.executable,
+    "-m",
+    "gunicorn",
+    "-w",
+    "2",
+    "--graceful-timeout",
+    "10",
+    "flaskshop:create_app()",
+]
 FLASK = [sys.executable, "-m", "flask", "--app", "flaskshop:create_app"]
 CONF = """
 import flaskshop
@@ -28,7 +38,9 @@ def worker_exit(server, worker):
 
 def request(port: int, path: str, method: str = "GET") -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method), timeout=30) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method), timeout=30
+        ) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -37,11 +49,19 @@ def request(port: int, path: str, method: str = "GET") -> tuple[int, str]:
 @pytest.fixture
 def environment(hosts: str, topic: str, tmp_path: Path) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return {**os.environ, "PYTHONPATH": path, "HOSTS": hosts, "TOPIC": topic, "TOLD": str(tmp_path / "told")}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "HOSTS": hosts,
+        "TOPIC": topic,
+        "TOLD": str(tmp_path / "told"),
+    }
 
 
 @pytest.fixture
-def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., tuple[int, subprocess.Popen[bytes]]]]:
+def serve(
+    environment: dict[str, str], tmp_path: Path
+) -> Iterator[Callable[..., tuple[int, subprocess.Popen[bytes]]]]:
     """Starts a server, waits until it answers; its port and process."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -51,7 +71,9 @@ def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
             port = free.getsockname()[1]
         where = ["-b", f"127.0.0.1:{port}"] if "gunicorn" in command else ["-p", str(port)]
         with (tmp_path / "log").open("ab") as log:
-            process = subprocess.Popen([*command, *where], env=environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                [*command, *where], env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         started.append(process)
 
         def answers() -> bool:
@@ -79,18 +101,31 @@ def gone(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("options", [["-k", "sync"], ["-k", "gthread"], ["--preload"], ["--max-requests", "5"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [["-k", "sync"], ["-k", "gthread"], ["--preload"], ["--max-requests", "5"]],
+    ids=" ".join,
+)
 def test_under_gunicorn_jobs_run_in_the_apps_context_and_nothing_is_left(
-    serve: Callable[..., tuple[int, subprocess.Popen[bytes]]], options: list[str], tmp_path: Path, hosts: str, topic: str
+    serve: Callable[..., tuple[int, subprocess.Popen[bytes]]],
+    options: list[str],
+    tmp_path: Path,
+    hosts: str,
+    topic: str,
 ) -> None:
     conf = tmp_path / "conf.py"
     conf.write_text(CONF)
     port, process = serve([*GUNICORN, "-c", str(conf), *options])
     for number in range(20):
         assert request(port, f"/jobs/word{number}", "POST")[0] == 202
-    wait_until(lambda: len(lines(tmp_path / "told")) >= 20, "all callbacks have fired, while no request comes in")
+    wait_until(
+        lambda: len(lines(tmp_path / "told")) >= 20,
+        "all callbacks have fired, while no request comes in",
+    )
     told = [line.split() for line in lines(tmp_path / "told")]
-    assert {(status, result) for status, result, _ in told} == {("success", f"word{n}-shop") for n in range(20)}
+    assert {(status, result) for status, result, _ in told} == {
+        ("success", f"word{n}-shop") for n in range(20)
+    }
     assert len(told) == 20 or "--max-requests" in options
     process.terminate()
     assert process.wait(6) == 0
@@ -116,29 +151,48 @@ def test_a_reload_starts_new_workers_and_loses_nothing(
 
     for _ in range(10):
         wait_until(ask, "the reloaded server answers")
-    wait_until(lambda: len({line.split()[1] for line in lines(tmp_path / "told")}) == 11, "all kinds of jobs are done")
-    wait_until(lambda: sum("b-shop" in line for line in lines(tmp_path / "told")) >= 10, "all are done")
+    wait_until(
+        lambda: len({line.split()[1] for line in lines(tmp_path / "told")}) == 11,
+        "all kinds of jobs are done",
+    )
+    wait_until(
+        lambda: sum("b-shop" in line for line in lines(tmp_path / "told")) >= 10, "all are done"
+    )
 
 
-def test_the_reloaders_parent_starts_no_worker(serve: Callable[..., tuple[int, subprocess.Popen[bytes]]], tmp_path: Path) -> None:
+def test_the_reloaders_parent_starts_no_worker(
+    serve: Callable[..., tuple[int, subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
     port, process = serve([*FLASK, "run", "--reload"])
     request(port, "/jobs/word", "POST")
     wait_until(lambda: lines(tmp_path / "told"), "the job is done")
     told_by = int(lines(tmp_path / "told")[0].split()[2])
     assert told_by != process.pid
-    names = [(Path(f"/proc/{process.pid}/task") / task / "comm").read_text() for task in os.listdir(f"/proc/{process.pid}/task")]
+    names = [
+        (Path(f"/proc/{process.pid}/task") / task / "comm").read_text()
+        for task in os.listdir(f"/proc/{process.pid}/task")
+    ]
     assert len(names) <= 2  # the parent's own and perhaps the reloader's
 
 
-def test_the_health_view_is_200_or_503(serve: Callable[..., tuple[int, subprocess.Popen[bytes]]]) -> None:
+def test_the_health_view_is_200_or_503(
+    serve: Callable[..., tuple[int, subprocess.Popen[bytes]]],
+) -> None:
     port, _ = serve([*FLASK, "run"])
     wait_until(lambda: request(port, "/health")[0] == 200, "it is healthy")
     told = json.loads(request(port, "/health")[1])
     assert told["healthy"] is True and told["state"] == "running" and told["reasons"] == []
 
 
-def test_an_unhealthy_worker_is_503(hosts: str, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"HOSTS": "127.0.0.1:1", "TOPIC": topic, "TOLD": str(tmp_path / "told"), "WORKER": "0"}.items():
+def test_an_unhealthy_worker_is_503(
+    hosts: str, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "HOSTS": "127.0.0.1:1",
+        "TOPIC": topic,
+        "TOLD": str(tmp_path / "told"),
+        "WORKER": "0",
+    }.items():
         monkeypatch.setenv(name, value)
     import flaskshop
 
@@ -146,15 +200,26 @@ def test_an_unhealthy_worker_is_503(hosts: str, topic: str, tmp_path: Path, monk
     assert answer.status_code == 503 and answer.json["reasons"] == ["the worker is new"]
 
 
-def test_flasks_own_command_line_runs_the_worker_and_shows_the_topic(environment: dict[str, str], tmp_path: Path, topic: str) -> None:
+def test_flasks_own_command_line_runs_the_worker_and_shows_the_topic(
+    environment: dict[str, str], tmp_path: Path, topic: str
+) -> None:
     code = "import flaskshop; app = flaskshop.create_app()\nwith app.app_context(): flaskshop.kq.enqueue(flaskshop.name_app, 'cli')"
-    subprocess.run([sys.executable, "-c", code], env={**environment, "WORKER": "0"}, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", code], env={**environment, "WORKER": "0"}, check=True, timeout=60
+    )
     with (tmp_path / "log").open("wb") as log:
         worker = subprocess.Popen([*FLASK, "kq", "worker"], env=environment, stdout=log, stderr=log)
     try:
         wait_until(lambda: lines(tmp_path / "told"), "the job is done")
         assert lines(tmp_path / "told")[0] == f"success cli-shop {worker.pid}"
-        shown = subprocess.run([*FLASK, "kq", "info", "--json"], env=environment, capture_output=True, text=True, timeout=60, check=True)
+        shown = subprocess.run(
+            [*FLASK, "kq", "info", "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         assert json.loads(shown.stdout)["topics"] == [topic]
     finally:
         worker.terminate()
@@ -168,5 +233,10 @@ def test_an_app_that_was_not_initialised_is_told_what_to_call() -> None:
     from embedkq.flask import EmbedKQ
 
     app = Flask("bare")
-    with app.app_context(), pytest.raises(RuntimeError, match=r"'bare' does not know embedkq: call kq\.init_app\(app\) first"):
+    with (
+        app.app_context(),
+        pytest.raises(
+            RuntimeError, match=r"'bare' does not know embedkq: call kq\.init_app\(app\) first"
+        ),
+    ):
         EmbedKQ().enqueue(print)

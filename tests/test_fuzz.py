@@ -1,4 +1,6 @@
-"""The targets of `make fuzz` under hypothesis, a short run of it, and that it would tell of what fails."""
+"""The targets of `make fuzz` under hypothesis, a short run of it, and that it would tell of what
+fails."""
+
 from __future__ import annotations
 
 import os
@@ -17,13 +19,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import ROOT
 
-from embedkq import kqformat, signing
+from embedkq._formats import kq_record, signing
 from embedkq.cli import callback_file
 
 NAMES = (
-    "record, no secret", "record, secret", "record, allow and max_age", "payload of KQ", "what a job of KQ tells", "commit metadata",
-    "outcome", "reply of a child", "claims taken back", "log record of a child", "page", "registration", "dead letter",
-    "dead letter, shown", "callback file", "command line",
+    "record, no secret",
+    "record, secret",
+    "record, allow and max_age",
+    "payload of KQ",
+    "what a job of KQ tells",
+    "commit metadata",
+    "outcome",
+    "reply of a child",
+    "claims taken back",
+    "log record of a child",
+    "page",
+    "registration",
+    "dead letter",
+    "dead letter, shown",
+    "callback file",
+    "command line",
 )
 SLOW = {"callback file": 40, "command line": 25}
 
@@ -51,10 +66,17 @@ def no_log_of_refusals() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_comes_is_taken_or_refused(listed: dict[str, Target], place: Path, name: str) -> None:
+def test_whatever_comes_is_taken_or_refused(
+    listed: dict[str, Target], place: Path, name: str
+) -> None:
     target = listed[name]
 
-    @settings(max_examples=SLOW.get(name, 150), deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=SLOW.get(name, 150),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
     @given(st.randoms(use_true_random=False))
     def check(chance: Random) -> None:
         target.read(target.make(chance))
@@ -74,7 +96,9 @@ def test_every_target_is_listed_here(listed: dict[str, Target]) -> None:
 def test_a_short_run_fails_nowhere() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-m", "fuzz", "--seed=7", "--count=1000", "--records=300"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing failed." in done.stdout and "worker with a secret" in done.stdout
 
@@ -99,7 +123,10 @@ def test_what_raises_runs_code_or_keeps_memory_is_told(tmp_path: Path) -> None:
         return True
 
     for read, failed in ((crash, True), (run_code, True), (keep, False)):
-        target, tally = Target(read.__name__, lambda chance: chance.randrange(256), read, 1), Tally()
+        target, tally = (
+            Target(read.__name__, lambda chance: chance.randrange(256), read, 1),
+            Tally(),
+        )
         for _ in rounds([target], 1, 200, float("inf"), mark, {target.name: tally}):
             pass
         measure_kept(target, 1, tally, mark)
@@ -111,7 +138,10 @@ def test_what_raises_runs_code_or_keeps_memory_is_told(tmp_path: Path) -> None:
 def test_the_same_seed_makes_the_same_inputs() -> None:
     def made(seed: int) -> list[object]:
         chance = Random(seed)
-        return [(changed(chance, b"abc", [b"x"]), changed_headers(chance, [("a", b"b")], [b"c"])) for _ in range(50)]
+        return [
+            (changed(chance, b"abc", [b"x"]), changed_headers(chance, [("a", b"b")], [b"c"]))
+            for _ in range(50)
+        ]
 
     assert made(1) == made(1) != made(2)
 
@@ -120,8 +150,14 @@ def test_the_same_seed_makes_the_same_inputs() -> None:
 
 
 def test_a_name_made_of_a_name_is_no_name() -> None:
-    payload = b"\x80\x04" + b"\x8c\x06kq.job\x8c\x03Job\x93" + b"(\x8c\x01iK\x01\x8c\x01t" + b"\x8c\x01a\x8c\x01b\x93\x8c\x01c\x93" + b"."
-    assert kqformat.is_job(payload) and kqformat.function_of(payload) is None
+    payload = (
+        b"\x80\x04"
+        b"\x8c\x06kq.job\x8c\x03Job\x93"
+        b"(\x8c\x01iK\x01\x8c\x01t"
+        b"\x8c\x01a\x8c\x01b\x93\x8c\x01c\x93"
+        b"."
+    )
+    assert kq_record.is_job(payload) and kq_record.function_of(payload) is None
     assert payload[:1] == pickle.PROTO
 
 

@@ -1,4 +1,5 @@
 """A worker as a guest in somebody else's process: what it leaves alone, and what it gives back."""
+
 from __future__ import annotations
 
 import gc
@@ -33,7 +34,9 @@ def look():
         "warnings": __import__("warnings").filters[:],
     }
 """
-CHANGES_NOTHING = LOOKS + """
+CHANGES_NOTHING = (
+    LOOKS
+    + """
 import workerjobs
 hosts, topic = sys.argv[1:]
 before = look()
@@ -51,9 +54,12 @@ handlers = [type(h).__name__ for h in logging.getLogger("embedkq").handlers]
 assert handlers == [], handlers
 print("nothing changed")
 """
+)
 
 
-def test_signals_hooks_locale_limits_handlers_and_start_method_are_left_alone(hosts: str, topic: str, tmp_path: Path) -> None:
+def test_signals_hooks_locale_limits_handlers_and_start_method_are_left_alone(
+    hosts: str, topic: str, tmp_path: Path
+) -> None:
     script = tmp_path / "app.py"
     script.write_text(CHANGES_NOTHING)
     done = run_script(script, hosts, topic)
@@ -84,7 +90,9 @@ def test_two_hundred_starts_and_stops_leave_nothing(hosts: str, topic: str, grou
     process, recorder = psutil.Process(), Recorder()
 
     def cycle(with_job: bool) -> None:
-        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, processes=1) as worker:
+        with Worker(
+            hosts=hosts, topic=topic, group=group, callback=recorder, processes=1
+        ) as worker:
             if with_job:
                 queue.enqueue(workerjobs.echo)
                 count = len(recorder)
@@ -107,7 +115,11 @@ def test_two_hundred_starts_and_stops_leave_nothing(hosts: str, topic: str, grou
 
 
 def _servers(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children(recursive=True) if "embedkq.child.server" in " ".join(child.cmdline())]
+    return [
+        child
+        for child in process.children(recursive=True)
+        if "embedkq._child.fork_server" in " ".join(child.cmdline())
+    ]
 
 
 GEVENT = """
@@ -122,8 +134,17 @@ except Exception as error:
 
 
 def test_under_gevent_it_refuses_with_the_reason_and_the_cure() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", GEVENT], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.startswith("WorkerError gevent has replaced this process's threading, ") and "gthread" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", GEVENT],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (
+        done.stdout.startswith("WorkerError gevent has replaced this process's threading, ")
+        and "gthread" in done.stdout
+    )
 
 
 DASH_C = """
@@ -161,7 +182,13 @@ def test_python_dash_c_and_stdin(hosts: str, topic: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     for command, given in (["-c", DASH_C, hosts, topic], None), (["-", hosts, topic], DASH_C):
         done = subprocess.run(
-            [sys.executable, *command], input=given, capture_output=True, text=True, timeout=60, env=environment, check=False
+            [sys.executable, *command],
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+            check=False,
         )
         assert done.stdout == "success 42 True\n", done.stderr
 
@@ -173,7 +200,9 @@ def test_a_loop_that_runs_already_as_in_a_notebook(hosts: str, topic: str, tmp_p
     assert done.stdout == "True success\n", done.stderr
 
 
-def test_a_signal_to_the_whole_group_lets_the_running_job_finish(hosts: str, topic: str, tmp_path: Path) -> None:
+def test_a_signal_to_the_whole_group_lets_the_running_job_finish(
+    hosts: str, topic: str, tmp_path: Path
+) -> None:
     notes, gate = tmp_path / "notes", tmp_path / "gate"
     code = (
         "import signal, sys\nfrom embedkq import Worker\n"
@@ -184,7 +213,11 @@ def test_a_signal_to_the_whole_group_lets_the_running_job_finish(hosts: str, top
     with Queue(hosts=hosts, topic=topic) as queue:
         queue.enqueue(workerjobs.note_and_wait, str(notes), "done", str(gate))
     host = subprocess.Popen(
-        [sys.executable, "-c", code, hosts, topic], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", code, hosts, topic],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     wait_until(lambda: notes.exists(), "the job runs")
     for child in [psutil.Process(host.pid), *psutil.Process(host.pid).children(recursive=True)]:

@@ -1,4 +1,5 @@
 """What `worker.health()` tells, and that a worker without progress says so by itself."""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +16,7 @@ import workerjobs
 from support import Recorder, fire_until, lines, send_many, wait_until
 
 from embedkq import Queue, Worker
-from embedkq.worker import health
+from embedkq.worker import progress_watch
 
 
 @pytest.fixture
@@ -28,10 +29,12 @@ def make_worker(hosts: str, topic: str, group: str) -> Callable[..., Worker]:
 
 @pytest.fixture
 def quick_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "NO_PROGRESS_SECONDS", 2.5)
+    monkeypatch.setattr(progress_watch, "NO_PROGRESS_SECONDS", 2.5)
 
 
-def test_a_worker_that_works_is_healthy_and_counts(make_worker: Any, hosts: str, topic: str, tmp_path: Path) -> None:
+def test_a_worker_that_works_is_healthy_and_counts(
+    make_worker: Any, hosts: str, topic: str, tmp_path: Path
+) -> None:
     gate, notes, recorder = tmp_path / "gate", tmp_path / "notes", Recorder()
     worker = make_worker(recorder, processes=2)
     assert not worker.health().healthy and worker.health().reasons == ("the worker is new",)
@@ -42,10 +45,17 @@ def test_a_worker_that_works_is_healthy_and_counts(make_worker: Any, hosts: str,
         fire_until(worker, lambda: len(recorder) == 22, "all are done")
         send_many(hosts, topic, workerjobs.note_and_wait, [(str(notes), 2, str(gate))])
         wait_until(lambda: len(lines(notes)) == 2, "one runs")
-        wait_until(lambda: worker.health().lag and sum(worker.health().lag.values()) == 1, "the lag is known")
+        wait_until(
+            lambda: worker.health().lag and sum(worker.health().lag.values()) == 1,
+            "the lag is known",
+        )
         now = worker.health()
         assert now.healthy and now.state == "running" and now.reasons == ()
-        assert now.in_flight == 1 and now.oldest_running_seconds is not None and now.oldest_running_seconds < 30
+        assert (
+            now.in_flight == 1
+            and now.oldest_running_seconds is not None
+            and now.oldest_running_seconds < 30
+        )
         assert now.ended == {"success": 20, "failure": 1, "timeout": 1, "undecodable": 0}
         assert now.children_alive == 2 and now.children_started == 3 and now.waiting_callbacks == 0
         assert now.seconds_since_poll is not None and now.seconds_since_poll < 10
@@ -65,8 +75,8 @@ def test_a_stuck_consumer_is_seen_and_told_by_the_workers_thread(
     gate = threading.Event()
     with make_worker() as worker:
         wait_until(lambda: worker.health().healthy, "it is well")
-        consumer = worker._engine.consumer
-        monkeypatch.setattr(consumer, "_answer_requests", lambda client: gate.wait(60))
+        consumer = worker._runtime.consumer
+        monkeypatch.setattr(consumer._drains, "answer", lambda client: gate.wait(60))
         wait_until(lambda: "consumer's thread has made no turn" in caplog.text, "it is told")
         assert not worker.health().healthy and "consumer's thread" in worker.health().reasons[0]
         monkeypatch.undo()
@@ -81,7 +91,7 @@ def test_a_stuck_loop_is_seen_and_told_by_the_consumers_thread(
     gate = threading.Event()
     with make_worker() as worker:
         wait_until(lambda: worker.health().healthy, "it is well")
-        monkeypatch.setattr(worker._engine.loop, "_settle", lambda: gate.wait(60))
+        monkeypatch.setattr(worker._runtime.loop, "_settle", lambda: gate.wait(60))
         wait_until(lambda: "worker's thread has made no turn" in caplog.text, "it is told")
         assert not worker.health().healthy
         monkeypatch.undo()
@@ -94,7 +104,7 @@ def test_missing_children_and_waiting_callbacks_are_unhealthy(
 ) -> None:
     with make_worker(Recorder()) as worker:
         wait_until(lambda: worker.health().healthy, "it is well")
-        supervisor = worker._engine.loop.pool._supervisor
+        supervisor = worker._runtime.loop.pool._supervisor
         wait_until(lambda: supervisor.children, "the child is there")
         monkeypatch.setattr(supervisor, "_schedule", lambda slot: None)
         monkeypatch.setattr(supervisor, "look", lambda now: None)
@@ -110,7 +120,9 @@ def test_missing_children_and_waiting_callbacks_are_unhealthy(
         worker.run_callbacks()
 
 
-def test_a_long_job_is_no_want_of_progress(make_worker: Any, quick_to_judge: None, hosts: str, topic: str, tmp_path: Path) -> None:
+def test_a_long_job_is_no_want_of_progress(
+    make_worker: Any, quick_to_judge: None, hosts: str, topic: str, tmp_path: Path
+) -> None:
     recorder = Recorder()
     with Queue(hosts=hosts, topic=topic) as queue, make_worker(recorder) as worker:
         queue.enqueue(workerjobs.note_both_ends, str(tmp_path / "notes"), "long", 6)

@@ -1,4 +1,5 @@
 """The job as callers and callbacks see it: its fields, and that it goes anywhere a tuple goes."""
+
 from __future__ import annotations
 
 import copy
@@ -18,8 +19,14 @@ JOB = Job("an-id", 17, "topic", workerjobs.echo, (1, "two"), {"three": 3}, 2.5, 
 def test_its_fields_are_these_in_this_order() -> None:
     assert Job._fields == ("id", "timestamp", "topic", "func", "args", "kwargs", "timeout", "key")
     assert JOB._asdict() == {
-        "id": "an-id", "timestamp": 17, "topic": "topic", "func": workerjobs.echo, "args": (1, "two"), "kwargs": {"three": 3},
-        "timeout": 2.5, "key": b"key",
+        "id": "an-id",
+        "timestamp": 17,
+        "topic": "topic",
+        "func": workerjobs.echo,
+        "args": (1, "two"),
+        "kwargs": {"three": 3},
+        "timeout": 2.5,
+        "key": b"key",
     }
 
 
@@ -44,16 +51,25 @@ def test_it_is_the_public_name() -> None:
 
 
 def test_it_pickles_and_copies() -> None:
-    for again in (pickle.loads(pickle.dumps(JOB)), copy.deepcopy(JOB), codec.decode_object(codec.encode_object(JOB))):
+    for again in (
+        pickle.loads(pickle.dumps(JOB)),
+        copy.deepcopy(JOB),
+        codec.decode_object(codec.encode_object(JOB)),
+    ):
         assert type(again) is Job and again == JOB and again.func is workerjobs.echo
 
 
 @settings(deadline=None)
 @given(
     st.builds(
-        Job, id=st.none() | st.uuids().map(str), timestamp=st.none() | st.integers(), topic=st.none() | st.text(),
-        func=st.sampled_from([None, workerjobs.echo, len]), args=st.none() | st.tuples(st.text()),
-        kwargs=st.none() | st.dictionaries(st.text(), st.integers()), timeout=st.none() | st.floats(allow_nan=False),
+        Job,
+        id=st.none() | st.uuids().map(str),
+        timestamp=st.none() | st.integers(),
+        topic=st.none() | st.text(),
+        func=st.sampled_from([None, workerjobs.echo, len]),
+        args=st.none() | st.tuples(st.text()),
+        kwargs=st.none() | st.dictionaries(st.text(), st.integers()),
+        timeout=st.none() | st.floats(allow_nan=False),
         key=st.none() | st.binary(),
     )
 )
@@ -63,5 +79,9 @@ def test_any_job_comes_back_as_it_was(job: Job) -> None:
 
 
 def test_a_job_can_be_an_argument_of_a_job() -> None:
-    func, args, kwargs = codec.decode_call(codec.encode_call(workerjobs.echo, (JOB,), {"other": JOB}))
-    assert (func, args, kwargs) == (workerjobs.echo, (JOB,), {"other": JOB}) and type(args[0]) is Job
+    func, args, kwargs = codec.decode_call(
+        codec.encode_call(workerjobs.echo, (JOB,), {"other": JOB})
+    )
+    assert (func, args, kwargs) == (workerjobs.echo, (JOB,), {"other": JOB}) and type(
+        args[0]
+    ) is Job

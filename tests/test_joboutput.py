@@ -1,4 +1,5 @@
 """What jobs log and print, and where a job was stuck, in the host's own loggers."""
+
 from __future__ import annotations
 
 import logging
@@ -31,8 +32,16 @@ def run(hosts: str, topic: str, group: str) -> Callable[..., Recorder]:
 def test_what_a_job_logs_arrives_at_the_same_logger_with_the_jobs_id(run: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO, "shop")
     recorder = run(workerjobs.log_some)
-    told = {(r.name, r.levelname, r.getMessage()): r for r in caplog.records if r.name.startswith("shop")}
-    assert set(told) == {("shop", "INFO", "sold 3 apples"), ("shop.till", "WARNING", "no change"), ("shop", "ERROR", "burnt")}
+    told = {
+        (r.name, r.levelname, r.getMessage()): r
+        for r in caplog.records
+        if r.name.startswith("shop")
+    }
+    assert set(told) == {
+        ("shop", "INFO", "sold 3 apples"),
+        ("shop.till", "WARNING", "no change"),
+        ("shop", "ERROR", "burnt"),
+    }
     assert {record.job_id for record in told.values()} == {recorder.calls[0].job.id}
     assert "ZeroDivisionError" in told["shop", "ERROR", "burnt"].exc_text
     assert told["shop", "INFO", "sold 3 apples"].funcName == "log_some"
@@ -44,11 +53,18 @@ def test_levels_are_the_hosts(run: Any, caplog: Any) -> None:
     assert [r.getMessage() for r in caplog.records if r.name.startswith("shop")] == ["burnt"]
 
 
-def test_what_a_job_prints_goes_to_a_logger_and_not_to_the_hosts_stdout(run: Any, caplog: Any, capfd: Any) -> None:
+def test_what_a_job_prints_goes_to_a_logger_and_not_to_the_hosts_stdout(
+    run: Any, caplog: Any, capfd: Any
+) -> None:
     caplog.set_level(logging.INFO, "embedkq.job")
     recorder = run(workerjobs.print_some)
     lines = [record for record in caplog.records if record.name == "embedkq.job"]
-    assert [record.getMessage() for record in lines] == ["to stdout", "to stderr", "from a shell", "without end"]
+    assert [record.getMessage() for record in lines] == [
+        "to stdout",
+        "to stderr",
+        "from a shell",
+        "without end",
+    ]
     assert {record.job_id for record in lines} == {recorder.calls[0].job.id}
     assert capfd.readouterr().out == ""
 
@@ -72,19 +88,27 @@ def test_a_job_that_logs_for_ever_ends_at_its_limit(run: Any, caplog: Any) -> No
 
 
 @pytest.mark.parametrize("func", [workerjobs.spin, workerjobs.sleep, workerjobs.stick_in_c])
-def test_the_error_line_of_a_timeout_says_where_the_job_was_stuck(run: Any, caplog: Any, tmp_path: Any, func: Any) -> None:
+def test_the_error_line_of_a_timeout_says_where_the_job_was_stuck(
+    run: Any, caplog: Any, tmp_path: Any, func: Any
+) -> None:
     recorder = run(func, str(tmp_path / "notes"), timeout=0.3)
     assert recorder.calls[0].status == "timeout" and recorder.calls[0].traceback is None
-    (line,) = [record.getMessage() for record in caplog.records if "timed out after 0.3 seconds." in record.getMessage()]
+    (line,) = [
+        record.getMessage()
+        for record in caplog.records
+        if "timed out after 0.3 seconds." in record.getMessage()
+    ]
     assert "workerjobs.py" in line and f"in {func.__name__}" in line
 
 
 def test_a_record_that_is_no_record_harms_nothing(caplog: Any) -> None:
-    from embedkq.worker import joboutput
+    from embedkq.worker.pool import job_output
 
     for content in (b"", b"\xff", b"[]", b'{"levelno": "x"}', b'{"name": 3}', b"null"):
-        joboutput.relay(content, "id")
-    assert all("cannot be read" in record.getMessage() for record in caplog.records) and sys.exc_info() == (None, None, None)
+        job_output.relay(content, "id")
+    assert all(
+        "cannot be read" in record.getMessage() for record in caplog.records
+    ) and sys.exc_info() == (None, None, None)
 
 
 def test_initializer_output_is_logged_without_an_id(run: Any, caplog: Any) -> None:
@@ -99,7 +123,10 @@ def test_waiting_is_not_needed(hosts: str, topic: str, group: str, caplog: Any) 
     """A line is there while its job still runs."""
     caplog.set_level(logging.INFO, "shop")
     recorder = Recorder()
-    with Queue(hosts=hosts, topic=topic, timeout=60) as queue, Worker(hosts=hosts, topic=topic, group=group, callback=recorder) as worker:
+    with (
+        Queue(hosts=hosts, topic=topic, timeout=60) as queue,
+        Worker(hosts=hosts, topic=topic, group=group, callback=recorder) as worker,
+    ):
         queue.enqueue(workerjobs.log_and_sleep, 2)
         fire_until(worker, lambda: "begun" in caplog.text, "the line is there")
         assert not recorder.calls

@@ -1,11 +1,12 @@
 """What a worker knows of its own jobs while partitions go and come back. No Kafka, no process."""
+
 from __future__ import annotations
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from embedkq.worker.ledger import Ledger
-from embedkq.worker.messages import Assigned, Released, Run
+from embedkq.worker.between_threads.messages import Assigned, JobRun, Released
+from embedkq.worker.control_thread.partition_ledger import PartitionLedger
 
 RECORDS = 10
 
@@ -23,8 +24,8 @@ class Worker:
     """What the worker's thread does with one partition, of which nothing is ever committed."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger("topic")
-        self.running: dict[int, Run] = {}
+        self.ledger = PartitionLedger("topic")
+        self.running: dict[int, JobRun] = {}
         self.ended: set[int] = set()
         self.epoch = self.position = 0
         self.is_assigned = False
@@ -51,7 +52,7 @@ class Worker:
             self.running[offset].epoch = self.epoch
         else:
             assert offset not in self.ended, f"{offset} runs once more"
-            self.running[offset] = Run(0, self.epoch, Polled(offset))  # type: ignore[arg-type]
+            self.running[offset] = JobRun(0, self.epoch, Polled(offset))  # type: ignore[arg-type]
 
     def end(self, offset: int) -> None:
         if (run := self.running.pop(offset, None)) is not None:
@@ -59,7 +60,12 @@ class Worker:
             self.ended.add(offset)
 
 
-STEPS = st.lists(st.one_of(st.sampled_from(["gain", "lose", "poll", "poll", "poll"]), st.integers(0, RECORDS - 1)), max_size=80)
+STEPS = st.lists(
+    st.one_of(
+        st.sampled_from(["gain", "lose", "poll", "poll", "poll"]), st.integers(0, RECORDS - 1)
+    ),
+    max_size=80,
+)
 
 
 @settings(deadline=None, max_examples=500)
@@ -67,13 +73,18 @@ STEPS = st.lists(st.one_of(st.sampled_from(["gain", "lose", "poll", "poll", "pol
 @example(["gain", "poll", "poll", "lose", "gain", 0, 1, "poll", "poll"])
 @example(["gain", "poll", "poll", "poll", "lose", "gain", 1, "poll", 0, "poll", "poll", 2])
 @example(["gain", "poll", "lose", 0, "gain", "poll"])
-def test_a_job_that_has_ended_here_does_not_run_here_again_whenever_its_partition_comes_back(steps: list[str | int]) -> None:
+def test_a_job_that_has_ended_here_does_not_run_here_again_whenever_its_partition_comes_back(
+    steps: list[str | int],
+) -> None:
     worker = Worker()
     for step in steps:
         worker.end(step) if isinstance(step, int) else getattr(worker, step)()
     worker.gain()
     progress = worker.ledger.snapshot()[0]
-    known = {*range(progress.offset), *(offset for first, last in progress.done for offset in range(first, last))}
+    known = {
+        *range(progress.offset),
+        *(offset for first, last in progress.done for offset in range(first, last)),
+    }
     assert known == worker.ended
     for _ in range(RECORDS):
         worker.poll()

@@ -1,4 +1,5 @@
 """`kq rewind` and `kq purge`: jobs run once more, or not at all, and nothing else changes."""
+
 from __future__ import annotations
 
 import json
@@ -11,7 +12,8 @@ import workerjobs
 from commandline import Ended, run
 from support import HANG_SECONDS, Recorder, committed, lag, wait_until
 
-from embedkq import Queue, Worker, donemap, notes
+from embedkq import Queue, Worker
+from embedkq._formats import commit_metadata, offset_map
 
 
 class Place:
@@ -22,16 +24,26 @@ class Place:
 
     def enqueue(self, *numbers: int, partition: int = 0) -> None:
         with Queue(self.hosts, self.topic) as queue:
-            queue.using(partition=partition).enqueue_many([(workerjobs.echo, (number,)) for number in numbers])
+            queue.using(partition=partition).enqueue_many(
+                [(workerjobs.echo, (number,)) for number in numbers]
+            )
 
     def run(self, **how: Any) -> list[int]:
         """Have a worker do what there is; what its jobs returned."""
         recorder = Recorder()
-        Worker(self.hosts, self.topic, group=self.group, callback=recorder).start(**{"burst": True, **how})
+        Worker(self.hosts, self.topic, group=self.group, callback=recorder).start(
+            **{"burst": True, **how}
+        )
         return sorted(result[0][0] for result in recorder.results)
 
     def kq(self, verb: str, *arguments: str) -> Ended:
-        return run(verb, f"--hosts={self.hosts}", f"--topic={self.topic}", f"--group={self.group}", *arguments)
+        return run(
+            verb,
+            f"--hosts={self.hosts}",
+            f"--topic={self.topic}",
+            f"--group={self.group}",
+            *arguments,
+        )
 
     def moved(self, verb: str, *arguments: str) -> dict[str, Any]:
         ended = self.kq(verb, "--json", "--yes", *arguments)
@@ -50,9 +62,13 @@ def test_all_runs_once_more_from_the_start(place: Place) -> None:
     place.enqueue(4, partition=1)
     assert place.run() == [1, 2, 3, 4]
     assert place.moved("rewind", "--to-start") == {
-        "topic": place.topic, "group": place.group, "records": 4, "done": True,
+        "topic": place.topic,
+        "group": place.group,
+        "records": 4,
+        "done": True,
         "partitions": [
-            {"partition": 0, "committed": 3, "target": 0, "records": 3}, {"partition": 1, "committed": 1, "target": 0, "records": 1},
+            {"partition": 0, "committed": 3, "target": 0, "records": 3},
+            {"partition": 1, "committed": 1, "target": 0, "records": 1},
         ],
     }
     assert lag(place.hosts, place.group, place.topic) == 4
@@ -67,7 +83,7 @@ def test_what_was_enqueued_since_a_time_runs_once_more(place: Place) -> None:
     assert place.run() == [1, 2, 3, 4]
     assert place.moved("rewind", f"--to-time={since}")["records"] == 2
     assert place.run() == [3, 4]
-    assert place.moved("rewind", "--to-time=2100-01-01") ["records"] == 0
+    assert place.moved("rewind", "--to-time=2100-01-01")["records"] == 0
     assert place.moved("rewind", "--to-time=1h")["records"] == 4
 
 
@@ -76,7 +92,9 @@ def test_a_rewind_to_an_offset_never_skips_a_job(place: Place) -> None:
     place.enqueue(4, 5, 6, partition=1)
     assert place.run() == [1, 2, 3, 4, 5, 6]
     assert place.moved("rewind", "--to-offset=1", "--partition=1")["records"] == 2
-    assert place.moved("rewind", "--to-offset=2")["partitions"] == [{"partition": 0, "committed": 3, "target": 2, "records": 1}]
+    assert place.moved("rewind", "--to-offset=2")["partitions"] == [
+        {"partition": 0, "committed": 3, "target": 2, "records": 1}
+    ]
     assert place.run() == [3, 5, 6]
     assert place.moved("rewind", "--to-offset=99")["records"] == 0
 
@@ -128,12 +146,15 @@ def test_a_purge_keeps_what_is_known_to_be_done_behind_it(place: Place) -> None:
     assert place.run() == [3, 5]
 
 
-def commit(place: Place, offset: int, done: donemap.Runs) -> None:
+def commit(place: Place, offset: int, done: offset_map.OffsetRanges) -> None:
     """As a worker that has done this above the offset."""
-    from embedkq.dlq.client import Client
+    from embedkq._clients.reader import TopicReader
 
-    with Client(place.hosts, place.group, {}) as client:
-        client.commit(place.topic, {0: (offset, notes.encode(offset, done, notes.NOTHING))})
+    with TopicReader(place.hosts, place.group, {}) as client:
+        client.commit(
+            place.topic,
+            {0: (offset, commit_metadata.encode(offset, done, commit_metadata.NOTHING))},
+        )
 
 
 @pytest.mark.parametrize("verb", [["rewind", "--to-start"], ["purge"]], ids=" ".join)
@@ -141,9 +162,16 @@ def test_a_group_with_members_is_left_alone(place: Place, verb: list[str]) -> No
     place.enqueue(1)
     with Worker(place.hosts, place.topic, group=place.group) as worker:
         assert worker.drain(HANG_SECONDS)
-        wait_until(lambda: committed(place.hosts, place.group, place.topic).get(0, (0,))[0] == 1, "the job is committed")
+        wait_until(
+            lambda: committed(place.hosts, place.group, place.topic).get(0, (0,))[0] == 1,
+            "the job is committed",
+        )
         ended = place.kq(*verb, "--yes")
-    assert ended.status == 1 and f"group {place.group!r} has 1 members" in ended.err and "stop these workers first" in ended.err, ended
+    assert (
+        ended.status == 1
+        and f"group {place.group!r} has 1 members" in ended.err
+        and "stop these workers first" in ended.err
+    ), ended
     assert place.run() == []
 
 
@@ -152,12 +180,16 @@ def test_it_is_shown_first_and_not_done_unasked(place: Place, verb: list[str]) -
     place.enqueue(1, 2, 3)
     place.run(burst=False, max_jobs=2)
     shown = place.kq(*verb, "--dry-run")
-    assert shown.status == 0 and "Partition" in shown.out and f"by group {place.group}: " in shown.err, shown
+    assert (
+        shown.status == 0 and "Partition" in shown.out and f"by group {place.group}: " in shown.err
+    ), shown
     asked = place.kq(*verb)
     assert asked.status == 2 and "Nobody is there to ask: give --yes" in asked.err, asked
     assert place.run() == [3]
     done = place.kq(*verb, "--yes")
-    assert done.status == 0 and done.err.splitlines()[-1] == ("Done." if verb[0] == "rewind" else "Nothing to do."), done
+    assert done.status == 0 and done.err.splitlines()[-1] == (
+        "Done." if verb[0] == "rewind" else "Nothing to do."
+    ), done
 
 
 @pytest.mark.parametrize(
@@ -165,14 +197,20 @@ def test_it_is_shown_first_and_not_done_unasked(place: Place, verb: list[str]) -
     [
         (["rewind"], 2, "Error: where to? Give one of --to-time, --to-offset and --to-start"),
         (["rewind", "--to-start", "--to-offset=3"], 2, "Error: where to? Give one of"),
-        (["rewind", "--to-time=yesterday"], 2, "'yesterday' is neither a time such as 2026-11-26T08:00 nor an age such as 90s,"),
+        (
+            ["rewind", "--to-time=yesterday"],
+            2,
+            "'yesterday' is neither a time such as 2026-11-26T08:00 nor an age such as 90s,",
+        ),
         (["purge", "--before=5 minutes"], 2, "'5 minutes' is neither"),
         (["rewind", "--to-offset=-1"], 2, "-1 is not in the range"),
         (["purge", "--partition=7"], 1, "has no partition 7: it has 0 to 1"),
     ],
     ids=str,
 )
-def test_what_cannot_work_is_told_in_a_line(place: Place, arguments: list[str], status: int, message: str) -> None:
+def test_what_cannot_work_is_told_in_a_line(
+    place: Place, arguments: list[str], status: int, message: str
+) -> None:
     ended = place.kq(*arguments)
     assert ended.status == status and message in ended.err and "Traceback" not in ended.err, ended
 

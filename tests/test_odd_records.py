@@ -1,4 +1,6 @@
-"""What a worker does with records and batches that its client cannot read, on a real broker: nothing else waits for them."""
+"""What a worker does with records and batches that its client cannot read, on a real broker:
+nothing else waits for them."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -14,9 +16,19 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.consumer import fetcher
 from kafka.record import MemoryRecords
-from support import Recorder, Sender, committed, end_offsets, fire_until, lag, wait_until, with_admin
+from support import (
+    Recorder,
+    Sender,
+    committed,
+    end_offsets,
+    fire_until,
+    lag,
+    wait_until,
+    with_admin,
+)
 
-from embedkq import Queue, Worker, errors, kafka_private
+from embedkq import Queue, Worker, errors
+from embedkq._clients import private
 from embedkq.dlq import DeadLetters
 from embedkq.dlq.letters import Selection
 
@@ -31,7 +43,8 @@ class Name(str):
 
 
 def send_mixed(hosts: str, topic: str) -> None:
-    """Jobs 0 to 5 in one batch of partition 0, with a record amid them whose header's name is no UTF-8."""
+    """Jobs 0 to 5 in one batch of partition 0, with a record amid them whose header's name is no
+    UTF-8."""
     with Sender(hosts, topic) as sender:
         sender.producer.config["linger_ms"] = 200
         for number in range(3):
@@ -49,11 +62,16 @@ def warnings(caplog: Any) -> list[str]:
 # One record.
 
 
-def test_a_header_whose_name_is_no_utf8_is_malformed_and_the_others_of_its_batch_run(hosts: str, make_topic: Any, caplog: Any) -> None:
+def test_a_header_whose_name_is_no_utf8_is_malformed_and_the_others_of_its_batch_run(
+    hosts: str, make_topic: Any, caplog: Any
+) -> None:
     topic = make_topic(2)
     send_mixed(hosts, topic)
     calls = Recorder()
-    with caplog.at_level(logging.WARNING, "embedkq"), Worker(hosts=hosts, topic=topic, callback=calls) as worker:
+    with (
+        caplog.at_level(logging.WARNING, "embedkq"),
+        Worker(hosts=hosts, topic=topic, callback=calls) as worker,
+    ):
         assert worker.drain(30)
         assert worker.health().healthy
     assert sorted(calls.results) == [(0, number) for number in range(6)]
@@ -68,15 +86,22 @@ def test_its_dead_letter_has_all_of_it_and_can_be_put_back(hosts: str, make_topi
     send_mixed(hosts, topic)
     with Worker(hosts=hosts, topic=topic, dead_letter_topic=graves) as worker:
         assert worker.drain(30)
-    consumer = kafka_private.Consumer(bootstrap_servers=hosts.split(","), auto_offset_reset="earliest", group_id=None)
+    consumer = private.Consumer(
+        bootstrap_servers=hosts.split(","), auto_offset_reset="earliest", group_id=None
+    )
     try:
         consumer.subscribe([graves])
         wait_until(lambda: consumer.partitions_if_known(graves), "the topic")
-        letter = wait_until(lambda: [each for some in consumer.poll(500).values() for each in some], "the letter")[0]
+        letter = wait_until(
+            lambda: [each for some in consumer.poll(500).values() for each in some], "the letter"
+        )[0]
     finally:
         consumer.close()
     assert (letter.key, letter.value) == (b"k", b"odd")
-    assert [(name.encode(), value) for name, value in letter.headers[:2]] == [(b"fine", b"1"), (b"\xff\xfe", b"2")]
+    assert [(name.encode(), value) for name, value in letter.headers[:2]] == [
+        (b"fine", b"1"),
+        (b"\xff\xfe", b"2"),
+    ]
     with DeadLetters(hosts, graves, {}) as box:
         assert [each.dead and each.dead.reason for each in box.oldest(Selection())] == ["malformed"]
 
@@ -102,8 +127,14 @@ def compress(hosts: str, topic: str, codec: str) -> None:
     with_admin(hosts, lambda admin: admin.alter_configs([resource]))
 
     def told() -> bool:
-        found = with_admin(hosts, lambda admin: admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)]))
-        return any(values.get(topic, {}).get("compression.type", {}).get("value") == codec for values in found.values())
+        found = with_admin(
+            hosts,
+            lambda admin: admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)]),
+        )
+        return any(
+            values.get(topic, {}).get("compression.type", {}).get("value") == codec
+            for values in found.values()
+        )
 
     wait_until(told, f"compression.type={codec}")
 
@@ -118,7 +149,9 @@ PACKAGES = {"lz4": "lz4", "zstd": "zstandard", "snappy": "python-snappy"}
 
 @pytest.mark.needs("compression")
 @pytest.mark.parametrize("codec", sorted(PACKAGES))
-def test_a_missing_codec_holds_its_partition_and_no_other(codec: str, hosts: str, make_topic: Any, caplog: Any) -> None:
+def test_a_missing_codec_holds_its_partition_and_no_other(
+    codec: str, hosts: str, make_topic: Any, caplog: Any
+) -> None:
     topic = make_topic(2)
     calls = Recorder()
     queue = Queue(hosts=hosts, topic=topic)
@@ -130,7 +163,9 @@ def test_a_missing_codec_holds_its_partition_and_no_other(codec: str, hosts: str
         compress(hosts, topic, codec)
 
         # A broker that has told of the setting may need a moment more until it counts.
-        wait_until(lambda: is_held(worker) or jobs.enqueue(divmod, 2, 10) is None, "the partition is held")
+        wait_until(
+            lambda: is_held(worker) or jobs.enqueue(divmod, 2, 10) is None, "the partition is held"
+        )
         compress(hosts, topic, "uncompressed")
         before = len(calls)
         queue.using(partition=1).enqueue_many([(divmod, (number, 10), {}) for number in range(20)])
@@ -151,25 +186,37 @@ def test_a_missing_codec_holds_its_partition_and_no_other(codec: str, hosts: str
 
 
 @pytest.mark.needs("compression")
-def test_a_held_partition_goes_on_once_its_codec_is_there(hosts: str, make_topic: Any, caplog: Any) -> None:
+def test_a_held_partition_goes_on_once_its_codec_is_there(
+    hosts: str, make_topic: Any, caplog: Any
+) -> None:
     topic = make_topic(1)
     compress(hosts, topic, "gzip")  # which is always there, and so can come back
     calls = Recorder()
     caplog.set_level(logging.INFO, "embedkq")
-    with Queue(hosts=hosts, topic=topic) as queue, Worker(hosts=hosts, topic=topic, callback=calls) as worker:
+    with (
+        Queue(hosts=hosts, topic=topic) as queue,
+        Worker(hosts=hosts, topic=topic, callback=calls) as worker,
+    ):
         with without("gzip"):
-            wait_until(lambda: is_held(worker) or queue.enqueue(divmod, 7, 10) is None, "it is held")
+            wait_until(
+                lambda: is_held(worker) or queue.enqueue(divmod, 7, 10) is None, "it is held"
+            )
             sent = end_offsets(hosts, topic)[0]
             before = len(calls)
         fire_until(worker, lambda: len(calls) >= sent, "all have run")
         wait_until(lambda: worker.health().healthy, "it is healthy again")
         assert before < sent and worker.drain(30)
-    assert any(record.getMessage() == f"Partition 0 of topic {topic} is read again." for record in caplog.records)
+    assert any(
+        record.getMessage() == f"Partition 0 of topic {topic} is read again."
+        for record in caplog.records
+    )
     assert lag(hosts, topic, topic) == 0
 
 
 @pytest.mark.needs("compression")
-def test_dead_letters_that_are_compressed_so_are_not_taken_for_a_broker_that_is_away(hosts: str, make_topic: Any) -> None:
+def test_dead_letters_that_are_compressed_so_are_not_taken_for_a_broker_that_is_away(
+    hosts: str, make_topic: Any
+) -> None:
     topic, graves = make_topic(1), make_topic(1)
     compress(hosts, graves, "lz4")
     with Sender(hosts, topic) as sender:
@@ -177,7 +224,11 @@ def test_dead_letters_that_are_compressed_so_are_not_taken_for_a_broker_that_is_
         sender.flush()
     with Worker(hosts=hosts, topic=topic, dead_letter_topic=graves) as worker:
         assert worker.drain(30)
-    with without("lz4"), pytest.raises(errors.EmbedkqError, match="pip install lz4"), DeadLetters(hosts, graves, {}) as box:
+    with (
+        without("lz4"),
+        pytest.raises(errors.EmbedkqError, match="pip install lz4"),
+        DeadLetters(hosts, graves, {}) as box,
+    ):
         list(box.oldest(Selection()))
 
 
@@ -186,7 +237,8 @@ def test_dead_letters_that_are_compressed_so_are_not_taken_for_a_broker_that_is_
 
 @pytest.fixture
 def corrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Has what a broker sends of batches with SPOIL in them be spoiled on its way, for so many fetches."""
+    """Has what a broker sends of batches with SPOIL in them be spoiled on its way, for so many
+    fetches."""
 
     def spoil(times: int) -> list[int]:
         spoiled: list[int] = []
@@ -213,13 +265,21 @@ def send_batches(hosts: str, topic: str) -> None:
             sender.flush()
 
 
-def test_a_batch_that_was_spoiled_on_its_way_is_fetched_again_and_runs(hosts: str, make_topic: Any, corrupted: Any, caplog: Any) -> None:
+def test_a_batch_that_was_spoiled_on_its_way_is_fetched_again_and_runs(
+    hosts: str, make_topic: Any, corrupted: Any, caplog: Any
+) -> None:
     topic, calls = make_topic(1), Recorder()
     send_batches(hosts, topic)
     spoiled = corrupted(2)
-    with caplog.at_level(logging.WARNING, "embedkq"), Worker(hosts=hosts, topic=topic, callback=calls) as worker:
+    with (
+        caplog.at_level(logging.WARNING, "embedkq"),
+        Worker(hosts=hosts, topic=topic, callback=calls) as worker,
+    ):
         fire_until(worker, lambda: len(calls) == 6, "all have run")
-    assert calls.results == ["fine0", "fine1", "SPOIL2", "SPOIL3", "fine4", "fine5"] and len(spoiled) == 2
+    assert (
+        calls.results == ["fine0", "fine1", "SPOIL2", "SPOIL3", "fine4", "fine5"]
+        and len(spoiled) == 2
+    )
     assert not any("malformed" in line or "does not answer" in line for line in warnings(caplog))
 
 
@@ -229,7 +289,10 @@ def test_a_batch_that_stays_corrupt_is_told_of_record_by_record_and_the_others_r
     topic, calls = make_topic(1), Recorder()
     send_batches(hosts, topic)
     corrupted(10**6)
-    with caplog.at_level(logging.WARNING, "embedkq"), Worker(hosts=hosts, topic=topic, callback=calls) as worker:
+    with (
+        caplog.at_level(logging.WARNING, "embedkq"),
+        Worker(hosts=hosts, topic=topic, callback=calls) as worker,
+    ):
         assert worker.drain(60)
         assert worker.health().healthy
     assert calls.results == ["fine0", "fine1", "fine4", "fine5"]
@@ -238,7 +301,10 @@ def test_a_batch_that_stays_corrupt_is_told_of_record_by_record_and_the_others_r
         f"Record(topic={topic}, partition=0, offset={offset}) malformed. Skipping ... (its batch is corrupt: the CRC is wrong)"
         for offset in (2, 3)
     ]
-    assert not any("does not answer" in line for line in warnings(caplog)) and lag(hosts, topic, topic) == 0
+    assert (
+        not any("does not answer" in line for line in warnings(caplog))
+        and lag(hosts, topic, topic) == 0
+    )
 
 
 def test_an_error_that_a_broker_tells_of_one_partition_is_none_of_all(
@@ -256,11 +322,17 @@ def test_an_error_that_a_broker_tells_of_one_partition_is_none_of_all(
 
     monkeypatch.setattr(fetcher.Fetcher, "_parse_fetched_data", fail)
     caplog.set_level(logging.WARNING, "embedkq")
-    with Queue(hosts=hosts, topic=topic) as queue, Worker(hosts=hosts, topic=topic, callback=calls) as worker:
+    with (
+        Queue(hosts=hosts, topic=topic) as queue,
+        Worker(hosts=hosts, topic=topic, callback=calls) as worker,
+    ):
         for partition in (0, 1):
             queue.using(partition=partition).enqueue_many([(divmod, (partition, 10), {})] * 10)
         fire_until(worker, lambda: len(calls) == 10, "those of the other partition")
-        wait_until(lambda: any("partition 0 is held" in reason for reason in worker.health().reasons), "it is unhealthy")
+        wait_until(
+            lambda: any("partition 0 is held" in reason for reason in worker.health().reasons),
+            "it is unhealthy",
+        )
         broken.clear()
         fire_until(worker, lambda: len(calls) == 20, "those of the partition with the error")
     assert not any("does not answer" in line for line in warnings(caplog))
@@ -268,5 +340,8 @@ def test_an_error_that_a_broker_tells_of_one_partition_is_none_of_all(
 
 
 def test_a_kafka_consumer_of_the_application_is_left_as_it_is() -> None:
-    assert KafkaConsumer.poll.__module__ == "kafka.consumer.group" and KafkaProducer.__module__ == "kafka.producer.kafka"
+    assert (
+        KafkaConsumer.poll.__module__ == "kafka.consumer.group"
+        and KafkaProducer.__module__ == "kafka.producer.kafka"
+    )
     assert fetcher.Fetcher.PartitionRecords.take.__module__ == "kafka.consumer.fetcher"

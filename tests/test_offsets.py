@@ -1,4 +1,6 @@
-"""OffsetTracker: never a commit past a record that is not done, nothing committed run again, late ends move nothing."""
+"""OffsetTracker: never a commit past a record that is not done, nothing committed run again, late
+ends move nothing."""
+
 from __future__ import annotations
 
 import random
@@ -14,11 +16,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from embedkq import donemap
-from embedkq.donemap import LIMIT, Runs
-from embedkq.worker import offsets
-from embedkq.worker.offsets import OffsetTracker
-from embedkq.worker.progress import Progress
+from embedkq._formats import offset_map
+from embedkq._formats.offset_map import LIMIT, OffsetRanges
+from embedkq.worker.between_threads.progress import Progress
+from embedkq.worker.control_thread import offset_tracker
+from embedkq.worker.control_thread.offset_tracker import OffsetTracker
 
 PARTITIONS = (0, 1)
 
@@ -26,7 +28,7 @@ PARTITIONS = (0, 1)
 class Model:
     """One assignment, the naive way: every offset by itself."""
 
-    def __init__(self, epoch: int, start: int, done: Runs) -> None:
+    def __init__(self, epoch: int, start: int, done: OffsetRanges) -> None:
         self.epoch = epoch
         self.start = start
         self.restored = {offset for first, last in done for offset in range(first, last)}
@@ -76,12 +78,13 @@ class Log:
 class TrackerMachine(RuleBasedStateMachine):
     """Any order of records, ends, positions, commits, revocations, assignments and restarts.
 
-    Each step is done to two trackers: one is read after every step, the snapshots of the other one only at the end.
+    Each step is done to two trackers: one is read after every step, the snapshots of the other one
+    only at the end.
     """
 
     @initialize(slack=st.sampled_from([0, 3, 1024]))
     def begin(self, slack: int) -> None:
-        self.slack, offsets._SLACK = offsets._SLACK, slack
+        self.slack, offset_tracker._SLACK = offset_tracker._SLACK, slack
         self.logs = {partition: Log() for partition in PARTITIONS}
         self.truly_done: dict[int, set[int]] = {partition: set() for partition in PARTITIONS}
         self.committed_done: dict[int, set[int]] = {partition: set() for partition in PARTITIONS}
@@ -103,13 +106,16 @@ class TrackerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "slack"):
-            offsets._SLACK = self.slack
+            offset_tracker._SLACK = self.slack
             for snapshot, expected in self.unread:
                 assert snapshot == expected
 
     # What the broker does.
 
-    @rule(partition=st.sampled_from(PARTITIONS), holes=st.lists(st.sampled_from([0, 0, 0, 1, 4]), max_size=12))
+    @rule(
+        partition=st.sampled_from(PARTITIONS),
+        holes=st.lists(st.sampled_from([0, 0, 0, 1, 4]), max_size=12),
+    )
     def append(self, partition: int, holes: list[int]) -> None:
         self.logs[partition].append(holes)
 
@@ -129,7 +135,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def assign(self, partition: int) -> None:
         """Also of a partition that is assigned already."""
         start, text = self.logs[partition].committed
-        done = donemap.decode(start, text)
+        done = offset_map.decode(start, text)
         self.epoch += 1
         self.both("assign", partition, self.epoch, start, done)
         self.models[partition] = Model(self.epoch, start, done)
@@ -141,16 +147,22 @@ class TrackerMachine(RuleBasedStateMachine):
     def poll(self, data: st.DataObject, count: int) -> None:
         partition = data.draw(st.sampled_from(sorted(self.models)))
         model = self.models[partition]
-        for offset in [offset for offset in self.logs[partition].records if offset >= self.cursors[partition]][:count]:
+        for offset in [
+            offset for offset in self.logs[partition].records if offset >= self.cursors[partition]
+        ][:count]:
             known = model.is_done(offset)
             admitted = self.both("admit", partition, offset)
             assert admitted != known
             if admitted:
-                assert offset not in self.not_again[partition], "done and committed, yet to be run again"
+                assert offset not in self.not_again[partition], (
+                    "done and committed, yet to be run again"
+                )
                 model.admitted.add(offset)
                 self.in_flight.append(InFlight(partition, model.epoch, offset))
             else:
-                assert offset in self.truly_done[partition], "lost: skipped without ever having been done"
+                assert offset in self.truly_done[partition], (
+                    "lost: skipped without ever having been done"
+                )
             model.seen = self.cursors[partition] = max(model.seen, offset + 1)
 
     @precondition(lambda self: self.models)
@@ -158,7 +170,9 @@ class TrackerMachine(RuleBasedStateMachine):
     def advance(self, data: st.DataObject) -> None:
         partition = data.draw(st.sampled_from(sorted(self.models)))
         log, model = self.logs[partition], self.models[partition]
-        position = next((offset for offset in log.records if offset >= self.cursors[partition]), log.end)
+        position = next(
+            (offset for offset in log.records if offset >= self.cursors[partition]), log.end
+        )
         self.both("advance", partition, model.epoch - 1, position + 100)
         self.both("advance", partition, model.epoch, position)
         model.seen = max(model.seen, position)
@@ -175,13 +189,21 @@ class TrackerMachine(RuleBasedStateMachine):
     def commit(self, data: st.DataObject) -> None:
         partition = data.draw(st.sampled_from(sorted(self.models)))
         progress = self.tracker.snapshot()[partition]
-        text, cut = donemap.encode(progress.offset, progress.done)
+        text, cut = offset_map.encode(progress.offset, progress.done)
         assert not cut
-        done = donemap.decode(progress.offset, text)
+        done = offset_map.decode(progress.offset, text)
         records = self.logs[partition].records
-        committed = {offset for offset in records if offset < progress.offset or any(a <= offset < b for a, b in done)}
-        assert committed <= self.truly_done[partition], "lost: committed without ever having been done"
-        assert {offset for offset in records if offset in self.models[partition].finished} <= committed
+        committed = {
+            offset
+            for offset in records
+            if offset < progress.offset or any(a <= offset < b for a, b in done)
+        }
+        assert committed <= self.truly_done[partition], (
+            "lost: committed without ever having been done"
+        )
+        assert {
+            offset for offset in records if offset in self.models[partition].finished
+        } <= committed
         self.logs[partition].committed = (progress.offset, text)
         self.committed_done[partition] = committed
 
@@ -225,7 +247,9 @@ class TrackerMachine(RuleBasedStateMachine):
         for partition, model in self.models.items():
             for offset in model.open:
                 for tracker in (self.tracker, self.twin):
-                    with pytest.raises(ValueError, match=f"offset={offset} of partition {partition}"):
+                    with pytest.raises(
+                        ValueError, match=f"offset={offset} of partition {partition}"
+                    ):
                         tracker.admit(partition, offset)
 
     @rule()
@@ -249,8 +273,10 @@ class TrackerMachine(RuleBasedStateMachine):
             assert self.tracker.oldest(partition) == min(model.open, default=None)
             assert self.tracker.watermark(partition) <= min(model.open, default=progress.offset)
             assert self.tracker.width(partition) == len(progress.done)
-            assert self.tracker.fullness(partition) * LIMIT >= donemap.measure(progress.offset, progress.done)
-            donemap.check(progress.offset, snapshot[partition].done)
+            assert self.tracker.fullness(partition) * LIMIT >= offset_map.measure(
+                progress.offset, progress.done
+            )
+            offset_map.check(progress.offset, snapshot[partition].done)
 
 
 TestTracker = TrackerMachine.TestCase
@@ -265,7 +291,9 @@ def tracker() -> OffsetTracker:
 
 
 class TestPromises:
-    def test_commit_stays_below_the_slowest_and_knows_what_is_done_above(self, tracker: OffsetTracker) -> None:
+    def test_commit_stays_below_the_slowest_and_knows_what_is_done_above(
+        self, tracker: OffsetTracker
+    ) -> None:
         for offset in range(10, 16):
             assert tracker.admit(0, offset)
         for offset in (15, 11, 12):
@@ -308,7 +336,15 @@ class TestPromises:
     def test_restored_runs_are_not_run_again_and_the_watermark_goes_over_them(self) -> None:
         tracker = OffsetTracker()
         tracker.assign(3, 1, 5, ((7, 9), (12, 14)))
-        assert [offset for offset in range(5, 16) if tracker.admit(3, offset)] == [5, 6, 9, 10, 11, 14, 15]
+        assert [offset for offset in range(5, 16) if tracker.admit(3, offset)] == [
+            5,
+            6,
+            9,
+            10,
+            11,
+            14,
+            15,
+        ]
         for offset in (5, 6):
             tracker.finish(3, 1, offset)
         assert tracker.snapshot()[3] == Progress(9, ((12, 14),), 1)
@@ -328,7 +364,9 @@ class TestPromises:
             OffsetTracker().assign(0, 1, 10, ((9, 12),))
 
     @pytest.mark.parametrize("ask", ["watermark", "outstanding", "oldest", "width", "fullness"])
-    def test_questions_about_partitions_of_others_say_so(self, tracker: OffsetTracker, ask: str) -> None:
+    def test_questions_about_partitions_of_others_say_so(
+        self, tracker: OffsetTracker, ask: str
+    ) -> None:
         with pytest.raises(KeyError, match=r"partition 4 is not assigned: assigned are \[0\]"):
             getattr(tracker, ask)(4)
         with pytest.raises(KeyError, match=r"partition 4 is not assigned"):
@@ -356,8 +394,12 @@ class TestFullness:
             tracker.finish(0, 1, offset)
             if count % 250 == 0:
                 fullness = tracker.fullness(0)
-                true = donemap.measure(0, tracker.snapshot()[0].done) / LIMIT
-                assert fullness >= true if fullness <= 0.5 else fullness == pytest.approx(true, rel=0.07, abs=0.01)
+                true = offset_map.measure(0, tracker.snapshot()[0].done) / LIMIT
+                assert (
+                    fullness >= true
+                    if fullness <= 0.5
+                    else fullness == pytest.approx(true, rel=0.07, abs=0.01)
+                )
         assert fullness > 1
 
         for offset in range(29_000):
@@ -389,14 +431,18 @@ class TestSnapshots:
             with pytest.raises(AttributeError):
                 change()
         assert hash(snapshot[0]) == hash(Progress(10, ((11, 12),), 1))
-        assert repr(snapshot[0]).startswith("Progress(offset=10, done=((11, 12),), epoch=1, notes=Notes(")
+        assert repr(snapshot[0]).startswith(
+            "Progress(offset=10, done=((11, 12),), epoch=1, notes=CommitMetadata("
+        )
 
     def test_only_what_changed_is_made_anew(self, tracker: OffsetTracker) -> None:
         tracker.assign(1, 1, 0)
         tracker.admit(1, 0)
         first = tracker.snapshot()
         tracker.admit(0, 10)
-        assert tracker.snapshot() is first, "a record that follows the last one changes nothing that could be committed"
+        assert tracker.snapshot() is first, (
+            "a record that follows the last one changes nothing that could be committed"
+        )
         tracker.finish(0, 1, 10)
 
         second = tracker.snapshot()
@@ -415,12 +461,14 @@ class TestSnapshots:
         reads = []
 
         def read() -> None:
-            last: tuple[int, Runs] = (0, ())
+            last: tuple[int, OffsetRanges] = (0, ())
             try:
                 while not stop.is_set() or not reads:
                     offset, done, *_ = published[0][0]
-                    donemap.check(offset, done)
-                    assert donemap.merge(offset, done, *last) == (offset, done), "what was done is no longer"
+                    offset_map.check(offset, done)
+                    assert offset_map.merge(offset, done, *last) == (offset, done), (
+                        "what was done is no longer"
+                    )
                     last = offset, done
                     reads.append(offset)
             except BaseException as error:
@@ -449,7 +497,7 @@ def lines_executed(function: Callable[[], object]) -> int:
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != offsets.__file__:
+        if frame.f_code.co_filename != offset_tracker.__file__:
             return None
         count += event == "line"
         return trace
@@ -474,7 +522,8 @@ def peak_memory(function: Callable[[], object]) -> int:
 
 
 def work_through(count: int, window: int, order: str) -> OffsetTracker:
-    """Admit and finish so many records, with a window of them under way, and a snapshot every fifty."""
+    """Admit and finish so many records, with a window of them under way, and a snapshot every
+    fifty."""
     source = random.Random(1)
     tracker = OffsetTracker()
     tracker.assign(0, 1, 0)

@@ -1,4 +1,6 @@
-"""Kernels and sandboxes without the newer system calls: pidfd_open is Linux 5.3, and seccomp profiles forbid what they do not know."""
+"""Kernels and sandboxes without the newer system calls: pidfd_open is Linux 5.3, and seccomp
+profiles forbid what they do not know."""
+
 from __future__ import annotations
 
 import errno
@@ -11,8 +13,13 @@ import pytest
 from support import HANG_SECONDS, ROOT
 
 SCRIPT_SECONDS = 4 * HANG_SECONDS
-"""The script's own waits are for progress, each up to `HANG_SECONDS`; this is for what waits without a limit, and shows where that is."""
-NUMBERS = {"pidfd_open": 434, "pidfd_send_signal": 424, "memfd_create": 279 if platform.machine() == "aarch64" else 319}
+"""The script's own waits are for progress, each up to `HANG_SECONDS`; this is for what waits
+without a limit, and shows where that is."""
+NUMBERS = {
+    "pidfd_open": 434,
+    "pidfd_send_signal": 424,
+    "memfd_create": 279 if platform.machine() == "aarch64" else 319,
+}
 SCRIPT = """
 import ctypes, faulthandler, logging, os, signal, struct, sys
 faulthandler.dump_traceback_later({hang_seconds}, exit=True)
@@ -67,11 +74,24 @@ print("done")
 @pytest.mark.hang_guard(SCRIPT_SECONDS + 30)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="seccomp is Linux's")
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM])
-@pytest.mark.parametrize("missing", [["pidfd_open"], ["pidfd_send_signal"], ["memfd_create"], list(NUMBERS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "missing",
+    [["pidfd_open"], ["pidfd_send_signal"], ["memfd_create"], list(NUMBERS)],
+    ids=" ".join,
+)
 def test_a_pool_works_without_newer_system_calls(missing: list[str], error: int) -> None:
-    script = SCRIPT.format(forbidden=[NUMBERS[name] for name in missing], error=error, hang_seconds=SCRIPT_SECONDS)
+    script = SCRIPT.format(
+        forbidden=[NUMBERS[name] for name in missing], error=error, hang_seconds=SCRIPT_SECONDS
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SCRIPT_SECONDS + 20, env=environment, check=False)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=SCRIPT_SECONDS + 20,
+        env=environment,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert "WARNING" not in done.stderr and "broke" not in done.stderr, done.stderr

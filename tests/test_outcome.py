@@ -1,4 +1,5 @@
 """Outcomes as bytes: what goes in comes out, and what is none is refused."""
+
 from __future__ import annotations
 
 import pickle
@@ -7,12 +8,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from embedkq._formats.outcome import Outcome
 from embedkq.errors import DecodeError
-from embedkq.outcome import Outcome
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 OUTCOMES = st.builds(
-    Outcome, st.sampled_from(["success", "failure", "timeout", "undecodable"]), st.binary(max_size=2_000), TEXTS, TEXTS, TEXTS, TEXTS
+    Outcome,
+    st.sampled_from(["success", "failure", "timeout", "undecodable"]),
+    st.binary(max_size=2_000),
+    TEXTS,
+    TEXTS,
+    TEXTS,
+    TEXTS,
 )
 
 
@@ -53,7 +60,10 @@ def test_a_status_that_does_not_exist_is_refused() -> None:
 
 
 def test_text_that_is_no_unicode_is_escaped() -> None:
-    assert Outcome.unpack(Outcome("failure", message="half \ud800 of a pair").pack()).message == "half \\ud800 of a pair"
+    assert (
+        Outcome.unpack(Outcome("failure", message="half \ud800 of a pair").pack()).message
+        == "half \\ud800 of a pair"
+    )
 
 
 def test_unpacking_runs_no_pickle() -> None:

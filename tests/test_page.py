@@ -1,4 +1,5 @@
 """The page by which a child tells how far it is."""
+
 from __future__ import annotations
 
 import os
@@ -7,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedkq import channel
-from embedkq.child.page import Phase, Progress, ProgressPage
+from embedkq._ipc import channel
+from embedkq._ipc.progress_page import Phase, Progress, ProgressPage
 
 
 @pytest.fixture
@@ -45,7 +46,9 @@ def test_a_phase_that_there_is_not_counts_as_not_begun(page: ProgressPage, state
 
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("number", [1, 2, 2**31, 2**40, 2**60])
-def test_the_host_reads_what_the_child_wrote(descriptor: int, page: ProgressPage, phase: Phase, number: int) -> None:
+def test_the_host_reads_what_the_child_wrote(
+    descriptor: int, page: ProgressPage, phase: Phase, number: int
+) -> None:
     host = ProgressPage(descriptor)
     page.write(number, phase, 2**62 + 1)
     assert host.read() == Progress(number, phase, 2**62 + 1)
@@ -62,7 +65,8 @@ def test_a_page_outlives_the_process_that_wrote_it(descriptor: int, page: Progre
 
 
 def test_phase_and_number_never_mix(descriptor: int, page: ProgressPage) -> None:
-    """A child writes as fast as it can, always the number in step with the phase and the time; the host reads meanwhile."""
+    """A child writes as fast as it can, always the number in step with the phase and the time; the
+    host reads meanwhile."""
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         child = ProgressPage(descriptor)

@@ -1,4 +1,6 @@
-"""The process pool by itself, without Kafka: limits, crashes, fairness, taking back, replacement, starts that fail, sizes, order."""
+"""The process pool by itself, without Kafka: limits, crashes, fairness, taking back, replacement,
+starts that fail, sizes, order."""
+
 from __future__ import annotations
 
 import errno
@@ -20,16 +22,33 @@ from poolharness import Harness, descriptors, is_alive, kept_fork_server, value_
 from support import SOON_SECONDS, lines, wait_until
 from workerjobs import life_of
 
-from embedkq import channel, codec
-from embedkq.child.runner import LARGEST_RESULT
-from embedkq.errors import ChildStartFailed, DecodeError, JobCrashed, JobFailed, ResultTooLarge, type_name
-from embedkq.worker import pace, supervisor
-from embedkq.worker.children import Child, Task
+from embedkq import codec
+from embedkq._child.runner import LARGEST_RESULT
+from embedkq._ipc import channel
+from embedkq.errors import (
+    ChildStartFailed,
+    DecodeError,
+    JobCrashed,
+    JobFailed,
+    ResultTooLarge,
+    type_name,
+)
+from embedkq.worker.between_threads.task import Task
+from embedkq.worker.pool import child_starts, prefetch
+from embedkq.worker.pool.child_handle import Child
 
 LIMIT = 1.0
 """Seconds, of jobs that only a limit ends."""
-STUCK = (jobs.spin, jobs.sleep, jobs.block_in_c, jobs.block_in_c_holding_the_gil, jobs.ignore_sigterm, jobs.ignore_all_signals,
-         jobs.stop_itself, jobs.catch_everything)
+STUCK = (
+    jobs.spin,
+    jobs.sleep,
+    jobs.block_in_c,
+    jobs.block_in_c_holding_the_gil,
+    jobs.ignore_sigterm,
+    jobs.ignore_all_signals,
+    jobs.stop_itself,
+    jobs.catch_everything,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,14 +74,16 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def deep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs count as short however slow the machine is: many wait in one channel."""
-    monkeypatch.setattr(pace, "AHEAD_SECONDS", 10.0 * pace.MOST_TASKS)
+    monkeypatch.setattr(prefetch, "AHEAD_SECONDS", 10.0 * prefetch.MOST_TASKS)
 
 
 # Limits.
 
 
 @pytest.mark.parametrize("func", STUCK)
-def test_a_stuck_job_is_ended_at_its_limit_and_its_process_gone(func: Callable[[str], None], notes: str) -> None:
+def test_a_stuck_job_is_ended_at_its_limit_and_its_process_gone(
+    func: Callable[[str], None], notes: str
+) -> None:
     with Harness() as pool:
         pool.fill()
         task = pool.submit(func, notes, limit=LIMIT)
@@ -79,13 +100,17 @@ def test_a_stuck_job_is_ended_at_its_limit_and_its_process_gone(func: Callable[[
 def test_stuck_jobs_that_come_all_at_once_are_each_ended_at_their_limit(tmp_path: Path) -> None:
     with Harness(processes=len(STUCK)) as pool:
         pool.fill()
-        tasks = {pool.submit(func, str(tmp_path / func.__name__), limit=LIMIT): func for func in STUCK}
+        tasks = {
+            pool.submit(func, str(tmp_path / func.__name__), limit=LIMIT): func for func in STUCK
+        }
         after = pool.submit(jobs.echo, "next")
         pool.finish()
         for task, func in tasks.items():
             _, pid = lines(tmp_path / func.__name__)[0].split()
             assert pool.outcomes[task].status == "timeout", func.__name__
-            assert LIMIT <= pool.ended_at[task] - pool.started_at[task] < LIMIT + SOON_SECONDS, func.__name__
+            assert LIMIT <= pool.ended_at[task] - pool.started_at[task] < LIMIT + SOON_SECONDS, (
+                func.__name__
+            )
             assert not is_alive(int(pid)), func.__name__
         assert value_of(pool.outcomes[after]) == "next"
         pool.fill()
@@ -99,7 +124,9 @@ def test_a_limit_counts_from_when_the_job_begins_and_not_from_when_it_was_submit
         assert [outcome.status for outcome in pool.finish()] == ["success"] * 4
 
 
-def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_limit(notes: str, gate: Path) -> None:
+def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_limit(
+    notes: str, gate: Path
+) -> None:
     with Harness(processes=1) as pool:
         pool.fill()
         (child,) = pool.pool._children.values()
@@ -111,10 +138,20 @@ def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_
         assert pool.finish(task)[0].status == "success"
 
 
-@pytest.mark.parametrize(("limits", "unsent", "average", "after"), [
-    ([None], b"", 0.001, 0.005), ([None], b"", 0.01, 0.02), ([None], b"", 1.0, 0.05), ([0.03], b"", 1.0, 0.03), ([0.001], b"", 1.0, 0.005),
-    ([None, None], b"", 0.001, 0.005), ([None, None], b"", 1.0, 0.05), ([None], b"x", 1.0, 0.005), ([], b"", 1.0, math.inf),
-])
+@pytest.mark.parametrize(
+    ("limits", "unsent", "average", "after"),
+    [
+        ([None], b"", 0.001, 0.005),
+        ([None], b"", 0.01, 0.02),
+        ([None], b"", 1.0, 0.05),
+        ([0.03], b"", 1.0, 0.03),
+        ([0.001], b"", 1.0, 0.005),
+        ([None, None], b"", 0.001, 0.005),
+        ([None, None], b"", 1.0, 0.05),
+        ([None], b"x", 1.0, 0.005),
+        ([], b"", 1.0, math.inf),
+    ],
+)
 def test_a_task_is_first_looked_at_when_somebody_waits_for_it(
     limits: list[float | None], unsent: bytes, average: float, after: float
 ) -> None:
@@ -133,27 +170,40 @@ def test_without_a_limit_nothing_is_ended() -> None:
 def test_where_a_job_is_stuck_is_told(notes: str) -> None:
     with Harness() as pool:
         outcome = pool.run(jobs.sleep, notes, limit=0.2)
-        assert outcome.status == "timeout" and "in sleep" in outcome.traceback and "jobs.py" in outcome.traceback
-        assert "runner.py" not in outcome.traceback and "pebble" not in outcome.traceback  # what called the job is nobody's concern
+        assert (
+            outcome.status == "timeout"
+            and "in sleep" in outcome.traceback
+            and "jobs.py" in outcome.traceback
+        )
+        assert (
+            "runner.py" not in outcome.traceback and "pebble" not in outcome.traceback
+        )  # what called the job is nobody's concern
 
 
 # Crashes.
 
 
-@pytest.mark.parametrize(("func", "args", "status"), [
-    (jobs.segfault, (), -signal.SIGSEGV),
-    (jobs.kill_itself, (int(signal.SIGKILL),), -signal.SIGKILL),
-    (jobs.exit_with, (0,), 0),
-    (jobs.exit_with, (3,), 3),
-    (jobs.abort, (), -signal.SIGABRT),
-])
-def test_a_crash_is_known_at_once_with_its_status(func: Callable[..., Any], args: tuple[Any, ...], status: int) -> None:
+@pytest.mark.parametrize(
+    ("func", "args", "status"),
+    [
+        (jobs.segfault, (), -signal.SIGSEGV),
+        (jobs.kill_itself, (int(signal.SIGKILL),), -signal.SIGKILL),
+        (jobs.exit_with, (0,), 0),
+        (jobs.exit_with, (3,), 3),
+        (jobs.abort, (), -signal.SIGABRT),
+    ],
+)
+def test_a_crash_is_known_at_once_with_its_status(
+    func: Callable[..., Any], args: tuple[Any, ...], status: int
+) -> None:
     with Harness() as pool:
         pool.fill()
         task = pool.submit(func, *args)
         (outcome,) = pool.finish(task)
         error = value_of(outcome)
-        assert outcome.status == "failure" and type(error) is JobCrashed and error.exitcode == status
+        assert (
+            outcome.status == "failure" and type(error) is JobCrashed and error.exitcode == status
+        )
         assert outcome.traceback and str(error) in outcome.traceback
         assert pool.ended_at[task] - pool.submitted_at[task] < SOON_SECONDS
         pool.fill()
@@ -171,7 +221,9 @@ def test_a_grandchild_that_holds_the_channel_open_does_not_hide_a_crash(notes: s
         pool.run_until(lambda: not is_alive(grandchild), "the grandchild is gone")
 
 
-def test_nothing_runs_twice_and_nothing_is_lost_beside_crashes_and_hangs(notes: str, deep: None) -> None:
+def test_nothing_runs_twice_and_nothing_is_lost_beside_crashes_and_hangs(
+    notes: str, deep: None
+) -> None:
     with Harness() as pool:
         assert pool.pool._pace.depth > 1
         good = {pool.submit(jobs.tell_and_return, notes, number): number for number in range(500)}
@@ -200,7 +252,9 @@ def test_idle_children_killed_from_outside_three_at_once_are_replaced() -> None:
         assert [value_of(outcome) for outcome in pool.finish()] == list(range(6))
 
 
-def test_a_job_that_a_child_had_not_begun_when_it_was_killed_runs_once_elsewhere(notes: str) -> None:
+def test_a_job_that_a_child_had_not_begun_when_it_was_killed_runs_once_elsewhere(
+    notes: str,
+) -> None:
     with Harness(processes=1) as pool:
         pool.fill()
         (pid,) = pool.pids
@@ -212,7 +266,9 @@ def test_a_job_that_a_child_had_not_begun_when_it_was_killed_runs_once_elsewhere
         assert value_of(pool.finish(task)[0]) == "ran" and lines(notes) == ["ran"]
 
 
-def test_when_pebble_gives_up_what_had_not_begun_runs_in_a_new_pool(notes: str, gate: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_when_pebble_gives_up_what_had_not_begun_runs_in_a_new_pool(
+    notes: str, gate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with Harness() as pool:
         running = [pool.submit(jobs.wait_for, notes, str(gate)) for _ in range(2)]
         waiting = [pool.submit(jobs.echo, number) for number in range(5)]
@@ -228,7 +284,9 @@ def test_when_pebble_gives_up_what_had_not_begun_runs_in_a_new_pool(notes: str, 
 # Fairness.
 
 
-def test_two_thousand_short_jobs_beside_a_slow_one_are_not_held_up(notes: str, gate: Path, deep: None) -> None:
+def test_two_thousand_short_jobs_beside_a_slow_one_are_not_held_up(
+    notes: str, gate: Path, deep: None
+) -> None:
     with Harness() as pool:
         pool.fill()
         before = [pool.submit(jobs.tell_and_return, notes, number) for number in range(1_000)]
@@ -256,18 +314,22 @@ def test_one_child_runs_jobs_in_their_order_also_where_some_are_slow_or_crash(de
         assert [task.number for task in pool.outcomes] == list(range(1, 401))
 
 
-def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead = pace.AHEAD_SECONDS
+def test_room_is_one_a_child_until_jobs_have_been_short_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ahead = prefetch.AHEAD_SECONDS
     with Harness() as pool:
         assert pool.pool.room() == 0
         pool.fill()
         assert pool.pool.room() == 2
-        monkeypatch.setattr(pace, "AHEAD_SECONDS", 0.05 * pace.MOST_TASKS)  # short is what this machine calls short
+        monkeypatch.setattr(
+            prefetch, "AHEAD_SECONDS", 0.05 * prefetch.MOST_TASKS
+        )  # short is what this machine calls short
         for number in range(200):
             pool.submit(jobs.echo, number)
         pool.finish()
-        assert pool.pool.room() == 2 * pace.MOST_TASKS
-        monkeypatch.setattr(pace, "AHEAD_SECONDS", ahead)
+        assert pool.pool.room() == 2 * prefetch.MOST_TASKS
+        monkeypatch.setattr(prefetch, "AHEAD_SECONDS", ahead)
         pool.run(jobs.pause, 1.5)
         assert pool.pool.room() == 2
 
@@ -280,13 +342,22 @@ class ToldLate(Task):
         return super().begun(content)
 
 
-def test_what_waits_behind_a_job_that_tells_its_limit_late_is_taken_back(deep: None, gate: Path, notes: str) -> None:
+def test_what_waits_behind_a_job_that_tells_its_limit_late_is_taken_back(
+    deep: None, gate: Path, notes: str
+) -> None:
     with Harness(1) as pool:
         pool.fill()
         pool.run(jobs.echo, 0)
         pool.pool._pace.average = 0.02  # so that it tells before it takes long
         (child,) = pool.pool._children.values()
-        pool.pool.submit(ToldLate("late", codec.encode_call(jobs.wait_for, (notes, str(gate)), {}), 30.0, announce=True))
+        pool.pool.submit(
+            ToldLate(
+                "late",
+                codec.encode_call(jobs.wait_for, (notes, str(gate)), {}),
+                30.0,
+                announce=True,
+            )
+        )
         for _ in range(3):
             pool.pool.submit(Task("behind", b""))
         pool.pool.feed()
@@ -299,7 +370,14 @@ def test_a_child_gets_more_once_half_of_what_it_may_have_is_done() -> None:
     with Harness(1) as pool:
         pool.fill()
         (child,) = pool.pool._children.values()
-        for tasks, depth, takes in ((0, 1, True), (1, 1, False), (1, 2, True), (2, 2, False), (5, 10, True), (6, 10, False)):
+        for tasks, depth, takes in (
+            (0, 1, True),
+            (1, 1, False),
+            (1, 2, True),
+            (2, 2, False),
+            (5, 10, True),
+            (6, 10, False),
+        ):
             child.tasks.extend([Task("x", b"")] * tasks)
             assert pool.pool._takes(child, depth) is takes
             child.tasks.clear()
@@ -316,8 +394,13 @@ def test_a_host_that_looks_late_does_not_take_jobs_for_long() -> None:
         assert pool.pool._pace.average < 0.02
 
 
-@pytest.mark.parametrize(("told", "ended"), [(0, 100.0), (99_000_000_000, 100.0), (104_000_000_000, 104.0), (2**64 - 1, 105.0)])
-def test_what_a_child_says_of_its_last_end_is_believed_as_far_as_it_can_be(told: int, ended: float) -> None:
+@pytest.mark.parametrize(
+    ("told", "ended"),
+    [(0, 100.0), (99_000_000_000, 100.0), (104_000_000_000, 104.0), (2**64 - 1, 105.0)],
+)
+def test_what_a_child_says_of_its_last_end_is_believed_as_far_as_it_can_be(
+    told: int, ended: float
+) -> None:
     child: Child[Any] = Child.__new__(Child)
     child.head_since, child._page = 100.0, SimpleNamespace(ended=told)  # type: ignore[assignment]
     assert child.ended_at(105.0) == ended
@@ -327,18 +410,25 @@ def test_a_child_is_not_given_more_bytes_than_it_may_have(deep: None) -> None:
     with Harness(1) as pool:
         pool.fill()
         pool.run(jobs.pause, 0.001)
-        payload = b"x" * (pace.MOST_BYTES // 4)
+        payload = b"x" * (prefetch.MOST_BYTES // 4)
         (child,) = pool.pool._children.values()
         most = 0
         for _ in range(40):
             pool.submit(jobs.echo, payload)
             most = max(most, child.size)
         pool.finish()
-        assert 2 * len(payload) < most <= pace.MOST_BYTES + len(payload) + 200 and not child.size
+        assert (
+            2 * len(payload) < most <= prefetch.MOST_BYTES + len(payload) + 200 and not child.size
+        )
 
 
-def test_what_cannot_be_sent_for_want_of_memory_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    send, refusals = channel.Channel.send, [OSError(errno.ENOMEM, "no memory"), BlockingIOError(errno.EAGAIN, "full")]
+def test_what_cannot_be_sent_for_want_of_memory_is_sent_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send, refusals = (
+        channel.Channel.send,
+        [OSError(errno.ENOMEM, "no memory"), BlockingIOError(errno.EAGAIN, "full")],
+    )
 
     def reluctant(self: channel.Channel, message: bytes) -> None:
         if refusals:
@@ -351,7 +441,9 @@ def test_what_cannot_be_sent_for_want_of_memory_is_sent_later(monkeypatch: pytes
         assert value_of(pool.run(jobs.echo, b"x" * 100_000)) == b"x" * 100_000 and not refusals
 
 
-def test_a_child_that_has_jobs_and_cannot_be_sent_more_is_looked_at_soon(monkeypatch: pytest.MonkeyPatch, deep: None) -> None:
+def test_a_child_that_has_jobs_and_cannot_be_sent_more_is_looked_at_soon(
+    monkeypatch: pytest.MonkeyPatch, deep: None
+) -> None:
     def refuse(self: channel.Channel, message: bytes) -> None:
         raise BlockingIOError(errno.EAGAIN, "full")
 
@@ -403,7 +495,9 @@ def test_what_waits_in_a_childs_channel_can_be_taken_back(notes: str, deep: None
         assert lines(notes) == ["1", "3", "5", "7", "9"]
 
 
-def test_abandon_ends_what_runs_without_outcomes_and_the_pool_goes_on(notes: str, gate: Path) -> None:
+def test_abandon_ends_what_runs_without_outcomes_and_the_pool_goes_on(
+    notes: str, gate: Path
+) -> None:
     with Harness() as pool:
         for _ in range(5):
             pool.submit(jobs.wait_for, notes, str(gate))
@@ -424,7 +518,11 @@ def test_closing_ends_what_runs_at_once(notes: str, gate: Path) -> None:
     pids = pool.pids
     since = time.monotonic()
     pool.close()
-    assert time.monotonic() - since < SOON_SECONDS and not any(map(is_alive, pids)) and not pool.outcomes
+    assert (
+        time.monotonic() - since < SOON_SECONDS
+        and not any(map(is_alive, pids))
+        and not pool.outcomes
+    )
 
 
 # Replacement.
@@ -435,7 +533,9 @@ def test_a_child_is_replaced_after_so_many_jobs(caplog: pytest.LogCaptureFixture
     with Harness(processes=1, proc_ttl=5) as pool:
         tasks = [pool.submit(jobs.own_pid) for _ in range(12)]
         pids = [value_of(outcome) for outcome in pool.finish(*tasks)]
-        assert [len(set(pids[start : start + 5])) for start in (0, 5, 10)] == [1, 1, 1] and len(set(pids)) == 3
+        assert [len(set(pids[start : start + 5])) for start in (0, 5, 10)] == [1, 1, 1] and len(
+            set(pids)
+        ) == 3
         assert pool.pool.started == 3
         assert caplog.text.count("Refreshing process pool ...") == 2
 
@@ -443,7 +543,12 @@ def test_a_child_is_replaced_after_so_many_jobs(caplog: pytest.LogCaptureFixture
 def test_children_are_not_all_replaced_at_once() -> None:
     with Harness(processes=4, proc_ttl=10) as pool:
         pool.fill()
-        assert sorted(child.lifetime or 0 for child in pool.pool._children.values()) == [3, 5, 8, 10]
+        assert sorted(child.lifetime or 0 for child in pool.pool._children.values()) == [
+            3,
+            5,
+            8,
+            10,
+        ]
         for _ in range(4 * 10):
             pool.submit(jobs.echo)
         pool.finish()
@@ -485,17 +590,27 @@ def test_without_a_number_of_jobs_a_child_is_never_replaced() -> None:
 def test_an_initializer_runs_once_in_each_child_before_its_first_job(notes: str) -> None:
     with Harness(initializer=codec.encode_call(jobs.tell_start, (notes,), {})) as pool:
         pool.fill()
-        assert {int(line.split()[1]) for line in lines(notes)} == pool.pids and len(lines(notes)) == 2
+        assert {int(line.split()[1]) for line in lines(notes)} == pool.pids and len(
+            lines(notes)
+        ) == 2
 
 
-def test_an_initializer_that_raises_ends_the_pool_after_three_tries_with_its_traceback(notes: str) -> None:
+def test_an_initializer_that_raises_ends_the_pool_after_three_tries_with_its_traceback(
+    notes: str,
+) -> None:
     told = _start_in_vain(codec.encode_call(jobs.tell_and_fail, (notes,), {}))
-    assert "Traceback" in told and "in tell_and_fail" in told and told.rstrip().endswith("LookupError: no such database")
+    assert (
+        "Traceback" in told
+        and "in tell_and_fail" in told
+        and told.rstrip().endswith("LookupError: no such database")
+    )
     assert lines(notes) == ["tried"] * 3
 
 
 def test_an_initializer_that_cannot_be_unpickled_says_so() -> None:
-    assert "invalid literal for int()" in _start_in_vain(codec.encode_call(jobs.echo, (jobs.Unreadable(),), {}))
+    assert "invalid literal for int()" in _start_in_vain(
+        codec.encode_call(jobs.echo, (jobs.Unreadable(),), {})
+    )
 
 
 def test_an_initializer_that_exits_or_dies_says_so() -> None:
@@ -503,8 +618,10 @@ def test_an_initializer_that_exits_or_dies_says_so() -> None:
     assert "ended with status 9 before its first job" in _start_in_vain(jobs.die_at_the_beginning)
 
 
-def test_an_initializer_that_never_ends_is_killed_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "START_SECONDS", 0.3)
+def test_an_initializer_that_never_ends_is_killed_and_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child_starts, "START_SECONDS", 0.3)
     assert "not ready after 0.3 s" in _start_in_vain(jobs.never_begin)
 
 
@@ -531,7 +648,10 @@ def test_after_a_first_success_failed_starts_are_tried_again(tmp_path: Path) -> 
         obstacle.touch()
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
-        pool.run_until(lambda: len(pool.pool._supervisor._start_errors) >= 4, "it has failed more often than a first start may")
+        pool.run_until(
+            lambda: len(pool.pool._supervisor._failures._failures) >= 4,
+            "it has failed more often than a first start may",
+        )
         assert pool.pool.alive == 0 and pool.pool.weak_since is not None
         task = pool.submit(jobs.echo, "after all")
         obstacle.unlink()
@@ -540,8 +660,10 @@ def test_after_a_first_success_failed_starts_are_tried_again(tmp_path: Path) -> 
         assert pool.pool.weak_since is None
 
 
-def test_after_a_first_success_failed_starts_end_the_pool_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "START_SECONDS", 1.0)
+def test_after_a_first_success_failed_starts_end_the_pool_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_starts, "START_SECONDS", 1.0)
     obstacle = tmp_path / "obstacle"
     with Harness(initializer=codec.encode_call(jobs.fail_while, (str(obstacle),), {})) as pool:
         pool.fill()
@@ -555,16 +677,43 @@ def test_after_a_first_success_failed_starts_end_the_pool_in_the_end(tmp_path: P
 # Payloads.
 
 
-@pytest.mark.parametrize(("payload", "status", "kind"), [
-    (b"", "malformed", EOFError), (b"\x80", "malformed", UnpicklingError), (b"no pickle", "malformed", UnpicklingError),
-    (b"\x80\x05K\x03.", "malformed", None), (codec.encode_object((1, (), {})), "malformed", None),
-    (codec.encode_object((print, [], {})), "malformed", None),
-    (codec.encode_call(jobs.echo, (1,), {})[:-3], "malformed", UnpicklingError),
-    (codec.encode_call(jobs.echo, (jobs.Unreadable(),), {}), "undecodable", ValueError),
-    (codec.encode_call(jobs.echo, (jobs.ExitingPayload(),), {}), "undecodable", SystemExit),
-    (codec.encode_call(jobs.echo, (), {}).replace(b"echo", b"gone"), "undecodable", AttributeError),
-    (codec.encode_call(jobs.echo, (), {}).replace(b"jobs", b"sboj"), "undecodable", ModuleNotFoundError),
-], ids=["empty", "begun", "garbage", "number", "not callable", "no arguments", "cut", "raises", "exits", "no function", "no module"])
+@pytest.mark.parametrize(
+    ("payload", "status", "kind"),
+    [
+        (b"", "malformed", EOFError),
+        (b"\x80", "malformed", UnpicklingError),
+        (b"no pickle", "malformed", UnpicklingError),
+        (b"\x80\x05K\x03.", "malformed", None),
+        (codec.encode_object((1, (), {})), "malformed", None),
+        (codec.encode_object((print, [], {})), "malformed", None),
+        (codec.encode_call(jobs.echo, (1,), {})[:-3], "malformed", UnpicklingError),
+        (codec.encode_call(jobs.echo, (jobs.Unreadable(),), {}), "undecodable", ValueError),
+        (codec.encode_call(jobs.echo, (jobs.ExitingPayload(),), {}), "undecodable", SystemExit),
+        (
+            codec.encode_call(jobs.echo, (), {}).replace(b"echo", b"gone"),
+            "undecodable",
+            AttributeError,
+        ),
+        (
+            codec.encode_call(jobs.echo, (), {}).replace(b"jobs", b"sboj"),
+            "undecodable",
+            ModuleNotFoundError,
+        ),
+    ],
+    ids=[
+        "empty",
+        "begun",
+        "garbage",
+        "number",
+        "not callable",
+        "no arguments",
+        "cut",
+        "raises",
+        "exits",
+        "no function",
+        "no module",
+    ],
+)
 def test_a_payload_that_cannot_be_decoded_harms_no_child_and_says_whether_it_is_damaged(
     payload: bytes, status: str, kind: type[BaseException] | None
 ) -> None:
@@ -575,7 +724,10 @@ def test_a_payload_that_cannot_be_decoded_harms_no_child_and_says_whether_it_is_
         assert outcome.status == status and outcome.traceback
         told = codec.decode_object(outcome.payload)
         assert type(told) is DecodeError and str(told) == outcome.message
-        assert kind is None or (f"unpickled: {kind.__name__}" in outcome.message and type_name(kind) in outcome.text.splitlines())
+        assert kind is None or (
+            f"unpickled: {kind.__name__}" in outcome.message
+            and type_name(kind) in outcome.text.splitlines()
+        )
         assert value_of(pool.run(jobs.echo, "next")) == "next" and pool.pids == pids
 
 
@@ -637,7 +789,11 @@ def test_a_result_just_below_64_mib_comes_back_and_one_above_is_refused() -> Non
 def test_an_exception_above_64_mib_is_told_by_name() -> None:
     with Harness() as pool:
         outcome = pool.run(jobs.raise_bytes, LARGEST_RESULT + 1)
-        assert outcome.status == "failure" and type(value_of(outcome)) is JobFailed and value_of(outcome).type_name == "LookupError"
+        assert (
+            outcome.status == "failure"
+            and type(value_of(outcome)) is JobFailed
+            and value_of(outcome).type_name == "LookupError"
+        )
         assert len(outcome.message) < 20_000 and len(outcome.traceback) < 300_000
 
 
@@ -646,9 +802,14 @@ def test_a_job_that_is_announced_tells_its_call_once_it_has_begun(notes: str, ga
         task = pool.submit(jobs.wait_for, notes, gate=str(gate), announce=True)
         quiet = pool.submit(jobs.echo, 1)
         pool.run_until(lambda: task in pool.begun, "it is told")
-        assert pool.begun[task] == f"jobs.wait_for({notes!r}, gate={str(gate)!r})" and task not in pool.outcomes
+        assert (
+            pool.begun[task] == f"jobs.wait_for({notes!r}, gate={str(gate)!r})"
+            and task not in pool.outcomes
+        )
         gate.touch()
-        assert pool.finish(task)[0].text and not pool.finish(quiet)[0].text and quiet not in pool.begun
+        assert (
+            pool.finish(task)[0].text and not pool.finish(quiet)[0].text and quiet not in pool.begun
+        )
         long = pool.submit(jobs.echo, "x" * 5_000, announce=True)
         outcome = pool.finish(long)[0]
         assert len(pool.begun[long].encode()) <= 1024 and len(outcome.text.encode()) <= 1024

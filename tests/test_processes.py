@@ -1,4 +1,6 @@
-"""How children come and go: never by running the host's script again, always with their host, and with nothing left behind."""
+"""How children come and go: never by running the host's script again, always with their host, and
+with nothing left behind."""
+
 from __future__ import annotations
 
 import contextlib
@@ -18,9 +20,9 @@ import pytest
 from poolharness import Harness, descriptors, exists, is_alive, kept_fork_server, value_of
 from support import HANG_SECONDS, ROOT, SOON_SECONDS, descendants, lines, wait_until
 
-from embedkq.worker.forkserver import server
-from embedkq.worker.pipelock import PipeLock
-from embedkq.worker.processes import make_context
+from embedkq._ipc.byte_lock import PipeLock
+from embedkq.worker.pool.fork_server_client import server
+from embedkq.worker.pool.mp_context import make_context
 
 SCRIPT = """
 import os, sys, threading
@@ -61,9 +63,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
-def run_python(*arguments: str, given: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, given: str | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], input=given, capture_output=True, text=True, timeout=HANG_SECONDS, env=environment(), cwd=cwd
+        [sys.executable, *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        env=environment(),
+        cwd=cwd,
     )
 
 
@@ -85,30 +95,44 @@ def test_an_unguarded_script_with_a_pool_runs_its_body_once(way: str, tmp_path: 
     elif way == "folder":
         done = run_python(str(tmp_path))
     else:
-        done = run_python("-c", f"import runpy; runpy.run_path({str(tmp_path / 'unguarded.py')!r}, run_name='__main__')")
+        done = run_python(
+            "-c",
+            f"import runpy; runpy.run_path({str(tmp_path / 'unguarded.py')!r}, run_name='__main__')",
+        )
     assert (done.returncode, done.stdout, done.stderr) == (0, "body of __main__\ndone\n", "")
 
 
 def test_a_host_keeps_its_choice_of_start_method() -> None:
-    done = run_python("-c", SCRIPT + """
+    done = run_python(
+        "-c",
+        SCRIPT
+        + """
 import multiprocessing
 multiprocessing.set_start_method("spawn")
 assert not multiprocessing.active_children()
-""")
+""",
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_host_that_ends_without_closing_its_pool_ends_quickly_and_quietly() -> None:
     since = time.monotonic()
-    done = run_python("-c", """
+    done = run_python(
+        "-c",
+        """
 import jobs
 from poolharness import Harness
 pool = Harness()
 pool.run(jobs.echo)
 print(*pool.pids)
-""")
+""",
+    )
     assert (done.returncode, done.stderr) == (0, "") and time.monotonic() - since < HANG_SECONDS
-    wait_until(lambda: not any(map(is_alive, map(int, done.stdout.split()))), "the children are gone", SOON_SECONDS)
+    wait_until(
+        lambda: not any(map(is_alive, map(int, done.stdout.split()))),
+        "the children are gone",
+        SOON_SECONDS,
+    )
 
 
 # Children.
@@ -122,9 +146,15 @@ def modules_of_a_child() -> Iterator[set[str]]:
 
 def test_a_child_imports_neither_a_kafka_client_nor_the_worker() -> None:
     with modules_of_a_child() as names:
-        assert {"embedkq", "embedkq.child.runner", "pebble"} <= names
-        foreign = {name for name in names if name.split(".")[0] in ("kafka", "crc32c", "click", "rich", "dill")}
-        assert not foreign and not {name for name in names if name.startswith(("embedkq.worker", "embedkq.queue"))}
+        assert {"embedkq", "embedkq._child.runner", "pebble"} <= names
+        foreign = {
+            name
+            for name in names
+            if name.split(".")[0] in ("kafka", "crc32c", "click", "rich", "dill")
+        }
+        assert not foreign and not {
+            name for name in names if name.startswith(("embedkq.worker", "embedkq.queue"))
+        }
 
 
 def test_children_are_not_the_hosts_children_to_see() -> None:
@@ -138,7 +168,10 @@ def test_children_are_not_the_hosts_children_to_see() -> None:
 
 def test_a_job_chooses_the_start_method_of_its_own_processes() -> None:
     with Harness(processes=1) as pool:
-        assert value_of(pool.run(jobs.start_method)) == multiprocessing.get_context().get_start_method()
+        assert (
+            value_of(pool.run(jobs.start_method))
+            == multiprocessing.get_context().get_start_method()
+        )
 
 
 def test_a_child_leads_a_group_of_its_own() -> None:
@@ -149,7 +182,9 @@ def test_a_child_leads_a_group_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_child_at_work_does_not_heed_signals_that_are_for_the_host(number: int, tmp_path: Path) -> None:
+def test_a_child_at_work_does_not_heed_signals_that_are_for_the_host(
+    number: int, tmp_path: Path
+) -> None:
     notes, gate = tmp_path / "notes", tmp_path / "gate"
     with Harness() as pool:
         pool.fill()
@@ -178,11 +213,16 @@ def test_what_a_job_started_ends_with_it_at_its_limit(tmp_path: Path) -> None:
         neighbour = pool.submit(jobs.wait_for, str(tmp_path / "neighbour"), str(tmp_path / "gate"))
         task = pool.submit(jobs.start_family, str(notes), limit=HANG_SECONDS)
         pool.run_until(lambda: lines(notes)[-1:] == ["complete"], "all of them run")
-        pool.run_until(lambda: pool.pool.tick(time.monotonic() + HANG_SECONDS) or task in pool.outcomes, "its limit has passed")
+        pool.run_until(
+            lambda: pool.pool.tick(time.monotonic() + HANG_SECONDS) or task in pool.outcomes,
+            "its limit has passed",
+        )
         assert pool.outcomes[task].status == "timeout"
         *family, complete = lines(notes)
         assert complete == "complete" and len(family) == 4
-        wait_until(lambda: not any(is_alive(int(pid)) for pid in family), "all are gone", SOON_SECONDS)
+        wait_until(
+            lambda: not any(is_alive(int(pid)) for pid in family), "all are gone", SOON_SECONDS
+        )
         (tmp_path / "gate").touch()
         assert pool.finish(neighbour)[0].status == "success"
 
@@ -210,13 +250,23 @@ def test_what_one_child_has_left_outlives_the_death_of_another() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_all_that_a_host_started_ends_with_it_when_it_is_killed(number: int, tmp_path: Path) -> None:
+def test_all_that_a_host_started_ends_with_it_when_it_is_killed(
+    number: int, tmp_path: Path
+) -> None:
     notes = tmp_path / "notes"
-    host = subprocess.Popen([sys.executable, "-c", HOST, str(notes), "start_family", "ignore_all_signals"], env=environment())
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, str(notes), "start_family", "ignore_all_signals"],
+        env=environment(),
+    )
     try:
-        wait_until(lambda: lines(f"{notes}-0")[-1:] == ["complete"] and lines(f"{notes}-1"), "both jobs run")
+        wait_until(
+            lambda: lines(f"{notes}-0")[-1:] == ["complete"] and lines(f"{notes}-1"),
+            "both jobs run",
+        )
         family = descendants_of(host.pid) | {int(line) for line in lines(f"{notes}-0")[:-1]}
-        assert len(family) >= 6  # the server, two children, three that a job started; one of them in no one's tree
+        assert (
+            len(family) >= 6
+        )  # the server, two children, three that a job started; one of them in no one's tree
     finally:
         host.send_signal(number)
         host.wait()
@@ -225,9 +275,13 @@ def test_all_that_a_host_started_ends_with_it_when_it_is_killed(number: int, tmp
     assert time.monotonic() - since < SOON_SECONDS
 
 
-def test_all_that_a_host_started_ends_with_it_also_where_its_server_is_frozen(tmp_path: Path) -> None:
+def test_all_that_a_host_started_ends_with_it_also_where_its_server_is_frozen(
+    tmp_path: Path,
+) -> None:
     notes = tmp_path / "notes"
-    host = subprocess.Popen([sys.executable, "-c", HOST, str(notes), "sleep", "sleep"], env=environment())
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, str(notes), "sleep", "sleep"], env=environment()
+    )
     try:
         wait_until(lambda: lines(f"{notes}-0") and lines(f"{notes}-1"), "both jobs run")
         family = descendants_of(host.pid)
@@ -269,7 +323,10 @@ def test_children_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
     (pool,) = made
     with pool:
         before = pool.pids
-        assert value_of(pool.run(jobs.pause, 0.2, "still here")) == "still here" and pool.pids == before
+        assert (
+            value_of(pool.run(jobs.pause, 0.2, "still here")) == "still here"
+            and pool.pids == before
+        )
 
 
 def test_a_closed_pool_leaves_no_process_no_zombie_and_no_descriptor(tmp_path: Path) -> None:
@@ -303,7 +360,9 @@ def test_two_pools_share_a_server_that_ends_with_the_last() -> None:
 
 
 def test_a_host_that_ignores_sigchld_or_reaps_all_children_loses_no_status() -> None:
-    done = run_python("-c", """
+    done = run_python(
+        "-c",
+        """
 import os, signal, threading, time
 import jobs
 from poolharness import Harness, value_of
@@ -320,7 +379,8 @@ with Harness() as pool:
     for status in range(5):
         assert value_of(pool.run(jobs.exit_with, status)).exitcode == status
 print("done")
-""")
+""",
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
@@ -353,7 +413,9 @@ def test_a_host_with_more_than_a_thousand_descriptors_can_have_a_pool() -> None:
             os.close(descriptor)
 
 
-def test_a_host_in_another_folder_than_at_first_can_have_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_in_another_folder_than_at_first_can_have_a_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "found_here.py").write_text("def told():\n    return 'here'\n")
     with kept_fork_server():
         with Harness() as pool:
@@ -370,7 +432,9 @@ def test_a_host_in_another_folder_than_at_first_can_have_a_pool(tmp_path: Path, 
 # Forks of the host.
 
 
-def test_a_forked_copy_of_a_host_can_have_a_pool_of_its_own_and_harms_the_first(tmp_path: Path) -> None:
+def test_a_forked_copy_of_a_host_can_have_a_pool_of_its_own_and_harms_the_first(
+    tmp_path: Path,
+) -> None:
     with Harness() as pool:
         pool.fill()
         before = pool.pids
@@ -401,7 +465,9 @@ def test_a_lock_is_recursive_and_keeps_other_threads_out() -> None:
     lock = PipeLock()
     assert lock.acquire() and lock.acquire()
     others: list[bool] = []
-    thread = threading.Thread(target=lambda: others.append(lock.acquire(timeout=0.02) or lock.acquire(block=False)))
+    thread = threading.Thread(
+        target=lambda: others.append(lock.acquire(timeout=0.02) or lock.acquire(block=False))
+    )
     thread.start()
     thread.join()
     lock.release()

@@ -1,4 +1,6 @@
-"""Records that cannot be read: each is given out with its flaw, and those around it as they were sent. Without a broker."""
+"""Records that cannot be read: each is given out with its flaw, and those around it as they were
+sent. Without a broker."""
+
 from __future__ import annotations
 
 import gzip
@@ -20,11 +22,11 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
-from embedkq import record_reader
-from embedkq.deadletters import DeadLetter, Record, forms_of
-from embedkq.kafka_private.fetcher import _PartitionRecords
-from embedkq.record_batch import FetchedRecord, RawName
-from embedkq.record_reader import Holds
+from embedkq._clients.private.fetcher import _PartitionRecords
+from embedkq._formats import record_reader
+from embedkq._formats.dead_letter import DeadLetter, Record, forms_of
+from embedkq._formats.record_batch import FetchedRecord, RawName
+from embedkq._formats.record_reader import Holds
 
 PLACE = TopicPartition("t", 3)
 HEADER = 61
@@ -42,12 +44,18 @@ class Partition:
 
     def __init__(self) -> None:
         self.holds = Holds()
-        self._subscriptions = types.SimpleNamespace(assignment={PLACE: types.SimpleNamespace(highwater=1000)})
+        self._subscriptions = types.SimpleNamespace(
+            assignment={PLACE: types.SimpleNamespace(highwater=1000)}
+        )
         self.position = 0
 
-    def fetch(self, *batches: bytes, position: int = 0, most: int = 2, **options: Any) -> list[FetchedRecord]:
+    def fetch(
+        self, *batches: bytes, position: int = 0, most: int = 2, **options: Any
+    ) -> list[FetchedRecord]:
         """All that one fetch gives out."""
-        fetched = _PartitionRecords(self, position, PLACE, MemoryRecords(b"".join(batches)), **options)
+        fetched = _PartitionRecords(
+            self, position, PLACE, MemoryRecords(b"".join(batches)), **options
+        )
         given_out: list[FetchedRecord] = []
         while fetched:
             given_out += fetched.take(most)
@@ -96,23 +104,41 @@ def flaws(records: list[FetchedRecord]) -> dict[int, str]:
 
 # Sound ones.
 
-headers_of_a_record = st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=300)), max_size=4)
-sound_records = st.lists(st.tuples(st.none() | st.binary(max_size=300), headers_of_a_record, st.integers(0, 2**62)), min_size=1, max_size=8)
+headers_of_a_record = st.lists(
+    st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=300)), max_size=4
+)
+sound_records = st.lists(
+    st.tuples(st.none() | st.binary(max_size=300), headers_of_a_record, st.integers(0, 2**62)),
+    min_size=1,
+    max_size=8,
+)
 
 
 @settings(deadline=None)
-@given(records=sound_records, compress=st.booleans(), position=st.integers(0, 8), most=st.integers(1, 10))
-def test_sound_records_are_as_kafka_python_reads_them(records: Any, compress: bool, position: int, most: int) -> None:
+@given(
+    records=sound_records,
+    compress=st.booleans(),
+    position=st.integers(0, 8),
+    most=st.integers(1, 10),
+)
+def test_sound_records_are_as_kafka_python_reads_them(
+    records: Any, compress: bool, position: int, most: int
+) -> None:
     builder = MemoryRecordsBuilder(2, 1 if compress else 0, 10**6)
     for value, headers, timestamp in records:
         builder.append(timestamp, value, value, headers)
     builder.close()
     data = bytes(builder.buffer())
     theirs = Fetcher.PartitionRecords(position, PLACE, MemoryRecords(data))
-    expected = [(each.partition, each.offset, each.timestamp, each.key, each.value, each.headers, None) for each in theirs.take(1000)]
+    expected = [
+        (each.partition, each.offset, each.timestamp, each.key, each.value, each.headers, None)
+        for each in theirs.take(1000)
+    ]
     partition = Partition()
     assert [tuple(each) for each in partition.fetch(data, position=position, most=most)] == expected
-    assert partition.position == max(position, len(records)) == max(position, theirs.next_fetch_offset)
+    assert (
+        partition.position == max(position, len(records)) == max(position, theirs.next_fetch_offset)
+    )
 
 
 # Broken ones.
@@ -123,28 +149,41 @@ def test_a_header_whose_name_is_no_utf8_spoils_only_its_own_record() -> None:
     records = Partition().fetch(data, batch_of((b"d",), first=3))
     assert [record.value for record in records] == [b"a", b"b", b"c", b"d"]
     assert flaws(records) == {1: "a header's name is not UTF-8: b'\\xff\\xfe'"}
-    assert records[1].headers == [("fine", b"1"), ("\\xff\\xfe", b"2"), ("none", None)] and records[1].key == b"key"
+    assert (
+        records[1].headers == [("fine", b"1"), ("\\xff\\xfe", b"2"), ("none", None)]
+        and records[1].key == b"key"
+    )
 
 
 def test_the_dead_letter_of_such_a_record_carries_the_same_bytes() -> None:
     record = Partition().fetch(batch_of((b"b", (Name("fffe"), b"2"))))[0]
-    form = next(forms_of(Record(record.key, record.value, list(record.headers)), DeadLetter("t", 3, 0, "malformed")))
+    form = next(
+        forms_of(
+            Record(record.key, record.value, list(record.headers)),
+            DeadLetter("t", 3, 0, "malformed"),
+        )
+    )
     assert form.headers[0][0].encode("utf-8") == b"\xff\xfe" and form.value == b"b"
     again = Partition().fetch(batch_of((form.value, form.headers[0])))[0]
     assert (again.headers, again.flaw) == (record.headers, record.flaw)
     assert isinstance(again.headers[0][0], RawName)
 
 
-@pytest.mark.parametrize(("place", "byte", "flaw"), [
-    (2, 0x07, "is not one of those that follow"),  # the offset
-    (3, 0x7e, "a field goes beyond its end"),  # length of the key
-    (7, 0x7e, "a field goes beyond its end"),  # length of the value
-    (7, 0x00, "a field goes beyond its end"),
-    (9, 0x03, "headers"),  # -2 of them
-    (9, 0x02, ""),  # one, which is not there
-    (9, 0x7e, ""),
-])
-def test_a_record_that_is_not_what_it_says_spoils_only_itself(place: int, byte: int, flaw: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "byte", "flaw"),
+    [
+        (2, 0x07, "is not one of those that follow"),  # the offset
+        (3, 0x7E, "a field goes beyond its end"),  # length of the key
+        (7, 0x7E, "a field goes beyond its end"),  # length of the value
+        (7, 0x00, "a field goes beyond its end"),
+        (9, 0x03, "headers"),  # -2 of them
+        (9, 0x02, ""),  # one, which is not there
+        (9, 0x7E, ""),
+    ],
+)
+def test_a_record_that_is_not_what_it_says_spoils_only_itself(
+    place: int, byte: int, flaw: str
+) -> None:
     data = bytearray(batch_of((b"a",), (b"b",), (b"c",)))
     size = (len(data) - HEADER) // 3
     start = HEADER + size + 1  # behind its length
@@ -154,11 +193,17 @@ def test_a_record_that_is_not_what_it_says_spoils_only_itself(place: int, byte: 
     assert list(flaws(records)) == [1] and flaw in flaws(records)[1]
 
 
-def test_where_a_length_is_wrong_the_rest_of_the_batch_is_told_of_and_the_next_batch_is_read() -> None:
+def test_where_a_length_is_wrong_the_rest_of_the_batch_is_told_of_and_the_next_batch_is_read() -> (
+    None
+):
     data = bytearray(batch_of((b"a",), (b"b",), (b"c",)))
-    data[HEADER + (len(data) - HEADER) // 3] = 0x7f  # minus 64
+    data[HEADER + (len(data) - HEADER) // 3] = 0x7F  # minus 64
     records = Partition().fetch(sealed(data), batch_of((b"d",), first=3))
-    assert offsets(records) == [0, 1, 2, 3] and list(flaws(records)) == [1, 2] and records[3].value == b"d"
+    assert (
+        offsets(records) == [0, 1, 2, 3]
+        and list(flaws(records)) == [1, 2]
+        and records[3].value == b"d"
+    )
 
 
 @pytest.mark.parametrize("count", [-5, 0, 1, 7, 2**31 - 1])
@@ -170,7 +215,9 @@ def test_a_batch_that_is_wrong_about_how_many_it_has_loses_none_without_a_word(c
 
 
 @pytest.mark.parametrize("codec", [1, 2, 3, 4])
-def test_what_does_not_decompress_is_told_of_and_the_next_batch_is_read(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_decompress_is_told_of_and_the_next_batch_is_read(
+    codec: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(data: bytes) -> bytes:
         raise RuntimeError("no such stream")
 
@@ -179,7 +226,9 @@ def test_what_does_not_decompress_is_told_of_and_the_next_batch_is_read(codec: i
     if codec != 1:
         monkeypatch.setattr(kafka.codec, f"{name}_decode", fail)
     plain = batch_of((b"a",), (b"b",))
-    records = Partition().fetch(compressed(plain, codec, b"\x00 no stream"), batch_of((b"c",), first=2))
+    records = Partition().fetch(
+        compressed(plain, codec, b"\x00 no stream"), batch_of((b"c",), first=2)
+    )
     assert offsets(records) == [0, 1, 2] and records[2].value == b"c"
     assert [f"decompressed with {name}" in flaw for flaw in flaws(records).values()] == [True, True]
 
@@ -187,7 +236,9 @@ def test_what_does_not_decompress_is_told_of_and_the_next_batch_is_read(codec: i
 def test_a_header_that_is_no_utf8_in_a_compressed_batch_spoils_only_its_own_record() -> None:
     plain = batch_of((b"a",), (b"b", (Name("fffe"), b"2")), (b"c",))
     records = Partition().fetch(compressed(plain, 1, gzip.compress(plain[HEADER:])))
-    assert [record.value for record in records] == [b"a", b"b", b"c"] and list(flaws(records)) == [1]
+    assert [record.value for record in records] == [b"a", b"b", b"c"] and list(flaws(records)) == [
+        1
+    ]
 
 
 def corrupt(data: bytes, place: int = -3) -> bytes:
@@ -205,7 +256,9 @@ def test_a_corrupt_batch_is_fetched_again_before_its_records_are_given_up() -> N
         assert "corrupt batch" in partition.reason
         assert partition.fetch(bad, after, position=1) == [] and partition.position == 1
     records = partition.fetch(bad, after, position=1)
-    assert offsets(records) == [1, 2] and set(flaws(records).values()) == {"its batch is corrupt: the CRC is wrong"}
+    assert offsets(records) == [1, 2] and set(flaws(records).values()) == {
+        "its batch is corrupt: the CRC is wrong"
+    }
     assert partition.position == 3, "what follows is fetched anew"
     assert offsets(partition.fetch(after, position=3)) == [3] and not partition.reason
 
@@ -214,7 +267,10 @@ def test_a_corrupt_batch_that_arrives_whole_the_next_time_is_nothing_lost() -> N
     partition = Partition()
     good = batch_of((b"b",), (b"c",))
     assert partition.fetch(corrupt(good)) == [] and partition.reason
-    assert [record.value for record in partition.fetch(good)] == [b"b", b"c"] and not partition.reason
+    assert [record.value for record in partition.fetch(good)] == [
+        b"b",
+        b"c",
+    ] and not partition.reason
     assert not flaws(partition.fetch(good))
 
 
@@ -225,14 +281,19 @@ def test_a_corrupt_batch_that_is_wrong_about_its_end_takes_no_others_with_it(las
     struct.pack_into(">i", bad, 23, last)
     for _ in range(record_reader.CORRUPT_TIMES):
         assert partition.fetch(bad) == []
-    assert offsets(partition.fetch(bad)) == [0] and partition.position == 1, "one at a time, until Kafka gives out another batch"
+    assert offsets(partition.fetch(bad)) == [0] and partition.position == 1, (
+        "one at a time, until Kafka gives out another batch"
+    )
 
 
-@pytest.mark.parametrize("change", [
-    lambda data: data[:8] + struct.pack(">i", 3) + data[12:15],  # smaller than any
-    lambda data: data[:16] + b"\x03" + data[17:],  # a format that is to come
-    lambda data: data[:16] + b"\x01" + data[17:30],  # an old one, cut
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:8] + struct.pack(">i", 3) + data[12:15],  # smaller than any
+        lambda data: data[:16] + b"\x03" + data[17:],  # a format that is to come
+        lambda data: data[:16] + b"\x01" + data[17:30],  # an old one, cut
+    ],
+)
 def test_what_is_no_batch_at_all_holds_the_partition(change: Callable[[bytes], bytes]) -> None:
     partition = Partition()
     odd = bytearray(change(batch_of((b"b",), first=1)))
@@ -250,21 +311,35 @@ def test_a_batch_that_is_cut_off_is_left_to_the_next_fetch() -> None:
 # Codecs.
 
 
-@pytest.mark.parametrize(("codec", "cure"), [
-    (2, "compressed with snappy, for which a package is missing here: pip install python-snappy"),
-    (3, "compressed with lz4, for which a package is missing here: pip install lz4"),
-    (4, "compressed with zstd, for which a package is missing here: pip install zstandard"),
-    (5, "compressed with codec 5, which kafka-python 3.0.12 does not know"),
-    (7, "compressed with codec 7, which kafka-python 3.0.12 does not know"),
-])
-def test_a_missing_codec_holds_the_partition_and_names_the_cure(codec: int, cure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("codec", "cure"),
+    [
+        (
+            2,
+            "compressed with snappy, for which a package is missing here: pip install python-snappy",
+        ),
+        (3, "compressed with lz4, for which a package is missing here: pip install lz4"),
+        (4, "compressed with zstd, for which a package is missing here: pip install zstandard"),
+        (5, "compressed with codec 5, which kafka-python 3.0.12 does not know"),
+        (7, "compressed with codec 7, which kafka-python 3.0.12 does not know"),
+    ],
+)
+def test_a_missing_codec_holds_the_partition_and_names_the_cure(
+    codec: int, cure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hide(monkeypatch)
     partition = Partition()
-    records = partition.fetch(batch_of((b"a",), (b"b",)), compressed(batch_of((b"c",), (b"d",), first=2), codec, b"\x04\x22"))
+    records = partition.fetch(
+        batch_of((b"a",), (b"b",)),
+        compressed(batch_of((b"c",), (b"d",), first=2), codec, b"\x04\x22"),
+    )
     assert offsets(records) == [0, 1] and partition.position == 2
     assert partition.reason == f"are {cure}"
     assert not partition.holds.allows(PLACE, 0) and partition.holds.allows(PLACE, 2**60)
-    assert partition.fetch(compressed(batch_of((b"c",), (b"d",), first=2), codec, b""), position=3) == []
+    assert (
+        partition.fetch(compressed(batch_of((b"c",), (b"d",), first=2), codec, b""), position=3)
+        == []
+    )
     assert partition.position == 3, "in the middle of a batch: not moved back"
 
 
@@ -301,7 +376,10 @@ def test_a_library_that_is_installed_meanwhile_is_used(late_library: Callable[[]
     data = compressed(plain, 3, zlib.compress(plain[HEADER:]))
     assert partition.fetch(data) == [] and "lz4" in partition.reason
     late_library()
-    assert [record.value for record in partition.fetch(data)] == [b"a", b"b"] and not partition.reason
+    assert [record.value for record in partition.fetch(data)] == [
+        b"a",
+        b"b",
+    ] and not partition.reason
 
 
 def test_a_library_that_fails_is_no_fault_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +404,11 @@ def legacy(magic: int, codec: int, *values: bytes, first: int = 0) -> bytearray:
 @pytest.mark.parametrize("codec", [0, 1])
 def test_old_formats_are_read(magic: int, codec: int) -> None:
     records = Partition().fetch(bytes(legacy(magic, codec, b"a", b"b", b"c")))
-    assert [record.value for record in records] == [b"a", b"b", b"c"] and offsets(records) == [0, 1, 2]
+    assert [record.value for record in records] == [b"a", b"b", b"c"] and offsets(records) == [
+        0,
+        1,
+        2,
+    ]
     assert not flaws(records) and all(isinstance(record.timestamp, int) for record in records)
 
 
@@ -335,7 +417,9 @@ def test_an_old_batch_with_odd_content_is_told_of(magic: int) -> None:
     odd = legacy(magic, 1, b"a", b"b", b"c")
     odd[-20] ^= 0x55  # in the compressed part
     struct.pack_into(">I", odd, 12, zlib.crc32(odd[16:]))
-    records = Partition().fetch(bytes(odd), bytes(legacy(1, 0, b"d", first=int.from_bytes(odd[:8], "big") + 1)))
+    records = Partition().fetch(
+        bytes(odd), bytes(legacy(1, 0, b"d", first=int.from_bytes(odd[:8], "big") + 1))
+    )
     assert records[-1].value == b"d" and records[-1].flaw is None
     assert flaws(records) and all(record.flaw for record in records[:-1])
 

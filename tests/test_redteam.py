@@ -1,4 +1,6 @@
-"""Every way in that is known, tried on a real worker with a secret: each attack would leave a mark if any code of its own ran."""
+"""Every way in that is known, tried on a real worker with a secret: each attack would leave a mark
+if any code of its own ran."""
+
 from __future__ import annotations
 
 import base64
@@ -17,10 +19,11 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from poolharness import Harness
 from support import Recorder, Sender, committed, fire_until, lines, with_field
 
-from embedkq import Queue, Worker, codec, deadletters, donemap, headers
-from embedkq.child.runner import ENDED, LOGGED, REPLY_HEADER
-from embedkq.outcome import Outcome
-from embedkq.signing import Signer
+from embedkq import Queue, Worker, codec
+from embedkq._child.runner import ENDED, LOGGED, REPLY_HEADER
+from embedkq._formats import dead_letter, headers, offset_map
+from embedkq._formats.outcome import Outcome
+from embedkq._formats.signing import Signer
 
 SECRET, RETIRED = "a secret of the red team's victim", "a secret that is known no more"
 SIGNER = Signer(SECRET)
@@ -60,20 +63,35 @@ class Arsenal:
     def plain(self, limit: float | None = 9.0) -> Headers:
         return [*headers.headers_of(str(uuid.uuid4()), int(time.time() * 1000), limit, 1, 0.5)]
 
-    def signed(self, value: bytes | None, key: bytes | None = None, signer: Signer = SIGNER, topic: str | None = None) -> Headers:
+    def signed(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        signer: Signer = SIGNER,
+        topic: str | None = None,
+    ) -> Headers:
         """Headers of a job that the owner of the secret has sent, with another value perhaps."""
         made = self.plain()
         return [*signer.sign(topic or self._topic, key, made, value)]
 
     def forged(self) -> Iterator[Forged]:
-        """Records that somebody without the secret may write, some made of records that he has read."""
-        real, attack = codec.encode_call(workerjobs.note, (str(self.marks), "a real payload"), {}), self.pickle
+        """Records that somebody without the secret may write, some made of records that he has
+        read."""
+        real, attack = (
+            codec.encode_call(workerjobs.note, (str(self.marks), "a real payload"), {}),
+            self.pickle,
+        )
         read = self._replay
         yield Forged("no headers", attack("no headers"), [])
         yield Forged("unsigned", attack("unsigned"), self.plain())
         yield Forged("as KQ writes", self._as_kq("as KQ writes"), [])
         yield Forged("replayed from another topic", read.value, read.headers, read.key)
-        yield Forged("replayed without its signature", read.value, without(read.headers, "signature"), read.key)
+        yield Forged(
+            "replayed without its signature",
+            read.value,
+            without(read.headers, "signature"),
+            read.key,
+        )
         yield Forged("stripped", real, without(self.signed(real), "signature"))
         yield Forged("payload swapped", attack("payload swapped"), self.signed(real))
         yield Forged("payload taken away", b"", self.signed(real))
@@ -81,28 +99,57 @@ class Arsenal:
         yield Forged("limit swapped", real, with_field(self.signed(real), LIMIT, b"0.001"))
         yield Forged("limit taken away", real, without(self.signed(real), LIMIT))
         yield Forged("time swapped", real, with_field(self.signed(real), TIME, b"99999999999999"))
-        yield Forged("id swapped", real, with_field(self.signed(real), ID, str(uuid.uuid4()).encode()))
+        yield Forged(
+            "id swapped", real, with_field(self.signed(real), ID, str(uuid.uuid4()).encode())
+        )
         yield Forged("key added", real, self.signed(real), b"k")
         yield Forged("key emptied", real, self.signed(real, b"k"), b"")
         yield Forged("key empty for none", real, self.signed(real, None), b"")
         yield Forged("key none for empty", real, self.signed(real, b""), None)
         yield Forged("key an attack", real, self.signed(real), attack("key an attack"))
-        yield Forged("signature an attack", attack("signature 1"), with_field(self.plain(), "signature", attack("signature 2")))
+        yield Forged(
+            "signature an attack",
+            attack("signature 1"),
+            with_field(self.plain(), "signature", attack("signature 2")),
+        )
         yield Forged("signature empty", real, with_field(self.plain(), "signature", b""))
         yield Forged("header doubled", real, [*self.signed(real), *self.signed(real)])
         yield Forged("header an attack", real, [("embedkq", attack("header an attack"))])
-        yield Forged("header before its own an attack", real, [("embedkq", attack("header before")), *self.signed(real)])
-        yield Forged("more behind the signature", real, [(name, told + b";rounds=0") for name, told in self.signed(real) if told])
-        yield Forged("secret retired", attack("secret retired"), self.signed(attack("secret retired"), signer=Signer(RETIRED)))
+        yield Forged(
+            "header before its own an attack",
+            real,
+            [("embedkq", attack("header before")), *self.signed(real)],
+        )
+        yield Forged(
+            "more behind the signature",
+            real,
+            [(name, told + b";rounds=0") for name, told in self.signed(real) if told],
+        )
+        yield Forged(
+            "secret retired",
+            attack("secret retired"),
+            self.signed(attack("secret retired"), signer=Signer(RETIRED)),
+        )
         yield Forged("signed for another topic", real, self.signed(real, topic=self._topic + "x"))
         yield Forged("retries swapped", real, with_field(self.signed(real), RETRIES, b"999"))
         yield Forged("backoff taken away", real, without(self.signed(real), BACKOFF))
         yield Forged("a round added", real, with_field(self.signed(real), "rounds", b"1"))
         for name in (ID, TIME, LIMIT, RETRIES, BACKOFF, "rounds", "more", "embedkq"):
-            yield Forged(f"{name} an attack", real, with_field(self.signed(real), name, attack(name)))
-            yield Forged(f"{name} doubled", real, [(header, (told or b"") + f";{name}=1".encode()) for header, told in self.signed(real)])
+            yield Forged(
+                f"{name} an attack", real, with_field(self.signed(real), name, attack(name))
+            )
+            yield Forged(
+                f"{name} doubled",
+                real,
+                [
+                    (header, (told or b"") + f";{name}=1".encode())
+                    for header, told in self.signed(real)
+                ],
+            )
         for further in ("embedkq-more", "embedkq-signature", "embedkq-dead-topic"):
-            yield Forged(f"{further} an attack", real, [*self.signed(real), (further, attack(further))])
+            yield Forged(
+                f"{further} an attack", real, [*self.signed(real), (further, attack(further))]
+            )
 
     def _as_kq(self, name: str) -> bytes:
         payload = pickle.dumps(Attack(self.marks, name), 0)
@@ -140,7 +187,13 @@ def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., Recorder
 
 
 def test_no_record_of_somebody_without_the_secret_has_anything_run(
-    arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str, group: str, make_topic: Any, caplog: Any
+    arsenal: Arsenal,
+    run_until_done: Any,
+    hosts: str,
+    topic: str,
+    group: str,
+    make_topic: Any,
+    caplog: Any,
 ) -> None:
     caplog.set_level(logging.INFO)
     dead_letter_topic = make_topic(1)
@@ -156,33 +209,53 @@ def test_no_record_of_somebody_without_the_secret_has_anything_run(
     assert recorder.ids == expected and len(expected) >= 4
     assert not lines(arsenal.marks)
     told = [record.getMessage() for record in caplog.records]
-    refused = {int(line.partition("offset=")[2].partition(")")[0]) for line in told if "refused. Skipping ..." in line}
+    refused = {
+        int(line.partition("offset=")[2].partition(")")[0])
+        for line in told
+        if "refused. Skipping ..." in line
+    }
     places = [number + number // 8 for number in range(len(attacks))]
-    assert refused == set(places), [attack.name for attack, place in zip(attacks, places, strict=True) if place not in refused]
-    assert sum("Running Job" in line for line in told) == len(expected), "no child has been given any of them"
+    assert refused == set(places), [
+        attack.name for attack, place in zip(attacks, places, strict=True) if place not in refused
+    ]
+    assert sum("Running Job" in line for line in told) == len(expected), (
+        "no child has been given any of them"
+    )
     assert committed(hosts, group, topic)[0][0] == len(attacks) + len(expected)
     assert SECRET not in caplog.text
     letters = letters_in(hosts, dead_letter_topic, len(attacks))
-    assert [deadletters.read(letter.headers).offset for letter in letters] == places
-    assert {deadletters.read(letter.headers).reason for letter in letters} == {"refused"}
+    assert [dead_letter.read(letter.headers).offset for letter in letters] == places
+    assert {dead_letter.read(letter.headers).reason for letter in letters} == {"refused"}
     for attack, letter in zip(attacks, letters, strict=True):
-        assert (letter.key, letter.value, deadletters.strip(letter.headers)) == (attack.key, attack.value, attack.headers), attack.name
+        assert (letter.key, letter.value, dead_letter.strip(letter.headers)) == (
+            attack.key,
+            attack.value,
+            attack.headers,
+        ), attack.name
 
 
 def letters_in(hosts: str, topic: str, count: int) -> list[Any]:
     """The records of a topic of one partition."""
-    consumer = KafkaConsumer(topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=hosts, auto_offset_reset="earliest", consumer_timeout_ms=10_000
+    )
     try:
         return [next(consumer) for _ in range(count)]
     finally:
         consumer.close()
 
 
-def test_headers_and_key_of_a_good_job_are_never_unpickled(arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str) -> None:
-    # Headers of others are not signed: anybody may add them, and nobody reads them. A key is signed, and so is an attack by its owner.
+def test_headers_and_key_of_a_good_job_are_never_unpickled(
+    arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str
+) -> None:
+    # Headers of others are not signed: anybody may add them, and nobody reads them. A key is
+    # signed, and so is an attack by its owner.
     payload, key = codec.encode_call(workerjobs.echo, (1,), {}), arsenal.pickle("key")
     with Sender(hosts, topic) as sender:
-        for record_headers in (arsenal.signed(payload, key), [*arsenal.signed(payload, key), ("traceparent", arsenal.pickle("header"))]):
+        for record_headers in (
+            arsenal.signed(payload, key),
+            [*arsenal.signed(payload, key), ("traceparent", arsenal.pickle("header"))],
+        ):
             sender.send_record(payload, record_headers, key=key, partition=0)  # type: ignore[arg-type]
         sender.flush()
     recorder = run_until_done(secret=SECRET)
@@ -190,7 +263,9 @@ def test_headers_and_key_of_a_good_job_are_never_unpickled(arsenal: Arsenal, run
     assert not lines(arsenal.marks)
 
 
-def test_without_a_secret_the_mark_appears(arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str) -> None:
+def test_without_a_secret_the_mark_appears(
+    arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str
+) -> None:
     with Sender(hosts, topic) as sender:
         for attack in arsenal.forged():
             if attack.name in ("unsigned", "as KQ writes"):
@@ -200,28 +275,52 @@ def test_without_a_secret_the_mark_appears(arsenal: Arsenal, run_until_done: Any
     assert {"unsigned", "as KQ writes"} <= set(lines(arsenal.marks))
 
 
-def test_commit_metadata_is_never_unpickled(arsenal: Arsenal, run_until_done: Any, hosts: str, make_topic: Any, group: str) -> None:
+def test_commit_metadata_is_never_unpickled(
+    arsenal: Arsenal, run_until_done: Any, hosts: str, make_topic: Any, group: str
+) -> None:
     attack = arsenal.pickle("metadata", 0)
     deflated = zlib.compress(attack, wbits=-15)
     texts = [
-        attack.decode("latin-1").encode("ascii", "replace").decode(), base64.b64encode(attack).decode(), base64.b85encode(attack).decode(),
-        *(donemap.VERSION + method + base64.b85encode(donemap._checksum(0, method, content) + content).decode()
-          for method, content in (("v", attack), ("b", attack), ("V", deflated), ("B", deflated), ("v", b"\xff" * 90))),
+        attack.decode("latin-1").encode("ascii", "replace").decode(),
+        base64.b64encode(attack).decode(),
+        base64.b85encode(attack).decode(),
+        *(
+            offset_map.VERSION
+            + method
+            + base64.b85encode(offset_map._checksum(0, method, content) + content).decode()
+            for method, content in (
+                ("v", attack),
+                ("b", attack),
+                ("V", deflated),
+                ("B", deflated),
+                ("v", b"\xff" * 90),
+            )
+        ),
         "1" * 4000,
     ]
     topic = make_topic(len(texts))
     consumer = KafkaConsumer(bootstrap_servers=hosts, group_id=group, enable_auto_commit=False)
     partitions = [TopicPartition(topic, number) for number in range(len(texts))]
     consumer.assign(partitions)
-    consumer.commit({partition: OffsetAndMetadata(0, text, -1) for partition, text in zip(partitions, texts, strict=True)})
+    consumer.commit(
+        {
+            partition: OffsetAndMetadata(0, text, -1)
+            for partition, text in zip(partitions, texts, strict=True)
+        }
+    )
     consumer.close()
     with Queue(hosts=hosts, topic=topic, secret=SECRET) as queue:
-        expected = {queue.using(partition=number).enqueue(workerjobs.echo, number).id: 1 for number in range(len(texts)) for _ in range(2)}
+        expected = {
+            queue.using(partition=number).enqueue(workerjobs.echo, number).id: 1
+            for number in range(len(texts))
+            for _ in range(2)
+        }
     recorder = Recorder()
     with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, secret=SECRET) as worker:
         assert worker.drain(60)
     skipped = set(expected) - set(recorder.ids)
-    # A text with the right checksum is believed, as whoever may commit for a group may also skip what he likes: no more than that.
+    # A text with the right checksum is believed, as whoever may commit for a group may also skip
+    # what he likes: no more than that.
     assert set(recorder.ids) <= set(expected) and len(skipped) <= 4
     assert not lines(arsenal.marks)
 
@@ -229,10 +328,16 @@ def test_commit_metadata_is_never_unpickled(arsenal: Arsenal, run_until_done: An
 # What comes from a child.
 
 
-def test_texts_of_an_outcome_logs_and_prints_are_never_unpickled(arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str) -> None:
+def test_texts_of_an_outcome_logs_and_prints_are_never_unpickled(
+    arsenal: Arsenal, run_until_done: Any, hosts: str, topic: str
+) -> None:
     attack = arsenal.pickle("text")
     with Queue(hosts=hosts, topic=topic, secret=SECRET) as queue:
-        for function in (workerjobs.return_bytes, workerjobs.raise_bytes, workerjobs.log_and_print_bytes):
+        for function in (
+            workerjobs.return_bytes,
+            workerjobs.raise_bytes,
+            workerjobs.log_and_print_bytes,
+        ):
             queue.using(partition=0).enqueue(function, attack)
     recorder = run_until_done(secret=SECRET)
     assert [call.status for call in recorder.calls] == ["success", "failure", "success"]
@@ -257,7 +362,15 @@ def test_a_job_that_sends_nonsense_to_its_host_ends_its_child_only(content: byte
 
 
 @pytest.mark.parametrize(
-    "content", [b"[" * 30_000, b'{"name": 5}', b'{"levelno": "x"}', b'{"exc_info": [1, 2, 3], "levelno": 50, "name": "x"}', b"\xff", b"5"]
+    "content",
+    [
+        b"[" * 30_000,
+        b'{"name": 5}',
+        b'{"levelno": "x"}',
+        b'{"exc_info": [1, 2, 3], "levelno": 50, "name": "x"}',
+        b"\xff",
+        b"5",
+    ],
 )
 def test_a_log_record_that_is_none_ends_nothing(content: bytes) -> None:
     with Harness(1) as harness:
@@ -289,10 +402,16 @@ def test_each_attack_would_leave_its_mark(arsenal: Arsenal) -> None:
     assert lines(arsenal.marks) == ["sound"]
 
 
-def test_a_worker_with_a_secret_serves_on_after_all_of_it(arsenal: Arsenal, hosts: str, topic: str, group: str) -> None:
+def test_a_worker_with_a_secret_serves_on_after_all_of_it(
+    arsenal: Arsenal, hosts: str, topic: str, group: str
+) -> None:
     recorder = Recorder()
     worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder, secret=SECRET)
-    with Sender(hosts, topic) as sender, Queue(hosts=hosts, topic=topic, secret=SECRET) as queue, worker:
+    with (
+        Sender(hosts, topic) as sender,
+        Queue(hosts=hosts, topic=topic, secret=SECRET) as queue,
+        worker,
+    ):
         for _ in range(3):
             for attack in arsenal.forged():
                 sender.send_record(attack.value, attack.headers, key=attack.key)  # type: ignore[arg-type]

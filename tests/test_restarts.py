@@ -1,4 +1,5 @@
 """A worker that is started again and again leaves nothing behind."""
+
 from __future__ import annotations
 
 import gc
@@ -10,16 +11,19 @@ import workerjobs
 from kafka import KafkaConsumer
 from kafka.cluster import ClusterMetadata
 
-from embedkq import Queue, Worker, kafka_private
-from embedkq.worker.engine import Engine
-from embedkq.worker.loop import Loop
+from embedkq import Queue, Worker
+from embedkq._clients import private
+from embedkq.worker.control_thread.control_loop import ControlLoop
+from embedkq.worker.runtime import Runtime
 
-WATCHED = (kafka_private.Consumer, KafkaConsumer, kafka_private.Producer, ClusterMetadata, Engine, Loop)
+WATCHED = (private.Consumer, KafkaConsumer, private.Producer, ClusterMetadata, Runtime, ControlLoop)
 
 
 def alive() -> Counter[str]:
     gc.collect()
-    return Counter(kind.__name__ for each in gc.get_objects() for kind in WATCHED if type(each) is kind)
+    return Counter(
+        kind.__name__ for each in gc.get_objects() for kind in WATCHED if type(each) is kind
+    )
 
 
 def run_once(worker: Worker, queue_options: dict[str, Any]) -> None:
@@ -51,7 +55,9 @@ def test_a_worker_that_has_ended_and_is_kept_keeps_no_client(hosts: str, topic: 
     assert worker.state == "stopped"
 
 
-def test_a_worker_asks_for_its_own_topic_only(hosts: str, topic: str, make_topic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_asks_for_its_own_topic_only(
+    hosts: str, topic: str, make_topic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_topic(1)
     asked: list[bool] = []
     known: set[str] = set()

@@ -1,4 +1,6 @@
-"""What becomes of one call in a child: `run_call` turns whatever it does into an outcome, and raises nothing."""
+"""What becomes of one call in a child: `run_call` turns whatever it does into an outcome, and
+raises nothing."""
+
 from __future__ import annotations
 
 import asyncio
@@ -13,10 +15,10 @@ from hypothesis import strategies as st
 from poolharness import value_of
 
 from embedkq import codec
-from embedkq.child import runner
-from embedkq.child.runner import failure, run_call
+from embedkq._child import runner
+from embedkq._child.runner import failure, run_call
+from embedkq._formats.outcome import Outcome
 from embedkq.errors import JobCrashed, JobExited, JobFailed, ResultNotPicklable, ResultTooLarge
-from embedkq.outcome import Outcome
 
 
 class Point(NamedTuple):
@@ -54,19 +56,38 @@ def error_of(outcome: Outcome) -> Any:
 # Results.
 
 
-@pytest.mark.parametrize("value", [
-    None, 0, "text", b"bytes", [1, [2]], {"a": (1, 2)}, {1, 2}, Point(1, 2), float("inf"), 2**200, ..., NotImplemented, int, len,
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        0,
+        "text",
+        b"bytes",
+        [1, [2]],
+        {"a": (1, 2)},
+        {1, 2},
+        Point(1, 2),
+        float("inf"),
+        2**200,
+        ...,
+        NotImplemented,
+        int,
+        len,
+    ],
+)
 def test_a_result_is_a_success_that_carries_it(value: Any) -> None:
     outcome = run(lambda: value)
     assert outcome == ("success", outcome.payload, "", "", "", "")
     assert value_of(outcome) == value and type(value_of(outcome)) is type(value)
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner), max_leaves=20,
-))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text() | st.binary(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+        max_leaves=20,
+    )
+)
 def test_any_plain_value_comes_back_equal(value: Any) -> None:
     assert value_of(run(jobs.echo, value)) == value
 
@@ -89,12 +110,18 @@ def test_a_coroutine_is_run_to_its_end() -> None:
 
 
 def test_a_result_that_cannot_be_pickled_is_a_failure_that_says_why() -> None:
-    for value, name in ((number for number in ()), "generator"), (memoryview(b"x"), "memoryview"), (sys._getframe(), "frame"):
+    for value, name in (
+        ((number for number in ()), "generator"),
+        (memoryview(b"x"), "memoryview"),
+        (sys._getframe(), "frame"),
+    ):
         error = error_of(run(lambda value=value: value))
         assert type(error) is ResultNotPicklable and error.type_name == name and error.message
 
 
-@pytest.mark.parametrize("value", [jobs.Unreadable(), [jobs.Unreadable()], {"deep": (jobs.Unreadable(),)}])
+@pytest.mark.parametrize(
+    "value", [jobs.Unreadable(), [jobs.Unreadable()], {"deep": (jobs.Unreadable(),)}]
+)
 def test_a_result_that_cannot_be_rebuilt_is_a_failure_here_and_not_in_the_host(value: Any) -> None:
     error = error_of(run(lambda: value))
     assert type(error) is ResultNotPicklable and "invalid literal" in error.message
@@ -118,11 +145,23 @@ def test_a_result_is_described_only_when_asked_and_in_a_kilobyte() -> None:
 # Exceptions.
 
 
-@pytest.mark.parametrize("error", [
-    ValueError("a", 1), KeyError("k"), TimeoutError("own"), OSError(2, "No such file", "f"), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
-    StopIteration(3), AssertionError(), RecursionError("deep"), MemoryError(), NotImplementedError(), JobCrashed(-9),
-    asyncio.CancelledError,
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a", 1),
+        KeyError("k"),
+        TimeoutError("own"),
+        OSError(2, "No such file", "f"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        StopIteration(3),
+        AssertionError(),
+        RecursionError("deep"),
+        MemoryError(),
+        NotImplementedError(),
+        JobCrashed(-9),
+        asyncio.CancelledError,
+    ],
+)
 def test_an_exception_comes_back_with_type_and_arguments(error: Any) -> None:
     def fail() -> None:
         raise error
@@ -130,10 +169,19 @@ def test_an_exception_comes_back_with_type_and_arguments(error: Any) -> None:
     outcome = run(fail)
     rebuilt = error_of(outcome)
     if isinstance(error, type):  # no `Exception` since Python 3.8
-        assert type(rebuilt) is JobExited and rebuilt.type_name == "asyncio.exceptions.CancelledError"
+        assert (
+            type(rebuilt) is JobExited and rebuilt.type_name == "asyncio.exceptions.CancelledError"
+        )
     else:
-        assert type(rebuilt) is type(error) and rebuilt.args == error.args and outcome.message == str(error)
-        assert "in fail" in outcome.traceback and type(error).__name__ in outcome.traceback.rstrip().splitlines()[-1]
+        assert (
+            type(rebuilt) is type(error)
+            and rebuilt.args == error.args
+            and outcome.message == str(error)
+        )
+        assert (
+            "in fail" in outcome.traceback
+            and type(error).__name__ in outcome.traceback.rstrip().splitlines()[-1]
+        )
 
 
 def test_a_traceback_begins_in_the_jobs_own_code_and_tells_its_causes() -> None:
@@ -151,13 +199,18 @@ def test_attributes_and_notes_of_an_exception_survive() -> None:
     assert error_of(run(fail)).code == 7
 
 
-@pytest.mark.parametrize(("func", "name", "message"), [
-    (jobs.raise_two_arguments, "jobs.TwoArguments", "one and two"),
-    (jobs.raise_unreadable, "jobs.UnreadableError", "cannot be read"),
-    (jobs.raise_with_lock, "LookupError", "holds"),
-    (jobs.raise_mute, "jobs.MuteError", "cannot be made"),
-])
-def test_an_exception_that_cannot_travel_keeps_its_name_text_and_traceback(func: Any, name: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("func", "name", "message"),
+    [
+        (jobs.raise_two_arguments, "jobs.TwoArguments", "one and two"),
+        (jobs.raise_unreadable, "jobs.UnreadableError", "cannot be read"),
+        (jobs.raise_with_lock, "LookupError", "holds"),
+        (jobs.raise_mute, "jobs.MuteError", "cannot be made"),
+    ],
+)
+def test_an_exception_that_cannot_travel_keeps_its_name_text_and_traceback(
+    func: Any, name: str, message: str
+) -> None:
     outcome = run(func)
     error = error_of(outcome)
     assert type(error) is JobFailed and error.type_name == outcome.type_name == name
@@ -165,13 +218,22 @@ def test_an_exception_that_cannot_travel_keeps_its_name_text_and_traceback(func:
     assert func is jobs.raise_mute or name.rpartition(".")[2] in outcome.traceback
 
 
-@pytest.mark.parametrize(("raised", "name", "args"), [
-    (SystemExit(2), "SystemExit", (2,)), (SystemExit(), "SystemExit", ()), (SystemExit(None), "SystemExit", (None,)),
-    (KeyboardInterrupt(), "KeyboardInterrupt", ()), (GeneratorExit("x", 1.5), "GeneratorExit", ("x", 1.5)),
-    (BaseException("bare"), "BaseException", ("bare",)), (Rude([1]), "test_runner.Rude", ("[1]",)),
-    (Rude(Unequal()), "test_runner.Rude", ("<Unequal without repr>",)),
-])
-def test_what_is_no_exception_arrives_as_job_exited(raised: BaseException, name: str, args: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(
+    ("raised", "name", "args"),
+    [
+        (SystemExit(2), "SystemExit", (2,)),
+        (SystemExit(), "SystemExit", ()),
+        (SystemExit(None), "SystemExit", (None,)),
+        (KeyboardInterrupt(), "KeyboardInterrupt", ()),
+        (GeneratorExit("x", 1.5), "GeneratorExit", ("x", 1.5)),
+        (BaseException("bare"), "BaseException", ("bare",)),
+        (Rude([1]), "test_runner.Rude", ("[1]",)),
+        (Rude(Unequal()), "test_runner.Rude", ("<Unequal without repr>",)),
+    ],
+)
+def test_what_is_no_exception_arrives_as_job_exited(
+    raised: BaseException, name: str, args: tuple[Any, ...]
+) -> None:
     def leave() -> None:
         raise raised
 
@@ -205,7 +267,9 @@ def test_a_failure_tells_one_exception_and_traces_another() -> None:
         jobs.raise_timeout_error()
     except TimeoutError as raised:
         outcome = failure(JobCrashed(3), raised)
-    assert type(value_of(outcome)) is JobCrashed and "TimeoutError: the job's own" in outcome.traceback
+    assert (
+        type(value_of(outcome)) is JobCrashed and "TimeoutError: the job's own" in outcome.traceback
+    )
     assert failure(JobCrashed(3)).traceback
 
 
@@ -221,6 +285,8 @@ class Vicious:
         raise object.__getattribute__(self, "raised")
 
 
-@pytest.mark.parametrize("raised", [ValueError, SystemExit, KeyboardInterrupt, RecursionError, MemoryError])
+@pytest.mark.parametrize(
+    "raised", [ValueError, SystemExit, KeyboardInterrupt, RecursionError, MemoryError]
+)
 def test_nothing_that_a_result_does_raises_out(raised: type[BaseException]) -> None:
     assert run(lambda: Vicious(raised), describe=True).status in ("success", "failure")

@@ -1,4 +1,6 @@
-"""What the application's logging does and raises ends in the log call: nothing of it reaches the thread that logs."""
+"""What the application's logging does and raises ends in the log call: nothing of it reaches the
+thread that logs."""
+
 from __future__ import annotations
 
 import logging
@@ -14,8 +16,8 @@ from typing import Any
 import pytest
 from support import ROOT
 
-from embedkq import safe_logging
-from embedkq.safe_logging import SafeLogger, safe_repr, safe_str
+from embedkq import _safe_logging
+from embedkq._safe_logging import SafeLogger, safe_repr, safe_str
 
 
 class Rude:
@@ -37,7 +39,7 @@ class RudeError(Exception):
 
 @pytest.fixture(autouse=True)
 def explains_anew(monkeypatch: Any) -> None:
-    monkeypatch.setattr(safe_logging, "_explain_at", 0.0)
+    monkeypatch.setattr(_safe_logging, "_explain_at", 0.0)
 
 
 @pytest.fixture
@@ -87,7 +89,9 @@ RUDE = [rude_filter, rude_handler, rude_handlers_filter, rude_formatter, rude_le
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("spoil", RUDE, ids=lambda spoil: spoil.__name__)
-def test_whatever_the_applications_logging_raises_the_line_goes_to_stderr(spoil: Any, error: Any, name: str, capsys: Any) -> None:
+def test_whatever_the_applications_logging_raises_the_line_goes_to_stderr(
+    spoil: Any, error: Any, name: str, capsys: Any
+) -> None:
     logger = SafeLogger(name)
     spoil(logging.getLogger(name), error)
     logger.warning("Job %s failed.", "1b92xle0", exc_info=LookupError("no business"))
@@ -105,7 +109,10 @@ def test_a_record_factory_that_raises_harms_nobody(error: Any, name: str, capsys
         SafeLogger(name).error("The worker has failed: %s", RudeError())
     finally:
         logging.setLogRecordFactory(factory)
-    assert "[ERROR]" in (written := capsys.readouterr().err) and "RudeError whose str raises RuntimeError>" in written
+    assert (
+        "[ERROR]" in (written := capsys.readouterr().err)
+        and "RudeError whose str raises RuntimeError>" in written
+    )
 
 
 def test_a_logger_class_that_cannot_be_made_harms_nobody(name: str, caplog: Any) -> None:
@@ -123,7 +130,9 @@ def test_a_logger_class_that_cannot_be_made_harms_nobody(name: str, caplog: Any)
     assert (name, logging.WARNING, "seen by the root's handlers") in caplog.record_tuples
 
 
-def test_why_lines_come_on_stderr_is_told_once_in_a_while_and_info_is_not_written_there(name: str, capsys: Any) -> None:
+def test_why_lines_come_on_stderr_is_told_once_in_a_while_and_info_is_not_written_there(
+    name: str, capsys: Any
+) -> None:
     logger = SafeLogger(name)
     logging.getLogger(name).setLevel(logging.INFO)
     rude_filter(logging.getLogger(name), RuntimeError)
@@ -132,7 +141,9 @@ def test_why_lines_come_on_stderr_is_told_once_in_a_while_and_info_is_not_writte
         logger.warning("warning %d", number)
     written = capsys.readouterr().err
     assert written.count("logging raises") == 1 and "chatter" not in written
-    assert [line.partition(": ")[2] for line in written.splitlines() if "WARNING" in line] == [f"warning {n}" for n in range(5)]
+    assert [line.partition(": ")[2] for line in written.splitlines() if "WARNING" in line] == [
+        f"warning {n}" for n in range(5)
+    ]
 
 
 def test_without_a_stderr_nothing_is_raised_either(name: str, monkeypatch: Any) -> None:
@@ -145,11 +156,15 @@ def test_without_a_stderr_nothing_is_raised_either(name: str, monkeypatch: Any) 
 
 @pytest.mark.parametrize("raise_exceptions", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
-def test_what_is_logged_may_have_no_text(error: Any, raise_exceptions: bool, name: str, caplog: Any, monkeypatch: Any) -> None:
+def test_what_is_logged_may_have_no_text(
+    error: Any, raise_exceptions: bool, name: str, caplog: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", raise_exceptions)
     SafeLogger(name).warning("%s, %r, %d and %.1f", Rude(error), Rude(error), 3, 4.0)
     raised = f"raises {error.__name__}>"
-    assert caplog.messages == [f"<test_safe_logging.Rude whose str {raised}, <test_safe_logging.Rude whose repr {raised}, 3 and 4.0"]
+    assert caplog.messages == [
+        f"<test_safe_logging.Rude whose str {raised}, <test_safe_logging.Rude whose repr {raised}, 3 and 4.0"
+    ]
 
 
 def test_safe_texts_of_harmless_things_are_their_own_and_bounded() -> None:
@@ -160,7 +175,10 @@ def test_safe_texts_of_harmless_things_are_their_own_and_bounded() -> None:
 def test_a_line_tells_where_it_was_logged(name: str, caplog: Any) -> None:
     SafeLogger(name).warning("here", extra={"job_id": "1b92xle0"})
     record = caplog.records[0]
-    assert (record.filename, record.funcName) == ("test_safe_logging.py", "test_a_line_tells_where_it_was_logged")
+    assert (record.filename, record.funcName) == (
+        "test_safe_logging.py",
+        "test_a_line_tells_where_it_was_logged",
+    )
     assert record.job_id == "1b92xle0"
 
 
@@ -188,11 +206,16 @@ class Stops:
 @pytest.mark.parametrize(
     ("handler", "kind"),
     [
-        (signal.default_int_handler, KeyboardInterrupt), (end_by_signal, SystemExit), (Stops().on_signal, TimeoutError),
-        (Stops(), TimeoutError), (partial(end_by_signal, "x"), SystemExit),
+        (signal.default_int_handler, KeyboardInterrupt),
+        (end_by_signal, SystemExit),
+        (Stops().on_signal, TimeoutError),
+        (Stops(), TimeoutError),
+        (partial(end_by_signal, "x"), SystemExit),
     ],
 )
-def test_what_a_signal_handler_raises_during_a_log_call_passes_through(handler: Any, kind: Any, name: str) -> None:
+def test_what_a_signal_handler_raises_during_a_log_call_passes_through(
+    handler: Any, kind: Any, name: str
+) -> None:
     logger = SafeLogger(name)
     logging.getLogger(name).addFilter(lambda record: signal.raise_signal(signal.SIGUSR1) or True)  # type: ignore[func-returns-value]
     former = signal.signal(signal.SIGUSR1, handler)
@@ -200,7 +223,11 @@ def test_what_a_signal_handler_raises_during_a_log_call_passes_through(handler: 
         with pytest.raises(kind):
             logger.warning("interrupted")
         with pytest.raises(kind):
-            safe_repr(type("Slow", (), {"__repr__": lambda self: str(signal.raise_signal(signal.SIGUSR1))})())
+            safe_repr(
+                type(
+                    "Slow", (), {"__repr__": lambda self: str(signal.raise_signal(signal.SIGUSR1))}
+                )()
+            )
     finally:
         signal.signal(signal.SIGUSR1, former)
 
@@ -224,19 +251,32 @@ def test_on_other_threads_nothing_passes_through(name: str, capsys: Any) -> None
 
 
 def printed_by(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=ROOT,
+    )
     return done.stderr
 
 
 def test_without_logging_set_up_warnings_and_errors_reach_stderr() -> None:
-    code = "import embedkq\nfrom embedkq.safe_logging import SafeLogger\nlogger = SafeLogger('embedkq.worker')\n"
-    assert printed_by(f"{code}logger.info('an info'); logger.warning('a warning'); logger.error('an error')") == "a warning\nan error\n"
+    code = "import embedkq\nfrom embedkq._safe_logging import SafeLogger\nlogger = SafeLogger('embedkq.worker')\n"
+    assert (
+        printed_by(
+            f"{code}logger.info('an info'); logger.warning('a warning'); logger.error('an error')"
+        )
+        == "a warning\nan error\n"
+    )
 
 
 def test_loggers_that_were_there_before_dictconfig_go_on() -> None:
-    """Flask's documentation configures logging so; `disable_existing_loggers` is True unless told otherwise."""
+    """Flask's documentation configures logging so; `disable_existing_loggers` is True unless told
+    otherwise."""
     code = (
-        "from embedkq.safe_logging import SafeLogger\nimport logging.config\nlogger = SafeLogger('embedkq.worker')\n"
+        "from embedkq._safe_logging import SafeLogger\nimport logging.config\nlogger = SafeLogger('embedkq.worker')\n"
         "logging.config.dictConfig({'version': 1, 'formatters': {'f': {'format': '%(name)s %(levelname)s %(message)s'}},"
         " 'handlers': {'h': {'class': 'logging.StreamHandler', 'formatter': 'f'}}, 'root': {'level': 'INFO', 'handlers': ['h']}})\n"
         "logger.info('an info'); logger.debug('a debug')"

@@ -1,7 +1,10 @@
-"""What a worker costs with many partitions and with much that is held: it grows with what has changed, or with what is held, not with both.
+"""What a worker costs with many partitions and with much that is held: it grows with what has
+changed, or with what is held, not with both.
 
-Steps are counted instead of seconds (bytecode instructions of one thread), so the machine's speed does not matter.
+Steps are counted instead of seconds (bytecode instructions of one thread), so the machine's speed
+does not matter.
 """
+
 from __future__ import annotations
 
 import math
@@ -14,23 +17,30 @@ from typing import Any, NamedTuple
 import pytest
 from support import wait_until
 
-from embedkq.child.runner import failure
-from embedkq.outcome import Outcome
-from embedkq.worker import backlog as backlog_module
-from embedkq.worker import retries as retries_module
-from embedkq.worker.backlog import RUN_BYTES
-from embedkq.worker.circuit_breaker import CircuitBreaker
-from embedkq.worker.consumer import Consumer
-from embedkq.worker.endings import Endings
-from embedkq.worker.exchange import Exchange
-from embedkq.worker.gate import Gate
-from embedkq.worker.joblog import JobLog
-from embedkq.worker.loop import Loop
-from embedkq.worker.mailbox import Mailbox
-from embedkq.worker.messages import Assigned, Batch, Fired, Revoked, Run, Targets
-from embedkq.worker.poison import PoisonGuard
-from embedkq.worker.progress import Progress
-from embedkq.worker.retries import Retries
+from embedkq._child.runner import failure
+from embedkq._formats.outcome import Outcome
+from embedkq.worker.between_threads import backlog as backlog_module
+from embedkq.worker.between_threads.backlog import RUN_BYTES
+from embedkq.worker.between_threads.mailbox import Mailbox
+from embedkq.worker.between_threads.messages import (
+    Assigned,
+    Batch,
+    CallbacksDone,
+    DrainTarget,
+    JobRun,
+    Revoked,
+)
+from embedkq.worker.between_threads.progress import Progress
+from embedkq.worker.between_threads.shared_state import SharedState
+from embedkq.worker.consumer_thread.consumer_thread import ConsumerThread
+from embedkq.worker.consumer_thread.validator import RecordValidator
+from embedkq.worker.control_thread import retries as retries_module
+from embedkq.worker.control_thread.circuit_breaker import CircuitBreaker
+from embedkq.worker.control_thread.completer import Completer
+from embedkq.worker.control_thread.control_loop import ControlLoop
+from embedkq.worker.control_thread.crash_guard import CrashGuard
+from embedkq.worker.control_thread.job_log import JobLog
+from embedkq.worker.control_thread.retries import Retries
 
 FAILED = failure(ValueError("no"))
 
@@ -52,57 +62,65 @@ class Pool:
         self.most = room
         self.ended: list[Any] = []
         self.begun: list[Any] = []
-        self.tasks: list[Run] = []
+        self.tasks: list[JobRun] = []
 
     def room(self) -> int:
         return max(0, self.most - len(self.tasks))
 
-    def submit(self, task: Run) -> None:
+    def submit(self, task: JobRun) -> None:
         self.tasks.append(task)
 
     def end_all(self, outcome: Any) -> None:
         self.ended += [(task, outcome) for task in self.tasks]
         self.tasks.clear()
 
-    def take_back(self, tasks: set[Run]) -> set[Run]:
+    def take_back(self, tasks: set[JobRun]) -> set[JobRun]:
         return set()
 
-    def leisure(self, more_waits: bool) -> float:
+    def coalesce_delay(self, more_waits: bool) -> float:
         return 0.0
 
     def tick(self, now: float) -> None:
         """Nothing has a limit."""
 
-    feed = abandon = close = disinherit = lambda self, *how: None
+    feed = abandon = close = close_after_fork = lambda self, *how: None
 
 
 class Host:
     """A worker's loop with so many partitions, without Kafka and without children."""
 
-    def __init__(self, partitions: int, room: int = 64, callbacks: Mailbox[Any] | None = None) -> None:
-        self.exchange = Exchange()
+    def __init__(
+        self, partitions: int, room: int = 64, callbacks: Mailbox[Any] | None = None
+    ) -> None:
+        self.shared = SharedState()
         self.pool = Pool(room)
         self.retries = Retries(retries=1, backoff=600.0)
         log = JobLog("topic")
-        self.loop = Loop(
-            self.exchange, topic="topic", endings=Endings(log, self.retries, callbacks, None), retries=self.retries, log=log,
+        self.loop = ControlLoop(
+            self.shared,
+            topic="topic",
+            completer=Completer(log, self.retries, callbacks, None),
+            retries=self.retries,
+            log=log,
             breaker=CircuitBreaker("topic", verifies=False),
             make_pool=lambda selector: self.pool,  # type: ignore[arg-type, return-value]
-            make_guard=lambda exchange, ledger, is_idle: PoisonGuard(exchange, ledger, 2, None, is_idle),
+            make_crash_guard=lambda shared, ledger, is_idle: CrashGuard(
+                shared, ledger, 2, None, is_idle
+            ),
         )
         for partition in range(partitions):
-            self.exchange.inbox.put(Assigned(partition, 1, 0, ""))
+            self.shared.inbox.put(Assigned(partition, 1, 0, ""))
         self.turn()
 
     def turn(self) -> bool:
-        self.exchange.inbox.wake()  # so that it does not wait
+        self.shared.inbox.wake()  # so that it does not wait
         return self.loop.turn()
 
     def poll(self, partition: int, records: int, first: int = 0, key: bytes | None = None) -> None:
-        runs = [Run(partition, 1, Polled(first + number, key)) for number in range(records)]
+        runs = [JobRun(partition, 1, Polled(first + number, key)) for number in range(records)]
         size = sum(run.size for run in runs)
-        self.exchange.backlog.coming(len(runs), size)
-        self.exchange.inbox.put(Batch(partition, 1, runs, size, first + records))
+        self.shared.backlog.reserve(len(runs), size)
+        self.shared.inbox.put(Batch(partition, 1, runs, size, first + records))
 
     def hold_retries(self, partitions: int, each: int) -> None:
         for partition in range(partitions):
@@ -176,19 +194,25 @@ def growth(few: int, many: int) -> float:
 
 
 @pytest.mark.parametrize("given_up", ["at a stop", "at a rebalance"])
-def test_what_is_given_up_is_gone_through_once_whatever_the_number_of_partitions(make_host: Any, given_up: str) -> None:
+def test_what_is_given_up_is_gone_through_once_whatever_the_number_of_partitions(
+    make_host: Any, given_up: str
+) -> None:
     def give_up(partitions: int) -> int:
         host = make_host(partitions)
         host.hold_retries(partitions, 100)
         revoked = Revoked(frozenset(range(partitions)), lost=False)
-        taken = steps(host.loop.stop if given_up == "at a stop" else lambda: host.loop._revoked(revoked))
+        taken = steps(
+            host.loop.stop if given_up == "at a stop" else lambda: host.loop._revoked(revoked)
+        )
         assert host.loop.in_flight == 0 and len(host.retries) == 0
         return taken
 
     assert growth(give_up(4), give_up(32)) < 2 * 8
 
 
-def test_a_turn_in_which_nothing_happens_costs_the_same_with_any_number_of_partitions(make_host: Any) -> None:
+def test_a_turn_in_which_nothing_happens_costs_the_same_with_any_number_of_partitions(
+    make_host: Any,
+) -> None:
     few, many = make_host(4), make_host(400)
     for host in (few, many):
         host.turn()
@@ -211,13 +235,15 @@ def test_a_job_costs_the_same_with_any_number_of_partitions(make_host: Any) -> N
     assert growth(*taken) < 1.5
 
 
-def test_partitions_on_hold_cost_nothing_more_each_turn_and_go_on_in_the_end(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partitions_on_hold_cost_nothing_more_each_turn_and_go_on_in_the_end(
+    make_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = []
     for partitions in (4, 400):
         host = make_host(partitions)
         for partition in range(partitions):
             host.poll(partition, 2)
-        backlog = host.exchange.backlog
+        backlog = host.shared.backlog
         host.pool.most = 0
         host.turn()
         backlog.hold(set(range(partitions)))
@@ -226,20 +252,31 @@ def test_partitions_on_hold_cost_nothing_more_each_turn_and_go_on_in_the_end(mak
         backlog.hold({1})
         given = [backlog.next_queued(1) for _ in range(partitions - 1)]
         assert {queued.partition for queued in given if queued} == set(range(partitions)) - {1}
-        assert not backlog.drop(set(range(partitions))) and len(backlog) == 0 and backlog.next_queued(1) is None
+        assert (
+            not backlog.drop(set(range(partitions)))
+            and len(backlog) == 0
+            and backlog.next_queued(1) is None
+        )
     assert growth(*taken) < 1.5
 
 
-def test_partitions_whose_keys_are_busy_are_set_aside_until_they_are_free(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partitions_whose_keys_are_busy_are_set_aside_until_they_are_free(
+    make_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = make_host(2)
-    monkeypatch.setattr(host.exchange.backlog._waiting, "_most_records", 3)
+    monkeypatch.setattr(host.shared.backlog._waiting, "_most_records", 3)
     host.poll(0, 60, key=b"busy")
     host.poll(1, 3)
     while len(host.pool.tasks) < 4:
         host.turn()
     host.turn()
-    assert {(run.partition, run.offset) for run in host.pool.tasks} == {(0, 0), (1, 0), (1, 1), (1, 2)}
-    assert len(host.exchange.backlog) > 30  # of partition 0, which has read ahead enough
+    assert {(run.partition, run.offset) for run in host.pool.tasks} == {
+        (0, 0),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+    }
+    assert len(host.shared.backlog) > 30  # of partition 0, which has read ahead enough
     for number in range(1, 60):
         host.pool.end_all(failure(ValueError("final")))
         for run in host.loop._runs.values():
@@ -258,7 +295,12 @@ def test_who_waits_for_offsets_costs_nothing_for_those_that_are_reached(make_hos
     taken, requests = [], []
     for partitions in (4, 400):
         host, request = make_host(partitions), Request()
-        host.exchange.inbox.put(Targets(request, {partition: int(partition == partitions - 1) for partition in range(partitions)}))
+        host.shared.inbox.put(
+            DrainTarget(
+                request,
+                {partition: int(partition == partitions - 1) for partition in range(partitions)},
+            )
+        )
         host.turn()
         taken.append(steps(host.turn))
         assert not request.reached
@@ -276,28 +318,39 @@ def test_a_turn_of_the_consumer_looks_at_each_partition_once(
     hosts: str, make_topic: Any, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_turn(partitions: int) -> int:
-        topic, exchange = make_topic(partitions), Exchange()
-        consumer = Consumer(
-            exchange, hosts=hosts, topic=topic, group=f"{group}-{partitions}", offset_policy="earliest", job_size=1_000, gate=Gate(topic),
-            revoke_timeout=1.0, options={},
+        topic, shared = make_topic(partitions), SharedState()
+        consumer = ConsumerThread(
+            shared,
+            hosts=hosts,
+            topic=topic,
+            group=f"{group}-{partitions}",
+            offset_policy="earliest",
+            job_size=1_000,
+            validator=RecordValidator(topic),
+            revoke_timeout=1.0,
+            options={},
         )
         client = consumer._connect()
 
         def has_begun() -> bool:
             consumer.turn(client)
-            return len(consumer.assignment.partitions) == partitions and not consumer.assignment.fresh
+            return (
+                len(consumer.assignment.partitions) == partitions and not consumer.assignment.fresh
+            )
 
         try:
             wait_until(has_begun, "all partitions have begun")
-            exchange.publish({p: Progress(0, (), consumer.assignment.epoch(p) or 0) for p in range(partitions)})
+            shared.publish(
+                {p: Progress(0, (), consumer.assignment.epoch(p) or 0) for p in range(partitions)}
+            )
             monkeypatch.setattr(client.kafka, "poll", lambda milliseconds: {})
             consumer.turn(client)
             consumer._positions_at = 0.0
-            consumer.commits.hurry()
+            consumer.committer.hurry()
             return steps(lambda: consumer.turn(client))
         finally:
             client.close()
-            exchange.inbox.close()
+            shared.inbox.close()
 
     assert growth(one_turn(8), one_turn(128)) < 1.5 * 16
 
@@ -307,7 +360,7 @@ def test_a_turn_of_the_consumer_looks_at_each_partition_once(
 
 def test_all_that_a_worker_holds_is_counted_until_it_is_gone(make_host: Any) -> None:
     host = make_host(6, room=8)
-    backlog, chance = host.exchange.backlog, random.Random(1)
+    backlog, chance = host.shared.backlog, random.Random(1)
     for partition in range(6):
         host.poll(partition, 40, key=b"key" if partition == 0 else None)
     assert backlog.held_bytes == 6 * 40 * (len(b"payload") + RUN_BYTES) + 40 * len(b"key")
@@ -316,9 +369,11 @@ def test_all_that_a_worker_holds_is_counted_until_it_is_gone(make_host: Any) -> 
         for run in host.pool.tasks:
             run.retries = chance.choice((0, 1))
         host.pool.end_all(FAILED)
-    host.exchange.inbox.put(Revoked(frozenset({1, 2}), lost=False))
-    host.exchange.inbox.put(Batch(1, 1, [Run(1, 1, Polled(40))], 7, 41))  # polled before, and too late
-    backlog.coming(1, 7)
+    host.shared.inbox.put(Revoked(frozenset({1, 2}), lost=False))
+    host.shared.inbox.put(
+        Batch(1, 1, [JobRun(1, 1, Polled(40))], 7, 41)
+    )  # polled before, and too late
+    backlog.reserve(1, 7)
     host.turn()
     assert backlog.held_bytes > 0
     host.loop.stop()
@@ -334,28 +389,30 @@ def test_results_that_wait_for_their_callback_are_counted(make_host: Any) -> Non
     host.turn()
     host.pool.end_all(Outcome("success", b"x" * 1_000_000))
     host.turn()
-    assert host.exchange.backlog.held_bytes == len(b"payload") + RUN_BYTES + 1_000_000
-    host.exchange.inbox.put(Fired([finished.run for finished in box.take()]))
+    assert host.shared.backlog.held_bytes == len(b"payload") + RUN_BYTES + 1_000_000
+    host.shared.inbox.put(CallbacksDone([finished.run for finished in box.take()]))
     host.turn()
-    assert host.exchange.backlog.held_bytes == 0
+    assert host.shared.backlog.held_bytes == 0
 
 
-def test_a_job_larger_than_all_that_may_be_held_runs(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_larger_than_all_that_may_be_held_runs(
+    make_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backlog_module, "MOST_BYTES", 5)
     monkeypatch.setattr(retries_module, "MOST_HELD_BYTES_IN_ALL", 5)
     host = make_host(2)
     host.poll(0, 1)
-    assert host.exchange.backlog.full and not host.exchange.backlog.wait_for_room(0.0)
+    assert host.shared.backlog.full and not host.shared.backlog.wait_for_room(0.0)
     host.turn()
     host.pool.end_all(FAILED)
     host.turn()
-    assert len(host.retries) == 1 and host.exchange.backlog.full
+    assert len(host.retries) == 1 and host.shared.backlog.full
     host.retries.wake(math.inf)
     host.turn()
     assert len(host.pool.tasks) == 1
     host.pool.end_all(failure(ValueError("final")))
     host.turn()
-    assert host.loop.in_flight == 0 and host.exchange.backlog.wait_for_room(0.0)
+    assert host.loop.in_flight == 0 and host.shared.backlog.wait_for_room(0.0)
 
 
 def test_retries_of_many_partitions_are_bounded_together_and_healthy_partitions_go_on(
@@ -368,7 +425,9 @@ def test_retries_of_many_partitions_are_bounded_together_and_healthy_partitions_
     for _ in range(200):
         host.turn()
         host.pool.end_all(FAILED)
-    assert 100 <= len(host.retries) < 100 + 33 * 16  # a partition of which none waits yet is given a turn
+    assert (
+        100 <= len(host.retries) < 100 + 33 * 16
+    )  # a partition of which none waits yet is given a turn
     host.poll(32, 50)
     for _ in range(20):
         host.turn()
@@ -386,14 +445,16 @@ def test_retries_of_many_partitions_are_bounded_together_and_healthy_partitions_
     assert [host.loop._ledger.tracker.watermark(partition) for partition in range(32)] == [50] * 32
 
 
-def test_what_waits_for_busy_keys_is_bounded_over_all_partitions(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_for_busy_keys_is_bounded_over_all_partitions(
+    make_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backlog_module, "READ_AHEAD_BYTES_IN_ALL", 200)
     host = make_host(8, room=1_000)
     for partition in range(8):
         host.poll(partition, 40, key=f"key {partition}".encode())
     for _ in range(20):
         host.turn()
-    assert host.exchange.backlog._waiting.over and len(host.exchange.backlog) > 100
+    assert host.shared.backlog._waiting.over and len(host.shared.backlog) > 100
     order = []
     for _ in range(1_000):
         for run in host.pool.tasks:
@@ -402,4 +463,7 @@ def test_what_waits_for_busy_keys_is_bounded_over_all_partitions(make_host: Any,
         host.pool.end_all(FAILED)
         host.turn()
     assert sorted(order) == [(partition, offset) for partition in range(8) for offset in range(40)]
-    assert all(offset == [n for p, n in order if p == partition].index(offset) for partition, offset in order)
+    assert all(
+        offset == [n for p, n in order if p == partition].index(offset)
+        for partition, offset in order
+    )

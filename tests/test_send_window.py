@@ -1,4 +1,6 @@
-"""Many jobs over a slow line: they arrive as long as acknowledgements come, and a broker that is away is told in time."""
+"""Many jobs over a slow line: they arrive as long as acknowledgements come, and a broker that is
+away is told in time."""
+
 from __future__ import annotations
 
 import socket
@@ -10,13 +12,15 @@ from typing import Any
 import pytest
 from support import end_offsets, wait_until
 
-from embedkq import Queue, producer, send_window
+from embedkq import Queue
+from embedkq._clients import producer, send_window
+from embedkq._clients.send_window import FEWEST_BYTES, MOST_BYTES, InFlight, SendWindow
 from embedkq.errors import BrokerUnavailable, EnqueueFailed
-from embedkq.send_window import FEWEST_BYTES, MOST_BYTES, InFlight, SendWindow
 
 
 class Line:
-    """A proxy (HTTP CONNECT) through which so many bytes a second go to the broker; `cut` lets nothing more through."""
+    """A proxy (HTTP CONNECT) through which so many bytes a second go to the broker; `cut` lets
+    nothing more through."""
 
     def __init__(self) -> None:
         self.bytes_a_second = 1e9
@@ -83,7 +87,9 @@ def test_jobs_that_take_longer_than_the_deadline_arrive_as_long_as_acknowledgeme
     assert len(jobs) == 130 and sum(end_offsets(hosts, topic).values()) == 131
 
 
-def test_a_broker_that_goes_away_in_the_middle_is_told_in_time(line: Line, hosts: str, topic: str, impatient: float) -> None:
+def test_a_broker_that_goes_away_in_the_middle_is_told_in_time(
+    line: Line, hosts: str, topic: str, impatient: float
+) -> None:
     with Queue(hosts=hosts, topic=topic, kafka={"proxy_url": line.url}) as queue:
         queue.enqueue(len, b"")
         line.bytes_a_second = 40_000.0
@@ -147,8 +153,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize("bytes_a_second", [7_000, 100_000, 10**6, 10**9])
-def test_each_message_is_acknowledged_in_time_on_any_line(clock: Clock, bytes_a_second: int) -> None:
-    """As many bytes as a line carries in a minute; none of them may wait for ten seconds on its way."""
+def test_each_message_is_acknowledged_in_time_on_any_line(
+    clock: Clock, bytes_a_second: int
+) -> None:
+    """As many bytes as a line carries in a minute; none of them may wait for ten seconds on its
+    way."""
     flight, window = None, SendWindow()
     size, free_at, longest = 500, clock.now, 0.0
     flight = InFlight(window, 10.0)
@@ -207,4 +216,7 @@ def test_one_message_may_always_be_sent_however_large(clock: Clock) -> None:
 
 
 def test_where_the_client_keeps_messages_for_long_the_window_is_open_from_the_start() -> None:
-    assert SendWindow(linger=5.0).bytes == MOST_BYTES and SendWindow(linger=0.005).bytes == FEWEST_BYTES
+    assert (
+        SendWindow(linger=5.0).bytes == MOST_BYTES
+        and SendWindow(linger=0.005).bytes == FEWEST_BYTES
+    )

@@ -1,4 +1,6 @@
-"""A host, or a child, that has no file descriptor left for a while: nothing is lost, no status is wrong, and it recovers by itself."""
+"""A host, or a child, that has no file descriptor left for a while: nothing is lost, no status is
+wrong, and it recovers by itself."""
+
 from __future__ import annotations
 
 import contextlib
@@ -19,7 +21,7 @@ from poolharness import Harness, descriptors, kept_fork_server, value_of
 from support import Recorder, fire_until, lines, logged, no_descriptors, send_many
 
 from embedkq import Worker
-from embedkq.child.server import Server
+from embedkq._child.fork_server import Server
 from embedkq.errors import JobCrashed, WorkerError
 
 LEFT = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20]
@@ -46,7 +48,9 @@ def gate(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("limit", [None, 60.0])
-def test_a_large_result_arrives_while_the_host_has_no_descriptor(limit: float | None, notes: str, gate: Path) -> None:
+def test_a_large_result_arrives_while_the_host_has_no_descriptor(
+    limit: float | None, notes: str, gate: Path
+) -> None:
     with Harness(processes=1) as pool:
         pool.fill()
         task = pool.submit(jobs.wait_and_return, notes, str(gate), 100_000, limit=limit)
@@ -72,7 +76,10 @@ def test_a_limit_is_enforced_and_a_crash_told_while_the_host_has_no_descriptor(n
         with no_descriptors():
             stuck, crash = pool.submit(jobs.sleep, notes, limit=0.5), pool.submit(jobs.exit_with, 3)
             pool.run_until(lambda: len(pool.outcomes) == 2, "both have ended")
-        assert pool.outcomes[stuck].status == "timeout" and "in sleep" in pool.outcomes[stuck].traceback
+        assert (
+            pool.outcomes[stuck].status == "timeout"
+            and "in sleep" in pool.outcomes[stuck].traceback
+        )
         assert value_of(pool.outcomes[crash]).exitcode == 3
 
 
@@ -98,11 +105,17 @@ def test_a_child_that_cannot_be_replaced_for_want_of_descriptors_is_replaced_lat
         assert pool.finish(running)[0].status == "success", "it was not harmed"
         pool.fill()
         assert "broke" not in logged(caplog) and "Traceback" not in logged(caplog)
-        assert logged(caplog).count("ulimit -n") == 1 if left < 3 else logged(caplog).count("ulimit -n") <= 1, logged(caplog)
+        assert (
+            logged(caplog).count("ulimit -n") == 1
+            if left < 3
+            else logged(caplog).count("ulimit -n") <= 1
+        ), logged(caplog)
 
 
 @pytest.mark.parametrize("left", [3, *LEFT[5:]])
-def test_a_pool_that_is_started_without_descriptors_starts_later(left: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pool_that_is_started_without_descriptors_starts_later(
+    left: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with Harness() as pool:
         pool.fill()  # the descriptors of the first pool's imports are none of this one's
     before = descriptors()
@@ -118,7 +131,9 @@ def test_a_pool_that_is_started_without_descriptors_starts_later(left: int, capl
     assert descriptors() == before
 
 
-def test_a_pool_is_closed_while_a_start_waits_for_descriptors(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pool_is_closed_while_a_start_waits_for_descriptors(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with Harness(processes=1) as pool:
         pool.fill()
     before = descriptors()
@@ -126,7 +141,10 @@ def test_a_pool_is_closed_while_a_start_waits_for_descriptors(caplog: pytest.Log
     pool.fill()
     with no_descriptors() as take_all:
         crash = pool.submit(jobs.exit_with, 3)
-        pool.run_until(lambda: take_all() or (crash in pool.outcomes and "ulimit -n" in logged(caplog)), "a start waits")
+        pool.run_until(
+            lambda: take_all() or (crash in pool.outcomes and "ulimit -n" in logged(caplog)),
+            "a start waits",
+        )
         since = time.monotonic()
         pool.close()
         assert time.monotonic() - since < 10
@@ -174,7 +192,9 @@ def test_a_result_that_does_not_fit_is_a_failure_that_says_so() -> None:
 
 
 @pytest.mark.parametrize("left", [4, 6, 8, 10, 14, 30])
-def test_a_worker_that_is_started_without_descriptors_runs_once_there_are_some(left: int, hosts: str, topic: str, group: str) -> None:
+def test_a_worker_that_is_started_without_descriptors_runs_once_there_are_some(
+    left: int, hosts: str, topic: str, group: str
+) -> None:
     recorder = Recorder()
     send_many(hosts, topic, workerjobs.echo, [(1,)])
     worker = Worker(hosts=hosts, topic=topic, group=group, callback=recorder)
@@ -190,10 +210,15 @@ def test_a_worker_that_is_started_without_descriptors_runs_once_there_are_some(l
         assert recorder.calls[0].status == "success"
 
 
-def test_a_worker_without_any_descriptor_says_so_at_once_and_can_be_started_later(hosts: str, topic: str, group: str) -> None:
+def test_a_worker_without_any_descriptor_says_so_at_once_and_can_be_started_later(
+    hosts: str, topic: str, group: str
+) -> None:
     with Worker(hosts=hosts, topic=topic, group=group) as worker:
         assert worker.stop()
-    with no_descriptors(), pytest.raises(WorkerError, match=r"no file descriptor left .*`ulimit -n`"):
+    with (
+        no_descriptors(),
+        pytest.raises(WorkerError, match=r"no file descriptor left .*`ulimit -n`"),
+    ):
         worker.start_background()
     with worker:
         assert worker.stop()

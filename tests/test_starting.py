@@ -1,4 +1,5 @@
 """A start while Kafka is away, and in a group that is another program's."""
+
 from __future__ import annotations
 
 import asyncio
@@ -38,7 +39,10 @@ def test_a_background_worker_waits_for_kafka_and_says_so(away: Broker, caplog: A
     began = time.monotonic()
     worker = Worker(away.hosts, "late", callback=recorder).start_background(wait=False)
     assert time.monotonic() < began + 5, "it returns at once, and not after the 10 s of an attempt"
-    wait_until(lambda: any("does not answer" in text for text in caplog.messages), "the first attempt has failed")
+    wait_until(
+        lambda: any("does not answer" in text for text in caplog.messages),
+        "the first attempt has failed",
+    )
     assert worker.state == "starting" and worker.run_callbacks() == 0
     health = worker.health()
     assert not health.healthy and "the worker is starting" in health.reasons
@@ -119,13 +123,20 @@ def test_burst_waits_for_kafka_too(make_broker: Callable[..., Broker]) -> None:
     assert len(recorder) == 1
 
 
-def test_the_group_of_another_program_is_named_with_what_to_do(hosts: str, topic: str, group: str) -> None:
+def test_the_group_of_another_program_is_named_with_what_to_do(
+    hosts: str, topic: str, group: str
+) -> None:
     other = KafkaConsumer(bootstrap_servers=hosts, group_id=group)
     try:
         other.subscribe([topic])
-        wait_until(lambda: other.poll(500) is not None and other.assignment(), "the other program has joined")
+        wait_until(
+            lambda: other.poll(500) is not None and other.assignment(),
+            "the other program has joined",
+        )
         stop = threading.Event()
-        polling = threading.Thread(target=lambda: [other.poll(200) for _ in iter(stop.is_set, True)])
+        polling = threading.Thread(
+            target=lambda: [other.poll(200) for _ in iter(stop.is_set, True)]
+        )
         polling.start()
         try:
             told = rf"group '{group}' at .* has members that are no workers of embedkq.*give group=\.\.\. a name"

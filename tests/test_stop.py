@@ -1,4 +1,5 @@
 """stop(t) is back within t + 1 s, whatever the worker waits for, and says no more than is so."""
+
 from __future__ import annotations
 
 import asyncio
@@ -21,7 +22,7 @@ from support import HANG_SECONDS, Recorder, descendants, fire_until, lines, send
 
 from embedkq import Worker
 from embedkq.errors import BrokerRefused
-from embedkq.worker.consumer import Consumer
+from embedkq.worker.consumer_thread.consumer_thread import ConsumerThread
 
 pytestmark = [pytest.mark.needs("pause", "kill", "keeps_data"), pytest.mark.hang_guard(180)]
 
@@ -58,8 +59,11 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def stop_in_time(worker: Worker, seconds: float, processes: Callable[[], set[int]], most: int = 0) -> bool:
-    """Stop it, and check that it is back in time and has left no process behind (at most so many); what `stop` says."""
+def stop_in_time(
+    worker: Worker, seconds: float, processes: Callable[[], set[int]], most: int = 0
+) -> bool:
+    """Stop it, and check that it is back in time and has left no process behind (at most so many);
+    what `stop` says."""
     began = time.monotonic()
     finished = worker.stop(seconds)
     took = time.monotonic() - began
@@ -83,19 +87,32 @@ def running(path: Path, count: int = 1) -> Callable[[], bool]:
 @TIMES
 @FAULTS
 def test_while_it_starts(
-    broker: Broker, hosts: str, topic: str, seconds: float, fault: Callable[[Broker], None], processes: Callable[[], set[int]]
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    seconds: float,
+    fault: Callable[[Broker], None],
+    processes: Callable[[], set[int]],
 ) -> None:
     fault(broker)
     worker = Worker(hosts, topic).start_background(wait=False)
     assert worker.state == "starting"
     assert stop_in_time(worker, seconds, processes, most=1), "nothing was under way"
-    wait_until(lambda: not processes(), "the process that forks children, which may have been starting itself, is gone")
+    wait_until(
+        lambda: not processes(),
+        "the process that forks children, which may have been starting itself, is gone",
+    )
 
 
 @TIMES
 @FAULTS
 def test_while_it_has_nothing_to_do(
-    broker: Broker, hosts: str, topic: str, group: str, seconds: float, fault: Callable[[Broker], None],
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    seconds: float,
+    fault: Callable[[Broker], None],
     processes: Callable[[], set[int]],
 ) -> None:
     worker = Worker(hosts, topic, group=group).start_background()
@@ -106,19 +123,30 @@ def test_while_it_has_nothing_to_do(
 
 @TIMES
 def test_after_the_broker_has_not_answered_for_long(
-    broker: Broker, hosts: str, topic: str, group: str, seconds: float, processes: Callable[[], set[int]]
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    seconds: float,
+    processes: Callable[[], set[int]],
 ) -> None:
     worker = Worker(hosts, topic, group=group).start_background()
     wait_until(lambda: joined(worker), "it has joined")
     broker.pause()
-    wait_until(lambda: worker._engine.consumer.away_since, "it has noticed")
+    wait_until(lambda: worker._runtime.consumer.broker.away_since, "it has noticed")
     stop_in_time(worker, seconds, processes)
 
 
 @TIMES
 @pytest.mark.parametrize("fault", [leave_alone, freeze, kill])
 def test_with_a_job_that_does_not_end(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, fault: Callable[[Broker], None],
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    fault: Callable[[Broker], None],
     processes: Callable[[], set[int]],
 ) -> None:
     send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
@@ -133,8 +161,15 @@ def test_with_a_job_that_does_not_end(
 @TIMES
 @FAULTS
 def test_nothing_that_is_not_committed_is_said_to_be(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, fault: Callable[[Broker], None],
-    processes: Callable[[], set[int]], caplog: Any,
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    fault: Callable[[Broker], None],
+    processes: Callable[[], set[int]],
+    caplog: Any,
 ) -> None:
     notes, gate, recorder = tmp_path / "notes", tmp_path / "gate", Recorder()
     send_many(hosts, topic, workerjobs.note_and_wait, [(str(notes), "x", str(gate))])
@@ -145,7 +180,11 @@ def test_nothing_that_is_not_committed_is_said_to_be(
     fire_until(worker, lambda: recorder.calls, "it is done")
     caplog.clear()
     assert not stop_in_time(worker, seconds, processes), "it is done, and not committed"
-    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name.startswith("embedkq")]
+    warnings = [
+        record
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and record.name.startswith("embedkq")
+    ]
     told = [record.message for record in warnings if "does not answer" not in record.message]
     assert len(told) == 1 and "since the last commit runs again" in told[0], told
     broker.heal()
@@ -159,12 +198,20 @@ def test_nothing_that_is_not_committed_is_said_to_be(
 
 @TIMES
 def test_with_dead_letters_that_cannot_be_written(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, processes: Callable[[], set[int]]
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    processes: Callable[[], set[int]],
 ) -> None:
     notes, gate = tmp_path / "notes", tmp_path / "gate"
     send_many(hosts, topic, workerjobs.note_and_wait, [(str(notes), "x", str(gate))], timeout=2)
     recorder = Recorder()
-    worker = Worker(hosts, topic, group=group, callback=recorder, dead_letter_topic=f"{topic}-dead").start_background()
+    worker = Worker(
+        hosts, topic, group=group, callback=recorder, dead_letter_topic=f"{topic}-dead"
+    ).start_background()
     wait_until(running(notes), "it runs")
     broker.pause()
     fire_until(worker, lambda: recorder.calls, "it has timed out")
@@ -174,7 +221,13 @@ def test_with_dead_letters_that_cannot_be_written(
 @TIMES
 @FAULTS
 def test_after_a_drain_that_came_to_no_end(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, fault: Callable[[Broker], None],
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    fault: Callable[[Broker], None],
     processes: Callable[[], set[int]],
 ) -> None:
     worker = Worker(hosts, topic, group=group).start_background()
@@ -187,7 +240,13 @@ def test_after_a_drain_that_came_to_no_end(
 @TIMES
 @pytest.mark.parametrize("fault", [leave_alone, freeze])
 def test_while_partitions_move(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, fault: Callable[[Broker], None],
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    fault: Callable[[Broker], None],
     processes: Callable[[], set[int]],
 ) -> None:
     """They wait for jobs that do not end, for up to `revoke_timeout`."""
@@ -196,12 +255,16 @@ def test_while_partitions_move(
     worker = Worker(hosts, topic, group=group, processes=4, revoke_timeout=60).start_background()
     wait_until(running(tmp_path / "begun", 4), "all run")
     with Worker(hosts, topic, group=group, stop_timeout=0.1):
-        wait_until(lambda: worker._engine.consumer.assignment.settles, "partitions are to go to the other")
+        wait_until(
+            lambda: worker._runtime.consumer.assignment.settles, "partitions are to go to the other"
+        )
         fault(broker)
         assert not stop_in_time(worker, seconds, lambda: set())
 
 
-def test_the_limit_of_a_stop_without_one(broker: Broker, hosts: str, topic: str, group: str, processes: Callable[[], set[int]]) -> None:
+def test_the_limit_of_a_stop_without_one(
+    broker: Broker, hosts: str, topic: str, group: str, processes: Callable[[], set[int]]
+) -> None:
     worker = Worker(hosts, topic, group=group, stop_timeout=1).start_background()
     wait_until(lambda: joined(worker), "it has joined")
     broker.pause()
@@ -212,11 +275,20 @@ def test_the_limit_of_a_stop_without_one(broker: Broker, hosts: str, topic: str,
 
 @FAULTS
 def test_the_end_of_a_with_block(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, fault: Callable[[Broker], None], processes: Callable[[], set[int]]
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    fault: Callable[[Broker], None],
+    processes: Callable[[], set[int]],
 ) -> None:
     send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
     for error, seconds in ((None, 1), (KeyboardInterrupt, 0.001)):
-        with contextlib.suppress(KeyboardInterrupt), Worker(hosts, topic, group=group, stop_timeout=1):
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Worker(hosts, topic, group=group, stop_timeout=1),
+        ):
             wait_until(running(tmp_path / "begun"), "it runs")
             fault(broker)
             began = time.monotonic()
@@ -229,7 +301,12 @@ def test_the_end_of_a_with_block(
 
 @TIMES
 def test_a_worker_that_was_left_behind_starts_again(
-    broker: Broker, hosts: str, topic: str, group: str, seconds: float, processes: Callable[[], set[int]]
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    seconds: float,
+    processes: Callable[[], set[int]],
 ) -> None:
     recorder = Recorder()
     worker = Worker(hosts, topic, group=group, callback=recorder).start_background()
@@ -249,11 +326,22 @@ def test_a_worker_that_was_left_behind_starts_again(
 @TIMES
 @pytest.mark.parametrize("fault", [leave_alone, freeze])
 def test_with_children_that_do_not_start(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, fault: Callable[[Broker], None],
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    fault: Callable[[Broker], None],
     processes: Callable[[], set[int]],
 ) -> None:
     worker = Worker(
-        hosts, topic, group=group, processes=2, initializer=workerjobs.sleep, initargs=(str(tmp_path / "begun"),)
+        hosts,
+        topic,
+        group=group,
+        processes=2,
+        initializer=workerjobs.sleep,
+        initargs=(str(tmp_path / "begun"),),
     ).start_background()
     wait_until(running(tmp_path / "begun", 2), "the initializers run")
     fault(broker)
@@ -262,11 +350,18 @@ def test_with_children_that_do_not_start(
 
 @TIMES
 def test_with_a_handoff_that_runs_nothing(
-    hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, processes: Callable[[], set[int]]
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    processes: Callable[[], set[int]],
 ) -> None:
     send_many(hosts, topic, workerjobs.echo, [()])
     send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
-    worker = Worker(hosts, topic, group=group, callback=Recorder(), processes=2, handoff=lambda function: None).start_background()
+    worker = Worker(
+        hosts, topic, group=group, callback=Recorder(), processes=2, handoff=lambda function: None
+    ).start_background()
     wait_until(running(tmp_path / "begun"), "it runs")
     wait_until(lambda: worker.health().waiting_callbacks, "a callback waits")
     assert not stop_in_time(worker, seconds, processes)
@@ -284,7 +379,9 @@ def test_with_a_handoff_that_blocks(
             end.wait()
 
     started: list[bool] = []
-    worker = Worker(hosts, topic, group=group, callback=Recorder(), handoff=handoff).start_background()
+    worker = Worker(
+        hosts, topic, group=group, callback=Recorder(), handoff=handoff
+    ).start_background()
     started.append(True)
     send_many(hosts, topic, workerjobs.echo, [()])
     wait_until(asked.is_set, "a callback is handed over")
@@ -297,7 +394,13 @@ def test_with_a_handoff_that_blocks(
 @TIMES
 @pytest.mark.parametrize("fault", [leave_alone, freeze])
 def test_with_a_coroutine_that_sleeps_for_long(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, fault: Callable[[Broker], None],
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    fault: Callable[[Broker], None],
     processes: Callable[[], set[int]],
 ) -> None:
     send_many(hosts, topic, workerjobs.echo, [()])
@@ -310,7 +413,9 @@ def test_with_a_coroutine_that_sleeps_for_long(
             inside.set()
             await asyncio.sleep(60)
 
-        worker = Worker(hosts, topic, group=group, callback=callback, processes=2).start_background()
+        worker = Worker(
+            hosts, topic, group=group, callback=callback, processes=2
+        ).start_background()
         await inside.wait()
         await asyncio.to_thread(wait_until, running(tmp_path / "begun"), "it runs")
         await asyncio.to_thread(fault, broker)
@@ -325,18 +430,19 @@ def test_with_a_coroutine_that_sleeps_for_long(
 def test_an_owner_inside_its_callback_keeps_no_job_alive_and_gets_its_callback_committed(
     hosts: str, topic: str, group: str, tmp_path: Path, processes: Callable[[], set[int]]
 ) -> None:
-    """stop() cannot return while a callback that it has called runs. It returns soon after, and the job of that callback is done."""
+    """stop() cannot return while a callback that it has called runs. It returns soon after, and the
+    job of that callback is done."""
     ids = send_many(hosts, topic, workerjobs.echo, [()])
     killed = send_many(hosts, topic, workerjobs.spin, [(str(tmp_path / "begun"),)])
     ended: list[float] = []
 
     def callback(status: str, job: Any, *others: Any) -> None:
-        wait_until(lambda: worker._engine.deadline.hurries, "the limit has passed")
+        wait_until(lambda: worker._runtime.deadline.hurries, "the limit has passed")
         wait_until(lambda: not busy(), "the job was killed at the limit, though the owner is here")
         ended.append(time.monotonic())
 
     def busy() -> int:
-        loop = worker._engine.loop
+        loop = worker._runtime.loop
         return sum(len(child.tasks) for child in list(loop.pool._children.values()))
 
     worker = Worker(hosts, topic, group=group, callback=callback, processes=2).start_background()
@@ -379,7 +485,13 @@ def blocking() -> Iterator[Blocking]:
 @TIMES
 @pytest.mark.parametrize("callback", [None, Recorder()])
 def test_with_a_log_handler_that_blocks(
-    hosts: str, topic: str, group: str, tmp_path: Path, seconds: float, blocking: Blocking, callback: Any,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    seconds: float,
+    blocking: Blocking,
+    callback: Any,
     processes: Callable[[], set[int]],
 ) -> None:
     worker = Worker(hosts, topic, group=group, processes=2, callback=callback).start_background()
@@ -389,7 +501,9 @@ def test_with_a_log_handler_that_blocks(
     ids += send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
     wait_until(blocking.blocked.is_set, "the worker's thread is blocked")
     wait_until(running(tmp_path / "begun", 2), "both run")
-    assert not stop_in_time(worker, seconds, processes, most=1), "the one that forks them ends a moment later"
+    assert not stop_in_time(worker, seconds, processes, most=1), (
+        "the one that forks them ends a moment later"
+    )
     wait_until(lambda: not processes(), "the last process has ended")
     blocking.active = False
     blocking.end.set()
@@ -402,10 +516,10 @@ def test_with_a_log_handler_that_blocks(
 def test_a_worker_that_the_broker_refuses_has_failed_also_if_its_thread_is_blocked(
     hosts: str, topic: str, blocking: Blocking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(consumer: Consumer) -> None:
+    def refuse(consumer: ConsumerThread) -> None:
         raise BrokerRefused("not you")
 
-    monkeypatch.setattr(Consumer, "_connect", refuse)
+    monkeypatch.setattr(ConsumerThread, "_connect", refuse)
     blocking.active = True
     worker = Worker(hosts, topic)
     with pytest.raises(BrokerRefused, match="not you"):
@@ -418,7 +532,12 @@ def test_a_worker_that_the_broker_refuses_has_failed_also_if_its_thread_is_block
 
 
 def test_a_worker_in_the_foreground_that_is_told_to_stop_now(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, processes: Callable[[], set[int]]
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    processes: Callable[[], set[int]],
 ) -> None:
     send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
     worker = Worker(hosts, topic, group=group)
@@ -434,12 +553,24 @@ def test_a_worker_in_the_foreground_that_is_told_to_stop_now(
 
 @pytest.mark.parametrize("signals", [1, 2])
 def test_kq_worker_ends_after_its_limit_or_a_second_signal(
-    broker: Broker, hosts: str, topic: str, group: str, tmp_path: Path, signals: int, processes: Callable[[], set[int]]
+    broker: Broker,
+    hosts: str,
+    topic: str,
+    group: str,
+    tmp_path: Path,
+    signals: int,
+    processes: Callable[[], set[int]],
 ) -> None:
     send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
     limit = 1 if signals == 1 else 60
     options = {"--hosts": hosts, "--topic": topic, "--group": group, "--stop-timeout": str(limit)}
-    command = [sys.executable, "-m", "embedkq", "worker", *(part for option in options.items() for part in option)]
+    command = [
+        sys.executable,
+        "-m",
+        "embedkq",
+        "worker",
+        *(part for option in options.items() for part in option),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(workerjobs.__file__)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     try:

@@ -1,4 +1,6 @@
-"""A topic that is deleted under a worker: it says so, waits, and takes the jobs of the one that is created in its place."""
+"""A topic that is deleted under a worker: it says so, waits, and takes the jobs of the one that is
+created in its place."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,11 +9,19 @@ import brokers
 import pytest
 import workerjobs
 from brokers import Broker
-from support import HANG_SECONDS, Recorder, create_topic, fire_until, send_many, wait_until, with_admin
+from support import (
+    HANG_SECONDS,
+    Recorder,
+    create_topic,
+    fire_until,
+    send_many,
+    wait_until,
+    with_admin,
+)
 
 from embedkq import Worker
 from embedkq.errors import WorkerFailed
-from embedkq.worker import topic_watch
+from embedkq.worker.consumer_thread import topic_watch
 
 pytestmark = pytest.mark.needs("properties")
 
@@ -37,10 +47,12 @@ def test_a_worker_whose_topic_is_gone_is_unhealthy_until_it_is_there_again(
         assert worker.drain(HANG_SECONDS) and worker.health().healthy
         with_admin(hosts, lambda admin: admin.delete_topics(["goes"]))
         wait_until(lambda: not worker.health().healthy, "that it is gone is seen")
-        reason, = worker.health().reasons
-        assert reason.startswith(f"topic 'goes' does not exist at {hosts} any more: create it"), reason
-        began = worker._engine.consumer.last_turn
-        wait_until(lambda: worker._engine.consumer.last_turn > began + 3, "it goes on looking")
+        (reason,) = worker.health().reasons
+        assert reason.startswith(f"topic 'goes' does not exist at {hosts} any more: create it"), (
+            reason
+        )
+        began = worker._runtime.consumer.last_turn
+        wait_until(lambda: worker._runtime.consumer.last_turn > began + 3, "it goes on looking")
         assert worker.state == "running" and worker.health().reasons == (reason,)
         create_topic(hosts, "goes", 2)
         wait_until(lambda: worker.health().healthy, "that it is there again is seen")
@@ -49,16 +61,27 @@ def test_a_worker_whose_topic_is_gone_is_unhealthy_until_it_is_there_again(
         assert worker.drain(HANG_SECONDS) and worker.health().healthy
     assert sorted(result[0][0] for result in recorder.results) == [1, *range(100, 120)]
     told = [record for record in caplog.records if "does not exist" in record.getMessage()]
-    assert [(record.levelname, record.getMessage()) for record in told] == [("WARNING", f"Nothing can be taken: {reason}.")]
-    assert caplog.messages.count("Topic goes is there.") == 1 and "does not answer" not in caplog.text
+    assert [(record.levelname, record.getMessage()) for record in told] == [
+        ("WARNING", f"Nothing can be taken: {reason}.")
+    ]
+    assert (
+        caplog.messages.count("Topic goes is there.") == 1 and "does not answer" not in caplog.text
+    )
 
 
-def test_a_worker_whose_topic_never_was_there_is_unhealthy_and_ends(strict: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_whose_topic_never_was_there_is_unhealthy_and_ends(
+    strict: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(topic_watch, "_UNKNOWN_SECONDS", 4.0)
     worker = Worker(strict.hosts, "never", callback=Recorder()).start_background()
-    wait_until(lambda: "topic 'never' does not exist" in str(worker.health().reasons), "that it is missing is seen")
+    wait_until(
+        lambda: "topic 'never' does not exist" in str(worker.health().reasons),
+        "that it is missing is seen",
+    )
     wait_until(lambda: worker.state == "failed", "it ends")
-    with pytest.raises(WorkerFailed, match=r"topic 'never' does not exist at .* does not create it: create it"):
+    with pytest.raises(
+        WorkerFailed, match=r"topic 'never' does not exist at .* does not create it: create it"
+    ):
         worker.run_callbacks()
 
 

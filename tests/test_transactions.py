@@ -1,4 +1,5 @@
 """Jobs that are sent in a transaction run if it is committed, and only then."""
+
 from __future__ import annotations
 
 import time
@@ -11,7 +12,13 @@ from support import Recorder, Sender, committed, end_offsets, fire_until, lag, w
 from embedkq import Worker
 
 
-def in_transaction(hosts: str, topic: str, numbers: range, commit: bool, before_the_end: Callable[[], Any] = lambda: None) -> None:
+def in_transaction(
+    hosts: str,
+    topic: str,
+    numbers: range,
+    commit: bool,
+    before_the_end: Callable[[], Any] = lambda: None,
+) -> None:
     """Send one job for each number in a transaction of a real producer, then commit or abort it."""
     with Sender(hosts, topic, transactional_id=f"t-{uuid.uuid4().hex[:12]}") as sender:
         sender.producer.init_transactions()
@@ -44,6 +51,7 @@ def test_a_job_of_an_open_transaction_waits_for_its_end(hosts: str, make_topic: 
     topic = make_topic(1)
     calls = Recorder()
     with Worker(hosts=hosts, topic=topic, callback=calls) as worker:
+
         def look() -> None:
             assert worker.drain(30), "an open transaction is nothing to wait for"
             until = time.monotonic() + 1
@@ -53,13 +61,18 @@ def test_a_job_of_an_open_transaction_waits_for_its_end(hosts: str, make_topic: 
         in_transaction(hosts, topic, range(3), commit=True, before_the_end=look)
         fire_until(worker, lambda: len(calls) == 3, "it has run")
     assert calls.results == [(0, 0), (0, 2), (0, 4)]
-    wait_until(lambda: committed(hosts, topic, topic)[0][0] >= 3 and end_offsets(hosts, topic)[0] == 4, "all of it is committed")
+    wait_until(
+        lambda: committed(hosts, topic, topic)[0][0] >= 3 and end_offsets(hosts, topic)[0] == 4,
+        "all of it is committed",
+    )
 
 
 def test_kafka_can_ask_for_jobs_of_aborted_transactions_too(hosts: str, make_topic: Any) -> None:
     topic = make_topic(1)
     in_transaction(hosts, topic, range(3), commit=False)
     calls = Recorder()
-    with Worker(hosts=hosts, topic=topic, callback=calls, kafka={"isolation_level": "read_uncommitted"}) as worker:
+    with Worker(
+        hosts=hosts, topic=topic, callback=calls, kafka={"isolation_level": "read_uncommitted"}
+    ) as worker:
         fire_until(worker, lambda: len(calls) == 3, "all have run")
     assert calls.results == [(0, 0), (0, 2), (0, 4)]

@@ -1,7 +1,9 @@
-"""Every vice of tests/jobs.py ends in exactly one outcome of the right status; a neighbour and the pool are unharmed.
+"""Every vice of tests/jobs.py ends in exactly one outcome of the right status; a neighbour and the
+pool are unharmed.
 
 With EMBEDKQ_VICES set to a path, the table of what was seen is written there.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -18,7 +20,7 @@ from poolharness import Harness, is_alive, kept_fork_server, value_of
 from support import SOON_SECONDS, lines
 
 from embedkq import codec
-from embedkq.child.runner import LOST_CHANNEL_STATUS
+from embedkq._child.runner import LOST_CHANNEL_STATUS
 from embedkq.errors import DecodeError, JobCrashed, JobExited, JobFailed, ResultNotPicklable
 
 LIMIT = 0.3
@@ -61,15 +63,21 @@ def crashed_or(status: int, kind: type[Exception]) -> Callable[[Any], bool]:
 
 
 def exited(type_name: str, *args: Any) -> Callable[[Any], bool]:
-    return lambda error: type(error) is JobExited and (error.type_name, error.exit_args) == (type_name, args)
+    return lambda error: (
+        type(error) is JobExited and (error.type_name, error.exit_args) == (type_name, args)
+    )
 
 
 def failed(type_name: str, message: str) -> Callable[[Any], bool]:
-    return lambda error: type(error) is JobFailed and error.type_name == type_name and message in error.message
+    return lambda error: (
+        type(error) is JobFailed and error.type_name == type_name and message in error.message
+    )
 
 
 def unsendable(type_name: str) -> Callable[[Any], bool]:
-    return lambda error: type(error) is ResultNotPicklable and error.type_name == type_name and bool(error.message)
+    return lambda error: (
+        type(error) is ResultNotPicklable and error.type_name == type_name and bool(error.message)
+    )
 
 
 def raised(kind: type[Exception], text: str = "") -> Callable[[Any], bool]:
@@ -88,7 +96,9 @@ VICES = [
     Vice(jobs.become_another_program, (), "failure", crashed(7), kills=True),
     Vice(jobs.exit_politely, (2,), "failure", exited("SystemExit", 2)),
     Vice(jobs.kill_itself, (int(signal.SIGKILL),), "failure", crashed(-signal.SIGKILL), kills=True),
-    Vice(jobs.eat_memory, (_MEBIBYTE,), "failure", raised(MemoryError), initializer=jobs.limit_memory),
+    Vice(
+        jobs.eat_memory, (_MEBIBYTE,), "failure", raised(MemoryError), initializer=jobs.limit_memory
+    ),
     Vice(jobs.eat_memory, (64,), "failure", raised(MemoryError), initializer=jobs.limit_memory),
     Vice(jobs.raise_two_arguments, (), "failure", failed("jobs.TwoArguments", "one and two")),
     Vice(jobs.raise_unreadable, (), "failure", failed("jobs.UnreadableError", "cannot be read")),
@@ -119,12 +129,18 @@ VICES = [
     Vice(jobs.daemonize, (), "success"),
     Vice(jobs.fork_and_return_twice, (), "success", returned("parent"), notes=True),
     Vice(jobs.fork_and_return_twice_at_once, (), "success", returned("parent"), notes=True),
-    *(Vice(jobs.start_processes_of_its_own, (method,), "success", returned([[0, 1, 4, 9], "hello"]))
-      for method in ("fork", "spawn", "forkserver")),
+    *(
+        Vice(
+            jobs.start_processes_of_its_own, (method,), "success", returned([[0, 1, 4, 9], "hello"])
+        )
+        for method in ("fork", "spawn", "forkserver")
+    ),
     Vice(jobs.start_family, (), "timeout", notes=True),
     Vice(jobs.close_descriptors, (), "failure", crashed(LOST_CHANNEL_STATUS), kills=True),
     Vice(jobs.swap_descriptors, (), "failure", crashed(LOST_CHANNEL_STATUS), kills=True),
-    Vice(jobs.swap_descriptors_for_sockets, (), "failure", crashed(LOST_CHANNEL_STATUS), kills=True),
+    Vice(
+        jobs.swap_descriptors_for_sockets, (), "failure", crashed(LOST_CHANNEL_STATUS), kills=True
+    ),
     Vice(jobs.fill_stdout, (20_000,), "success", returned(20_000)),
     Vice(jobs.change_everything, (), "success"),
     Vice(jobs.recurse, (), "failure", raised(RecursionError)),
@@ -148,9 +164,16 @@ def table() -> Iterator[list[tuple[str, ...]]]:
 
 
 def table_of(rows: list[tuple[str, ...]]) -> str:
-    everything = [("vice", "status", "exception", "after s", "neighbour", "full strength after s"), *rows]
+    everything = [
+        ("vice", "status", "exception", "after s", "neighbour", "full strength after s"),
+        *rows,
+    ]
     widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
-    return "".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in everything)
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        + "\n"
+        for row in everything
+    )
 
 
 class Neighbour:
@@ -158,14 +181,14 @@ class Neighbour:
 
     def __init__(self, pool: Harness, folder: Path) -> None:
         self._pool = pool
-        self._notes, self._gate = folder / "neighbour", folder / "gate"
-        self._task = pool.submit(jobs.wait_for, str(self._notes), str(self._gate))
+        self._notes, self._validator = folder / "neighbour", folder / "gate"
+        self._task = pool.submit(jobs.wait_for, str(self._notes), str(self._validator))
         pool.run_until(lambda: lines(self._notes), "the neighbour runs")
 
     def finish(self) -> int:
         """Let it end; asserts that it ran once, in one process, whose id it gives."""
         assert self._task not in self._pool.outcomes, "it has ended before its time"
-        self._gate.touch()
+        self._validator.touch()
         (outcome,) = self._pool.finish(self._task)
         pid = int(value_of(outcome))
         assert outcome.status == "success" and lines(self._notes) == [f"begin {pid}", f"end {pid}"]
@@ -174,7 +197,9 @@ class Neighbour:
 
 
 @pytest.mark.parametrize("vice", VICES, ids=lambda vice: vice.name)
-def test_a_vice_has_one_outcome_and_harms_nobody(vice: Vice, tmp_path: Path, table: list[tuple[str, ...]]) -> None:
+def test_a_vice_has_one_outcome_and_harms_nobody(
+    vice: Vice, tmp_path: Path, table: list[tuple[str, ...]]
+) -> None:
     with Harness(initializer=vice.initializer) as pool:
         pool.fill()
         before = pool.pids
@@ -197,14 +222,19 @@ def test_a_vice_has_one_outcome_and_harms_nobody(vice: Vice, tmp_path: Path, tab
         assert calm in before
         seconds = pool.ended_at[task] - pool.submitted_at[task]
         name = type(value).__name__ if vice.status == "failure" else "-"
-        table.append((vice.name, outcome.status, name, f"{seconds:.3f}", "unharmed", f"{healed:.3f}"))
+        table.append(
+            (vice.name, outcome.status, name, f"{seconds:.3f}", "unharmed", f"{healed:.3f}")
+        )
 
 
 def _assert_good_manners(pool: Harness) -> None:
-    """The child that is not the neighbour's runs the next jobs, each once, as if nothing had been."""
+    """The child that is not the neighbour's runs the next jobs, each once, as if nothing had
+    been."""
     told = value_of(pool.run(jobs.describe_process))
     assert told["pid"] in pool.pids and told["directory"] == os.getcwd() and told["deaf"]
-    assert [value_of(pool.run(jobs.pause, 0.02, number, limit=NEVER)) for number in range(5)] == list(range(5))
+    assert [
+        value_of(pool.run(jobs.pause, 0.02, number, limit=NEVER)) for number in range(5)
+    ] == list(range(5))
 
 
 DECODING = [
@@ -222,19 +252,34 @@ def test_a_vice_in_a_payload_is_no_job_and_harms_nobody(
     with Harness(decode_timeout=DECODING_LIMIT) as pool:
         pool.fill()
         neighbour = Neighbour(pool, tmp_path)
-        task = pool.submit(jobs.echo, kind(str(tmp_path / "notes")) if notes else kind(), limit=NEVER)
+        task = pool.submit(
+            jobs.echo, kind(str(tmp_path / "notes")) if notes else kind(), limit=NEVER
+        )
         (outcome,) = pool.finish(task)
-        assert outcome.status == status and type(codec.decode_object(outcome.payload)) is DecodeError
+        assert (
+            outcome.status == status and type(codec.decode_object(outcome.payload)) is DecodeError
+        )
         pool.fill()
         healed = time.monotonic() - pool.ended_at[task]
         assert healed < SOON_SECONDS
         _assert_good_manners(pool)
         neighbour.finish()
         seconds = pool.ended_at[task] - pool.submitted_at[task]
-        table.append((f"payload: {kind.__name__}", status, "DecodeError", f"{seconds:.3f}", "unharmed", f"{healed:.3f}"))
+        table.append(
+            (
+                f"payload: {kind.__name__}",
+                status,
+                "DecodeError",
+                f"{seconds:.3f}",
+                "unharmed",
+                f"{healed:.3f}",
+            )
+        )
 
 
-def test_a_job_that_the_kernel_kills_for_its_memory_is_told_of_as_killed(tmp_path: Path, table: list[tuple[str, ...]]) -> None:
+def test_a_job_that_the_kernel_kills_for_its_memory_is_told_of_as_killed(
+    tmp_path: Path, table: list[tuple[str, ...]]
+) -> None:
     with little_memory(64 * _MEBIBYTE) as cgroup, Harness() as pool:
         pool.fill()
         neighbour = Neighbour(pool, tmp_path)
@@ -247,16 +292,30 @@ def test_a_job_that_the_kernel_kills_for_its_memory_is_told_of_as_killed(tmp_pat
         _assert_good_manners(pool)
         neighbour.finish()
         seconds = pool.ended_at[task] - pool.submitted_at[task]
-        table.append(("eat_memory in a cgroup", "failure", "JobCrashed", f"{seconds:.3f}", "unharmed", f"{healed:.3f}"))
+        table.append(
+            (
+                "eat_memory in a cgroup",
+                "failure",
+                "JobCrashed",
+                f"{seconds:.3f}",
+                "unharmed",
+                f"{healed:.3f}",
+            )
+        )
 
 
 @contextlib.contextmanager
 def little_memory(limit: int) -> Iterator[str]:
-    """A control group of its own with so many bytes of memory, of version 1 or 2; skips where none can be made."""
+    """A control group of its own with so many bytes of memory, of version 1 or 2; skips where none
+    can be made."""
     root = Path("/sys/fs/cgroup")
     first = (root / "memory").is_dir()
     path = (root / "memory" if first else root) / f"embedkq-test-{os.getpid()}"
-    settings = [("memory.limit_in_bytes", limit), ("memory.swappiness", 0)] if first else [("memory.max", limit), ("memory.swap.max", 0)]
+    settings = (
+        [("memory.limit_in_bytes", limit), ("memory.swappiness", 0)]
+        if first
+        else [("memory.max", limit), ("memory.swap.max", 0)]
+    )
     try:
         path.mkdir()
         for name, value in settings:
@@ -271,7 +330,9 @@ def little_memory(limit: int) -> Iterator[str]:
         path.rmdir()
 
 
-def test_three_idle_children_killed_at_once_leave_a_running_neighbour_unharmed(tmp_path: Path, table: list[tuple[str, ...]]) -> None:
+def test_three_idle_children_killed_at_once_leave_a_running_neighbour_unharmed(
+    tmp_path: Path, table: list[tuple[str, ...]]
+) -> None:
     with Harness(processes=4) as pool:
         pool.fill()
         neighbour = Neighbour(pool, tmp_path)
@@ -315,7 +376,10 @@ def test_what_a_finished_job_left_running_lives_until_its_child_ends(tmp_path: P
         value_of(pool.run(jobs.fork_grandchild, str(notes)))
         daemon = value_of(pool.run(jobs.daemonize))
         grandchild = int(lines(notes)[0])
-        pool.run_until(lambda: not (is_alive(grandchild) or is_alive(daemon)), "both ended with the child that was replaced")
+        pool.run_until(
+            lambda: not (is_alive(grandchild) or is_alive(daemon)),
+            "both ended with the child that was replaced",
+        )
         pool.fill()
 
 

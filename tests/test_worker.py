@@ -1,4 +1,6 @@
-"""The worker's main promises, each on a real broker: the callback's contract, its thread, ways to start, ways to end."""
+"""The worker's main promises, each on a real broker: the callback's contract, its thread, ways to
+start, ways to end."""
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +15,18 @@ from typing import Any
 
 import pytest
 import workerjobs
-from support import Recorder, Sender, committed, fire_until, lag, lines, noted, run_script, send_many, wait_until
+from support import (
+    Recorder,
+    Sender,
+    committed,
+    fire_until,
+    lag,
+    lines,
+    noted,
+    run_script,
+    send_many,
+    wait_until,
+)
 
 from embedkq import Job, Queue, Worker
 from embedkq.errors import (
@@ -48,19 +61,43 @@ def queue(hosts: str, topic: str) -> Any:
 # The callback's contract.
 
 
-def test_success_failure_and_timeout_are_told_as_promised(make_worker: Any, queue: Queue, topic: str, tmp_path: Path) -> None:
+def test_success_failure_and_timeout_are_told_as_promised(
+    make_worker: Any, queue: Queue, topic: str, tmp_path: Path
+) -> None:
     told: dict[str, str] = {}
 
     def callback(status: str, job: Job, result: Any, exception: Any, traceback: Any) -> None:
         assert status in ("success", "failure", "timeout")
-        assert isinstance(job, Job) and job._fields == ("id", "timestamp", "topic", "func", "args", "kwargs", "timeout", "key")
+        assert isinstance(job, Job) and job._fields == (
+            "id",
+            "timestamp",
+            "topic",
+            "func",
+            "args",
+            "kwargs",
+            "timeout",
+            "key",
+        )
         assert str(uuid.UUID(job.id)) == job.id and abs(job.timestamp - time.time() * 1000) < 60_000
-        assert job.topic == topic and callable(job.func) and isinstance(job.args, tuple) and isinstance(job.kwargs, dict)
+        assert (
+            job.topic == topic
+            and callable(job.func)
+            and isinstance(job.args, tuple)
+            and isinstance(job.kwargs, dict)
+        )
         if status == "success":
             assert result == ((1, 2), {"baz": 3}) and exception is None and traceback is None
         elif status == "failure":
-            assert result is None and type(exception) is LookupError and str(exception) == "no business"
-            assert isinstance(traceback, str) and "LookupError: no business" in traceback and "note_and_fail" in traceback
+            assert (
+                result is None
+                and type(exception) is LookupError
+                and str(exception) == "no business"
+            )
+            assert (
+                isinstance(traceback, str)
+                and "LookupError: no business" in traceback
+                and "note_and_fail" in traceback
+            )
         else:
             assert result is None and exception is None and traceback is None and job.timeout == 0.5
         told[job.id] = status
@@ -68,13 +105,19 @@ def test_success_failure_and_timeout_are_told_as_promised(make_worker: Any, queu
     sent = {
         queue.enqueue(workerjobs.echo, 1, 2, baz=3).id: "success",
         queue.enqueue(workerjobs.note_and_fail, str(tmp_path / "notes"), "business").id: "failure",
-        queue.using(timeout=0.5, key="a key").enqueue(workerjobs.spin, str(tmp_path / "spin")).id: "timeout",
+        queue.using(timeout=0.5, key="a key")
+        .enqueue(workerjobs.spin, str(tmp_path / "spin"))
+        .id: "timeout",
     }
     make_worker(callback).start(max_jobs=3)
-    assert told == sent  # also says that no assertion in the callback failed: then the job would be missing
+    assert (
+        told == sent
+    )  # also says that no assertion in the callback failed: then the job would be missing
 
 
-def test_the_job_that_the_callback_gets_is_the_one_that_enqueue_returned(make_worker: Any, queue: Queue) -> None:
+def test_the_job_that_the_callback_gets_is_the_one_that_enqueue_returned(
+    make_worker: Any, queue: Queue
+) -> None:
     sent = queue.using(timeout=30, key="a key").enqueue(workerjobs.echo, "x", y=[1])
     recorder = Recorder()
     make_worker(recorder).start(max_jobs=1)
@@ -90,7 +133,9 @@ def test_the_job_that_the_callback_gets_is_the_one_that_enqueue_returned(make_wo
         (workerjobs.answer_later, "success", type(None)),
     ],
 )
-def test_every_end_is_told(make_worker: Any, queue: Queue, func: Any, status: str, kind: type) -> None:
+def test_every_end_is_told(
+    make_worker: Any, queue: Queue, func: Any, status: str, kind: type
+) -> None:
     recorder = Recorder()
     queue.enqueue(func)
     queue.enqueue(workerjobs.echo)
@@ -102,7 +147,9 @@ def test_every_end_is_told(make_worker: Any, queue: Queue, func: Any, status: st
     assert len(recorder) == 2
 
 
-def test_the_workers_own_timeout_overrides_the_jobs(make_worker: Any, queue: Queue, tmp_path: Path) -> None:
+def test_the_workers_own_timeout_overrides_the_jobs(
+    make_worker: Any, queue: Queue, tmp_path: Path
+) -> None:
     recorder = Recorder()
     queue.using(timeout=50).enqueue(workerjobs.sleep, str(tmp_path / "notes"))
     make_worker(recorder, timeout=0.3).start(max_jobs=1)
@@ -120,13 +167,16 @@ def test_a_callback_that_raises_is_logged_and_its_job_stays_done(
         make_worker(callback).start(burst=True)
     failed = [record for record in caplog.records if record.message.startswith("Callback failed: ")]
     assert {record.message for record in failed} == {
-        f"Callback failed: not in the mood (job {job.id[:8]}, workerjobs.echo, topic {topic})" for job in sent
+        f"Callback failed: not in the mood (job {job.id[:8]}, workerjobs.echo, topic {topic})"
+        for job in sent
     }
     assert len(failed) == 5 and all(record.exc_info for record in failed)
     assert lag(hosts, group, topic) == 0
 
 
-def test_a_job_is_done_only_after_its_callback_has_returned(make_worker: Any, queue: Queue, hosts: str, topic: str, group: str) -> None:
+def test_a_job_is_done_only_after_its_callback_has_returned(
+    make_worker: Any, queue: Queue, hosts: str, topic: str, group: str
+) -> None:
     calls: list[str] = []
 
     def callback(status: str, *_: Any) -> None:
@@ -151,7 +201,9 @@ def check_all(recorder: Recorder, ids: list[str], owner: threading.Thread) -> No
     assert recorder.threads == {owner}
 
 
-def test_start_fires_a_thousand_callbacks_on_its_thread(make_worker: Any, hosts: str, topic: str) -> None:
+def test_start_fires_a_thousand_callbacks_on_its_thread(
+    make_worker: Any, hosts: str, topic: str
+) -> None:
     ids = send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(MANY)])
     recorder = Recorder()
     owner = threading.Thread(target=lambda: make_worker(recorder, processes=2).start(burst=True))
@@ -160,7 +212,9 @@ def test_start_fires_a_thousand_callbacks_on_its_thread(make_worker: Any, hosts:
     check_all(recorder, ids, owner)
 
 
-def test_start_background_fires_when_the_owner_looks(make_worker: Any, hosts: str, topic: str) -> None:
+def test_start_background_fires_when_the_owner_looks(
+    make_worker: Any, hosts: str, topic: str
+) -> None:
     ids = send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(MANY)])
     recorder = Recorder()
     worker = make_worker(recorder, processes=2).start_background()
@@ -170,7 +224,9 @@ def test_start_background_fires_when_the_owner_looks(make_worker: Any, hosts: st
     check_all(recorder, ids, threading.current_thread())
 
 
-def test_the_with_block_drains_and_stops(make_worker: Any, hosts: str, topic: str, group: str) -> None:
+def test_the_with_block_drains_and_stops(
+    make_worker: Any, hosts: str, topic: str, group: str
+) -> None:
     ids = send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(MANY)])
     recorder = Recorder()
     with make_worker(recorder, processes=2) as worker:
@@ -180,7 +236,9 @@ def test_the_with_block_drains_and_stops(make_worker: Any, hosts: str, topic: st
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_asyncio_owner_needs_no_call(make_worker: Any, hosts: str, topic: str, asynchronous: bool) -> None:
+def test_an_asyncio_owner_needs_no_call(
+    make_worker: Any, hosts: str, topic: str, asynchronous: bool
+) -> None:
     ids = send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(MANY)])
     recorder, ticks = Recorder(), 0
 
@@ -256,21 +314,25 @@ def test_other_threads_and_callbacks_are_told_what_to_call(make_worker: Any, que
     assert threading.current_thread().name in str(errors[0]) and "request_stop()" in str(errors[0])
     errors.clear()
     assert worker.wait(60)
-    assert [type(error) for error in errors] == [InsideCallback] * 4 and "request_stop()" in str(errors[0])
+    assert [type(error) for error in errors] == [InsideCallback] * 4 and "request_stop()" in str(
+        errors[0]
+    )
 
 
 def test_an_owner_that_never_looks_stops_the_fetching(
     make_worker: Any, hosts: str, topic: str, monkeypatch: Any, caplog: Any
 ) -> None:
-    from embedkq.worker import handover
+    from embedkq.worker.control_thread import pending_callbacks
 
-    monkeypatch.setattr(handover, "MOST_WAITING", 50)
-    monkeypatch.setattr(handover, "DEAF_SECONDS", 0.3)
+    monkeypatch.setattr(pending_callbacks, "MOST_WAITING", 50)
+    monkeypatch.setattr(pending_callbacks, "DEAF_SECONDS", 0.3)
     ids = send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(MANY)])
     recorder = Recorder()
     with make_worker(recorder, processes=2) as worker:
         wait_until(lambda: "must call run_callbacks()" in caplog.text, "the warning")
-        assert len(worker._engine.owner.mailbox) <= 50 + 2 * 32  # what had been given to children already
+        assert (
+            len(worker._runtime.dispatcher.mailbox) <= 50 + 2 * 32
+        )  # what had been given to children already
         assert worker.drain(60)
     assert recorder.ids == dict.fromkeys(ids, 1)
 
@@ -283,12 +345,16 @@ def test_jobs_with_one_key_run_one_after_another_and_others_beside_them(
 ) -> None:
     notes = tmp_path / "notes"
     for number in range(6):
-        queue.using(key="same").enqueue(workerjobs.note_both_ends, str(notes), f"same-{number}", 0.05)
+        queue.using(key="same").enqueue(
+            workerjobs.note_both_ends, str(notes), f"same-{number}", 0.05
+        )
         queue.enqueue(workerjobs.note_both_ends, str(notes), f"other-{number}", 0.05)
     with make_worker(Recorder(), processes=4) as worker:
         assert worker.drain(60)
     noted = lines(notes)
-    assert [line for line in noted if "same" in line] == [f"{end} same-{n}" for n in range(6) for end in ("begin", "end")]
+    assert [line for line in noted if "same" in line] == [
+        f"{end} same-{n}" for n in range(6) for end in ("begin", "end")
+    ]
     running = most = 0
     for line in noted:
         running += 1 if line.startswith("begin") else -1
@@ -320,7 +386,14 @@ def test_thousands_of_jobs_that_wait_for_their_key_hold_up_no_other_key(
 ) -> None:
     gate, recorder = tmp_path / "gate", Recorder()
     with Sender(hosts, topic) as sender:
-        sender.send(workerjobs.note_and_wait, str(tmp_path / "notes"), "slow", str(gate), key=b"busy", partition=0)
+        sender.send(
+            workerjobs.note_and_wait,
+            str(tmp_path / "notes"),
+            "slow",
+            str(gate),
+            key=b"busy",
+            partition=0,
+        )
         for number in range(5_000):
             sender.send(abs, number, key=b"busy", partition=0)
         others = {sender.send(abs, -1, key=key, partition=0) for key in (b"other", None)}
@@ -337,16 +410,25 @@ def test_a_record_that_is_no_job_is_skipped_and_one_that_cannot_be_loaded_has_it
     make_worker: Any, hosts: str, topic: str, group: str, tmp_path: Path, caplog: Any
 ) -> None:
     recorder = Recorder()
-    from embedkq import codec, headers
+    from embedkq import codec
+    from embedkq._formats import headers
 
     with Sender(hosts, topic) as sender:
         deadly = workerjobs.DeadlyToRead(str(tmp_path / "deaths"))
         gone = codec.encode_call(workerjobs.echo, (), {}).replace(b"echo", b"gone")
-        unsound = [b"garbage", None, codec.encode_object((workerjobs.Unreadable(),)), codec.encode_object((deadly, (), {})), gone]
+        unsound = [
+            b"garbage",
+            None,
+            codec.encode_object((workerjobs.Unreadable(),)),
+            codec.encode_object((deadly, (), {})),
+            gone,
+        ]
         ids = [str(uuid.uuid4()) for _ in unsound]
         sender.send_record(b"garbage", [], partition=0)
         for job_id, payload in zip(ids, unsound, strict=True):
-            sender.send_record(payload, headers.headers_of(job_id, 1, None, 0), key=job_id.encode(), partition=0)
+            sender.send_record(
+                payload, headers.headers_of(job_id, 1, None, 0), key=job_id.encode(), partition=0
+            )
         expected = sender.send(workerjobs.echo, "good", partition=0)
         sender.flush()
     with make_worker(recorder) as worker:
@@ -356,20 +438,32 @@ def test_a_record_that_is_no_job_is_skipped_and_one_that_cannot_be_loaded_has_it
     assert committed(hosts, group, topic)[0][0] == 7
     for call in recorder.calls:
         if call.job.id != expected:
-            assert (call.status, call.job, call.result) == ("failure", (call.job.id, 1, topic, None, None, None, None, call.job.key), None)
-            assert type(call.exception) is DecodeError and call.traceback and call.job.key == call.job.id.encode()
+            assert (call.status, call.job, call.result) == (
+                "failure",
+                (call.job.id, 1, topic, None, None, None, None, call.job.key),
+                None,
+            )
+            assert (
+                type(call.exception) is DecodeError
+                and call.traceback
+                and call.job.key == call.job.id.encode()
+            )
     [gone_call] = [call for call in recorder.calls if call.job.id == ids[-1]]
     assert "AttributeError" in str(gone_call.exception) and "gone" in gone_call.traceback
     told = [record.getMessage() for record in caplog.records if "Record(" in record.getMessage()]
     where = f"Record(topic={topic}, partition=0, offset="
-    assert sorted(text.split(". ")[0] for text in told) == [f"{where}0) malformed"] + [f"{where}{n}) unloadable" for n in range(1, 6)]
+    assert sorted(text.split(". ")[0] for text in told) == [f"{where}0) malformed"] + [
+        f"{where}{n}) unloadable" for n in range(1, 6)
+    ]
     assert len(lines(tmp_path / "deaths")) == 2  # tried once more on another child
 
 
 # Ends.
 
 
-def test_burst_ends_when_what_was_there_is_done(make_worker: Any, hosts: str, topic: str, group: str) -> None:
+def test_burst_ends_when_what_was_there_is_done(
+    make_worker: Any, hosts: str, topic: str, group: str
+) -> None:
     ids = send_many(hosts, topic, workerjobs.echo, [(number,) for number in range(20)])
     recorder = Recorder()
     make_worker(recorder).start(burst=True)
@@ -421,7 +515,10 @@ def test_a_worker_can_be_started_again(make_worker: Any, queue: Queue) -> None:
 
 
 def test_starting_twice_is_refused(make_worker: Any) -> None:
-    with make_worker() as worker, pytest.raises(WorkerError, match="stop it before starting it again"):
+    with (
+        make_worker() as worker,
+        pytest.raises(WorkerError, match="stop it before starting it again"),
+    ):
         worker.start_background()
 
 
@@ -450,15 +547,21 @@ def test_without_a_callback_results_are_not_rebuilt_and_jobs_are_done(
 def test_a_job_of_forty_seconds_keeps_its_place_in_the_group(
     make_worker: Any, queue: Queue, hosts: str, topic: str, group: str, tmp_path: Path
 ) -> None:
-    from embedkq.info import describe
+    from embedkq._clients.admin import describe
 
     notes, recorder = tmp_path / "notes", Recorder()
     queue.enqueue(workerjobs.note_both_ends, str(notes), "long", 40)
-    with make_worker(recorder, kafka={"max_poll_interval_ms": 10_000, "session_timeout_ms": 6_000}) as worker:
+    with make_worker(
+        recorder, kafka={"max_poll_interval_ms": 10_000, "session_timeout_ms": 6_000}
+    ) as worker:
         members = set()
         while not recorder.calls:
             worker.run_callbacks(2)
-            members |= {member.id for found in describe(hosts, topic, group).groups for member in found.members}
+            members |= {
+                member.id
+                for found in describe(hosts, topic, group).groups
+                for member in found.members
+            }
     assert lines(notes) == ["begin long", "end long"] and len(members) == 1
     assert recorder.calls[0].result == "long"
 
@@ -483,7 +586,9 @@ Worker(hosts=hosts, topic=topic, callback=callback).start(max_jobs=1)
 """
 
 
-def test_an_unguarded_script_runs_its_body_once_and_gets_its_own_objects_back(hosts: str, topic: str, tmp_path: Path) -> None:
+def test_an_unguarded_script_runs_its_body_once_and_gets_its_own_objects_back(
+    hosts: str, topic: str, tmp_path: Path
+) -> None:
     script = tmp_path / "app.py"
     script.write_text(UNGUARDED)
     done = run_script(script, hosts, topic)
@@ -515,7 +620,9 @@ shop.worker.stop()
 """
 
 
-def test_a_worker_started_by_the_jobs_own_module_is_inert_in_children(hosts: str, topic: str, tmp_path: Path) -> None:
+def test_a_worker_started_by_the_jobs_own_module_is_inert_in_children(
+    hosts: str, topic: str, tmp_path: Path
+) -> None:
     (tmp_path / "shop.py").write_text(MODULE)
     (tmp_path / "run.py").write_text(RUNS_MODULE)
     done = run_script(tmp_path / "run.py", hosts, topic, cwd=tmp_path)

@@ -1,4 +1,6 @@
-"""Jobs for the worker's tests, importable by child processes. They tell what they did by lines in a file."""
+"""Jobs for the worker's tests, importable by child processes. They tell what they did by lines in a
+file."""
+
 from __future__ import annotations
 
 import ctypes
@@ -37,7 +39,8 @@ def fail_with(text: object) -> None:
 
 
 def fail_times(path: str, text: object, times: int, how: str = "raise") -> object:
-    """Notes that it was begun; fails, hangs or dies so many times, then returns how often it was begun."""
+    """Notes that it was begun; fails, hangs or dies so many times, then returns how often it was
+    begun."""
     note(path, text)
     begun = read(path).count(str(text))
     if begun <= times:
@@ -95,7 +98,8 @@ def hang_noting_begin(path: str, text: object) -> None:
 
 
 def life_of(pid: int) -> str:
-    """State letter of a process as /proc tells it, Z for one that is dead and not reaped, empty for one that is gone."""
+    """State letter of a process as /proc tells it, Z for one that is dead and not reaped, empty for
+    one that is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -103,8 +107,13 @@ def life_of(pid: int) -> str:
 
 
 def note_with_lives(path: str, text: object) -> object:
-    """Note both ends, and between them which processes that hung in this file before are still alive."""
-    hung = [line.split() for line in Path(path).read_text().splitlines() if line.startswith("begin") and len(line.split()) == 3]
+    """Note both ends, and between them which processes that hung in this file before are still
+    alive."""
+    hung = [
+        line.split()
+        for line in Path(path).read_text().splitlines()
+        if line.startswith("begin") and len(line.split()) == 3
+    ]
     alive = [pid for _, _, pid in hung if life_of(int(pid)) not in ("", "Z", "X")]
     note(path, f"begin {text}")
     note(path, f"end {text}")
@@ -123,7 +132,8 @@ def sleep(path: str) -> None:
 
 
 def stick_in_c(path: str) -> None:
-    """Sleeps in C with the GIL held: no signal handler and no other thread of the child gets a turn."""
+    """Sleeps in C with the GIL held: no signal handler and no other thread of the child gets a
+    turn."""
     note(path, f"{time.monotonic()} {os.getpid()}")
     ctypes.PyDLL(None).sleep(60)
 
@@ -136,9 +146,14 @@ def ignore_sigterm(path: str) -> None:
 
 
 def tell_worker_of(module: str) -> tuple[str, int, list[str]]:
-    """State of the `worker` of a module that this process has imported, this process, and its embedkq threads."""
+    """State of the `worker` of a module that this process has imported, this process, and its
+    embedkq threads."""
     worker = sys.modules[module].worker  # type: ignore[attr-defined]
-    return str(worker.state), os.getpid(), [thread.name for thread in threading.enumerate() if "embedkq" in thread.name]
+    return (
+        str(worker.state),
+        os.getpid(),
+        [thread.name for thread in threading.enumerate() if "embedkq" in thread.name],
+    )
 
 
 class Unreadable:
@@ -268,9 +283,17 @@ def scribble_on_page() -> None:
 
 def register_nonsense() -> None:
     """Say things where children register."""
-    from embedkq.child import process
+    from embedkq._child import process
 
-    for message in (b"x", b"ready 1 0", b"failed 1 nothing", b"ready x y", b"starting 99999999999 ", b"starting 1 ", b" " * 100):
+    for message in (
+        b"x",
+        b"ready 1 0",
+        b"failed 1 nothing",
+        b"ready x y",
+        b"starting 99999999999 ",
+        b"starting 1 ",
+        b" " * 100,
+    ):
         process._registration.send(message)  # type: ignore[union-attr]
         time.sleep(0.01)
 

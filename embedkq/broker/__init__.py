@@ -1,7 +1,10 @@
-"""The development broker: a Kafka-compatible broker of one process, for `kq demo`, `kq broker` and tests. Not for production.
+"""The development broker: a Kafka-compatible broker of one process, for `kq demo`, `kq broker` and
+tests. Not for production.
 
-`embedded.py` starts and ends it, `finder.py` finds its program, `build.py` builds that from the Go sources in `program/`.
+`embedded.py` starts and ends it, `finder.py` finds its program, `build.py` builds that from the Go
+sources in `program/`.
 """
+
 from __future__ import annotations
 
 from embedkq.broker.embedded import BrokerFailed, BrokerMissing, EmbeddedBroker

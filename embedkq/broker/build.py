@@ -1,4 +1,5 @@
 """Builds the development broker's program from the Go sources in `program/`, once for each user."""
+
 from __future__ import annotations
 
 import contextlib
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from embedkq.safe_logging import SafeLogger
+from embedkq._safe_logging import SafeLogger
 
 SOURCES = Path(__file__).with_name("program")
 NAME = "embedkq-broker"
@@ -33,7 +34,8 @@ class BuildFailed(RuntimeError):
 
 @cache
 def fingerprint() -> str:
-    """What tells builds of one set of sources, and of the versions that they name, from those of another: 16 hex digits."""
+    """What tells builds of one set of sources, and of the versions that they name, from those of
+    another: 16 hex digits."""
     digest = hashlib.sha256()
     sources = [path for path in SOURCES.glob("*.go") if not path.name.endswith("_test.go")]
     for path in sorted([*sources, SOURCES / "go.mod", SOURCES / "go.sum"]):
@@ -42,7 +44,8 @@ def fingerprint() -> str:
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: `embedkq` in XDG_CACHE_HOME or in the system's own folder for caches."""
+    """Where builds are kept: `embedkq` in XDG_CACHE_HOME or in the system's own folder for
+    caches."""
     named = os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named) / "embedkq"
@@ -72,12 +75,16 @@ def build(go: str) -> Path:
                 _compile(go, draft)
                 draft.rename(program)
     except OSError as error:
-        raise BuildFailed(f"cannot keep a build in {program.parent} ({error}); XDG_CACHE_HOME names another folder") from error
+        raise BuildFailed(
+            f"cannot keep a build in {program.parent} ({error}); XDG_CACHE_HOME names another"
+            " folder"
+        ) from error
     return program
 
 
 def compile_for(go: str, target: Path, system: str = "", machine: str = "") -> None:
-    """Build the program as the file `target`, for this machine or for another (Go's names: linux, darwin; amd64, arm64).
+    """Build the program as the file `target`, for this machine or for another (Go's names: linux,
+    darwin; amd64, arm64).
 
     Raises:
         BuildFailed: Go could not.
@@ -102,17 +109,30 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _compile(go: str, target: Path, settings: dict[str, str] | None = None) -> None:
-    environment = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH", "GOBIN")}
-    environment |= {"CGO_ENABLED": "0", "GOWORK": "off"}  # static, and whatever Go workspace the user is in
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH", "GOBIN")
+    }
+    environment |= {
+        "CGO_ENABLED": "0",
+        "GOWORK": "off",
+    }  # static, and whatever Go workspace the user is in
     logger.info("Building the development broker with %s: once, for about half a minute ...", go)
     begun = time.monotonic()
     process = subprocess.Popen(
-        [go, "build", "-v", *FLAGS, "-o", str(target), "."], cwd=SOURCES, env=environment | (settings or {}),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        [go, "build", "-v", *FLAGS, "-o", str(target), "."],
+        cwd=SOURCES,
+        env=environment | (settings or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     last = _follow(process, begun)
     if process.returncode:
-        raise BuildFailed(f"{go} could not build it: {'; '.join(last) or f'status {process.returncode}'}")
+        raise BuildFailed(
+            f"{go} could not build it: {'; '.join(last) or f'status {process.returncode}'}"
+        )
     logger.info("Built the development broker in %.0f s.", time.monotonic() - begun)
 
 

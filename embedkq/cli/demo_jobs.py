@@ -1,4 +1,6 @@
-"""The demo's jobs. A module of their own: children import jobs by name, and never the `__main__` of their host."""
+"""The demo's jobs. A module of their own: children import jobs by name, and never the `__main__` of
+their host."""
+
 from __future__ import annotations
 
 import os
@@ -27,7 +29,8 @@ def hang(number: int) -> NoReturn:
 
 
 def kill_own_process(number: int) -> None:
-    """A job whose process dies: killed (as when memory runs out), or ended by a library that calls `exit()`."""
+    """A job whose process dies: killed (as when memory runs out), or ended by a library that calls
+    `exit()`."""
     if number % 2:
         os.kill(os.getpid(), signal.SIGKILL)
     os._exit(3)

@@ -1,4 +1,5 @@
 """What the demo's callbacks should be told, and what they were told."""
+
 from __future__ import annotations
 
 import threading
@@ -32,19 +33,31 @@ class Kind(NamedTuple):
 
 
 GOOD = Kind(
-    "return a result", demo_jobs.square, "success", "the result",
+    "return a result",
+    demo_jobs.square,
+    "success",
+    "the result",
     lambda number, result, error: result == number * number and error is None,
 )
 RAISING = Kind(
-    "raise", demo_jobs.divide_by_zero, "failure", "ZeroDivisionError",
+    "raise",
+    demo_jobs.divide_by_zero,
+    "failure",
+    "ZeroDivisionError",
     lambda number, result, error: result is None and isinstance(error, ZeroDivisionError),
 )
 HANGING = Kind(
-    f"hang past {LIMIT_SECONDS:g} s", demo_jobs.hang, "timeout", "-",
+    f"hang past {LIMIT_SECONDS:g} s",
+    demo_jobs.hang,
+    "timeout",
+    "-",
     lambda number, result, error: result is None and error is None,
 )
 DYING = Kind(
-    "kill their process", demo_jobs.kill_own_process, "failure", "JobCrashed",
+    "kill their process",
+    demo_jobs.kill_own_process,
+    "failure",
+    "JobCrashed",
     lambda number, result, error: result is None and type(error).__name__ == "JobCrashed",
 )
 _BAD_ONES = {3: RAISING, 7: HANGING, 13: DYING, 19: RAISING}
@@ -52,12 +65,14 @@ _ROUND = 25
 
 
 def kind_of(number: int) -> Kind:
-    """Which kind job `number` is: of 25 in a row 21 return a result, 2 raise, 1 hangs, 1 kills its process."""
+    """Which kind job `number` is: of 25 in a row 21 return a result, 2 raise, 1 hangs, 1 kills its
+    process."""
     return _BAD_ONES.get(number % _ROUND, GOOD)
 
 
 class Tally:
-    """What came back. Its `callback` is the worker's; all of it belongs to the thread that makes it.
+    """What came back. Its `callback` is the worker's; all of it belongs to the thread that makes
+    it.
 
     Attributes:
         last: `time.monotonic()` of the last callback.
@@ -134,16 +149,32 @@ class Tally:
 
     def kinds(self) -> list[tuple[Kind, int, int]]:
         """Each kind, how many of it were enqueued, and how many callbacks of it were right."""
-        return [(kind, count, self._right[kind]) for kind, count in Counter(map(kind_of, self._numbers.values())).items()]
+        return [
+            (kind, count, self._right[kind])
+            for kind, count in Counter(map(kind_of, self._numbers.values())).items()
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """The same in dicts, lists, strings and numbers, ready for `json.dumps`."""
         return {
-            "well": self.well, "jobs": self.jobs, "callbacks": self.fired, "missing": self.missing, "doubled": self.doubled,
-            "wrong": self.wrong, "elsewhere": self.elsewhere, "strange": self.strange,
-            "seconds": round(self.seconds, 3), "rate": self.rate and round(self.rate, 1),
+            "well": self.well,
+            "jobs": self.jobs,
+            "callbacks": self.fired,
+            "missing": self.missing,
+            "doubled": self.doubled,
+            "wrong": self.wrong,
+            "elsewhere": self.elsewhere,
+            "strange": self.strange,
+            "seconds": round(self.seconds, 3),
+            "rate": self.rate and round(self.rate, 1),
             "kinds": [
-                {"name": kind.name, "status": kind.status, "outcome": kind.outcome, "enqueued": enqueued, "right": right}
+                {
+                    "name": kind.name,
+                    "status": kind.status,
+                    "outcome": kind.outcome,
+                    "enqueued": enqueued,
+                    "right": right,
+                }
                 for kind, enqueued, right in self.kinds()
             ],
         }

@@ -1,4 +1,5 @@
 """`kq guide`: the documentation of the installed version, in the terminal."""
+
 from __future__ import annotations
 
 import io
@@ -25,7 +26,13 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("page", default=_START)
-@option("search", metavar="WORD", default=None, show_default=False, help="List the lines of all pages that contain this word.")
+@option(
+    "search",
+    metavar="WORD",
+    default=None,
+    show_default=False,
+    help="List the lines of all pages that contain this word.",
+)
 def guide(page: str, search: str | None) -> None:
     """Show a page of the guide, or the list of pages. In a terminal with a pager."""
     pages = pages_by_name()
@@ -37,7 +44,7 @@ def guide(page: str, search: str | None) -> None:
         return
     name = page.removesuffix(".rst")
     if name not in pages:
-        from embedkq.options import nearest
+        from embedkq._options import nearest
 
         close = nearest(name, pages)
         hint = f": did you mean {close!r}?" if close else "."
@@ -48,15 +55,26 @@ def guide(page: str, search: str | None) -> None:
 def pages_by_name() -> dict[str, str]:
     """The text of each page."""
     folder = resources.files("embedkq") / "guide"
-    return {file.name[: -len(".rst")]: file.read_text("utf-8") for file in sorted(folder.iterdir(), key=str) if file.name.endswith(".rst")}
+    return {
+        file.name[: -len(".rst")]: file.read_text("utf-8")
+        for file in sorted(folder.iterdir(), key=str)
+        if file.name.endswith(".rst")
+    }
 
 
 def _shown(text: str) -> str:
     terminal = Console()
     page = io.StringIO()
-    console = Console(file=page, width=min(terminal.width, _WIDEST), force_terminal=terminal.is_terminal, highlight=False)
+    console = Console(
+        file=page,
+        width=min(terminal.width, _WIDEST),
+        force_terminal=terminal.is_terminal,
+        highlight=False,
+    )
     for part in rendered(text):
-        console.print(part, soft_wrap=isinstance(part, Text) and part.no_wrap is True)  # a line of code is one line, to be copied
+        console.print(
+            part, soft_wrap=isinstance(part, Text) and part.no_wrap is True
+        )  # a line of code is one line, to be copied
     return page.getvalue()
 
 

@@ -1,4 +1,6 @@
-"""A page of the guide for the terminal: the part of reStructuredText that the guide uses, as renderables of rich. Pure."""
+"""A page of the guide for the terminal: the part of reStructuredText that the guide uses, as
+renderables of rich. Pure."""
+
 from __future__ import annotations
 
 import re
@@ -27,7 +29,8 @@ def rendered(text: str) -> Iterator[RenderableType]:
 
 
 def inline(text: str) -> Text:
-    """A paragraph with its markup shown as style; a link to a page is followed by the command that shows that page."""
+    """A paragraph with its markup shown as style; a link to a page is followed by the command that
+    shows that page."""
     shown, position = Text(), 0
     text = " ".join(text.split())
     for found in _INLINE.finditer(text):
@@ -47,11 +50,17 @@ def _place(target: str) -> str:
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Groups of lines that belong together: a heading, a paragraph with what is indented below it, an item."""
+    """Groups of lines that belong together: a heading, a paragraph with what is indented below it,
+    an item."""
     block: list[str] = []
     for number, line in enumerate(lines):
         is_text = bool(line) and not line.startswith(" ")
-        begins = is_text and (number == 0 or not lines[number - 1] or lines[number - 1].startswith(" ") or _ITEM.match(line))
+        begins = is_text and (
+            number == 0
+            or not lines[number - 1]
+            or lines[number - 1].startswith(" ")
+            or _ITEM.match(line)
+        )
         if begins and block:
             yield block
             block = []
@@ -91,7 +100,12 @@ def _table(title: str, lines: Sequence[str]) -> Table:
             rows[-1].append(cell[1])
         elif rows:
             rows[-1][-1] += f" {line.strip()}"
-    table = Table(*(Column(inline(name)) for name in rows[0]), title=Text(title), title_justify="left", show_lines=True)
+    table = Table(
+        *(Column(inline(name)) for name in rows[0]),
+        title=Text(title),
+        title_justify="left",
+        show_lines=True,
+    )
     for row in rows[1:]:
         table.add_row(*map(inline, row))
     return table

@@ -1,4 +1,5 @@
 """`kq info`: what the cluster holds, and how far the workers are."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from embedkq._printable import one_line
 from embedkq.cli.common import (
     Refused,
     connection_options,
@@ -24,11 +26,10 @@ from embedkq.cli.common import (
     tls_options,
 )
 from embedkq.errors import BrokerUnavailable
-from embedkq.printable import one_line
 
 if TYPE_CHECKING:
-    from embedkq.info import Inspector
-    from embedkq.info.found import Info
+    from embedkq._clients.admin import Inspector
+    from embedkq._clients.cluster_info import Info
 
 _UUID_LENGTH = 36
 _SHORT_UUID = 8
@@ -47,20 +48,33 @@ Examples:
 @option("group", default=None, help="Only this consumer group.", show_default=False)
 @tls_options
 @option("watch", is_flag=True, help="Stay, and show it anew again and again. Ctrl-C ends it.")
-@option("interval", type=click.FloatRange(min=0.1), default=2.0, metavar="SECONDS", help="With --watch: how often.")
+@option(
+    "interval",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    metavar="SECONDS",
+    help="With --watch: how often.",
+)
 @option("json", "as_json", is_flag=True, help="JSON, for scripts.")
 def info(
-    hosts: str, topic: str | None, group: str | None, watch: bool, interval: float, as_json: bool, **tls: str | None
+    hosts: str,
+    topic: str | None,
+    group: str | None,
+    watch: bool,
+    interval: float,
+    as_json: bool,
+    **tls: str | None,
 ) -> None:
     """Show topics, offsets, lag and who owns what.
 
-    Lag is how many records a consumer group has still to do; a group without committed offset has all of them to do.
+    Lag is how many records a consumer group has still to do; a group without committed offset has
+    all of them to do.
     """
     silence_clients()
-    from embedkq import options
+    from embedkq import _options
 
     try:
-        hosts, connection = options.check_hosts(hosts), connection_options(tls)
+        hosts, connection = _options.check_hosts(hosts), connection_options(tls)
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     with errors_in_one_line():
@@ -70,9 +84,11 @@ def info(
             _show_once(hosts, topic, group, connection, as_json)
 
 
-def _show_once(hosts: str, topic: str | None, group: str | None, connection: dict[str, Any], as_json: bool) -> None:
-    from embedkq.broker_errors import Asked, hidden, no_topic
-    from embedkq.info import describe, is_hidden
+def _show_once(
+    hosts: str, topic: str | None, group: str | None, connection: dict[str, Any], as_json: bool
+) -> None:
+    from embedkq._clients.admin import describe, is_hidden
+    from embedkq._clients.broker_errors import Asked, hidden, no_topic
 
     found = describe(hosts, topic, group, **connection)
     if topic is not None and not found.topics:
@@ -90,9 +106,14 @@ def show(found: Info, as_json: bool) -> None:
 
 
 def _watch(
-    hosts: str, topic: str | None, group: str | None, connection: dict[str, Any], interval: float, as_json: bool
+    hosts: str,
+    topic: str | None,
+    group: str | None,
+    connection: dict[str, Any],
+    interval: float,
+    as_json: bool,
 ) -> None:
-    from embedkq.info import Inspector
+    from embedkq._clients.admin import Inspector
 
     # A cluster that is not there at all is an error; one that goes is not.
     with contextlib.suppress(KeyboardInterrupt), Inspector(hosts, **connection) as inspector:
@@ -109,7 +130,9 @@ def _watch(
                 time.sleep(interval)
 
 
-def _watch_as_json(inspector: Inspector, topic: str | None, group: str | None, interval: float) -> NoReturn:
+def _watch_as_json(
+    inspector: Inspector, topic: str | None, group: str | None, interval: float
+) -> NoReturn:
     while True:
         try:
             click.echo(json.dumps(inspector.describe(topic, group).as_dict()))
@@ -120,7 +143,9 @@ def _watch_as_json(inspector: Inspector, topic: str | None, group: str | None, i
 
 def _view_now(inspector: Inspector, topic: str | None, group: str | None) -> RenderableType:
     try:
-        return Group(Text(time.strftime("%X"), style="dim"), _view(inspector.describe(topic, group)))
+        return Group(
+            Text(time.strftime("%X"), style="dim"), _view(inspector.describe(topic, group))
+        )
     except BrokerUnavailable as error:
         return Group(Text(time.strftime("%X"), style="dim"), Text(str(error), style="red"))
 
@@ -138,14 +163,18 @@ def _partitions_table(found: Info) -> Table:
     for name in ("Partition", "First", "Last", "Committed", "Lag"):
         table.add_column(name, justify="right")
     table.add_column("Owner", overflow="fold")
-    for (topic, group), partitions in groupby(found.partitions, key=lambda row: (row.topic, row.group)):
+    for (topic, group), partitions in groupby(
+        found.partitions, key=lambda row: (row.topic, row.group)
+    ):
         rows = list(partitions)
         for index, row in enumerate(rows):
             names = (_shown(topic), _shown(group)) if index == 0 else ("", "")
             figures = (row.partition, row.first, row.last, row.committed, row.lag)
             table.add_row(*names, *map(_shown, figures), _shown(row.owner and _short(row.owner)))
         if group is not None and len(rows) > 1:
-            table.add_row("", "", *[""] * 4, f"[bold]{sum(row.lag or 0 for row in rows)}[/]", "[dim]in all[/]")
+            table.add_row(
+                "", "", *[""] * 4, f"[bold]{sum(row.lag or 0 for row in rows)}[/]", "[dim]in all[/]"
+            )
         table.add_section()
     return table
 
@@ -156,21 +185,35 @@ def _members_table(found: Info) -> Table:
         table.add_column(name, overflow="fold")
     for group in found.groups:
         if not group.members:
-            table.add_row(_shown(group.name), _shown(group.state), Text("nobody", style="dim"), "", "", "")
+            table.add_row(
+                _shown(group.name), _shown(group.state), Text("nobody", style="dim"), "", "", ""
+            )
         for index, member in enumerate(group.members):
             names = (_shown(group.name), _shown(group.state)) if index == 0 else ("", "")
-            table.add_row(*names, _shown(_short(member.id)), _shown(member.client), _shown(member.host), _shown(_owned(member.partitions)))
+            table.add_row(
+                *names,
+                _shown(_short(member.id)),
+                _shown(member.client),
+                _shown(member.host),
+                _shown(_owned(member.partitions)),
+            )
         table.add_section()
     return table
 
 
 def _owned(partitions: tuple[tuple[str, int], ...]) -> str:
     topics = groupby(partitions, key=lambda owned: owned[0])
-    return "; ".join(f"{topic}: {', '.join(str(number) for _, number in owned)}" for topic, owned in topics) or "-"
+    return (
+        "; ".join(
+            f"{topic}: {', '.join(str(number) for _, number in owned)}" for topic, owned in topics
+        )
+        or "-"
+    )
 
 
 def _shown(value: object) -> Text:
-    """A cell; what it shows may be of others, so that nothing of it is markup, or steers the terminal."""
+    """A cell; what it shows may be of others, so that nothing of it is markup, or steers the
+    terminal."""
     return Text("-" if value is None or value == "" else one_line(str(value)))
 
 

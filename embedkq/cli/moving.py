@@ -1,4 +1,6 @@
-"""`kq rewind` and `kq purge`: an operator's way back after a bad deploy, and past jobs that are not to run."""
+"""`kq rewind` and `kq purge`: an operator's way back after a bad deploy, and past jobs that are not
+to run."""
+
 from __future__ import annotations
 
 import json
@@ -25,7 +27,7 @@ from embedkq.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from embedkq.group_offsets import GroupOffsets, Move
+    from embedkq._group_offsets import GroupOffsets, Move
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,7 +57,8 @@ them: `kq rewind` brings the jobs back, and other groups run them.
 
 
 class _Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """A time, "2026-11-26T08:00" (local, unless it says its zone), or how long ago, "90s", "2h"; as Unix milliseconds."""
+    """A time, "2026-11-26T08:00" (local, unless it says its zone), or how long ago, "90s", "2h"; as
+    Unix milliseconds."""
 
     name = "time"
 
@@ -67,7 +70,12 @@ class _Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
         try:
             return int(datetime.fromisoformat(re.sub("Z$", "+00:00", value)).timestamp() * 1000)
         except (ValueError, OverflowError, OSError):
-            self.fail(f"{value!r} is neither a time such as 2026-11-26T08:00 nor an age such as 90s, 30m, 2h or 1d", param, ctx)
+            self.fail(
+                f"{value!r} is neither a time such as 2026-11-26T08:00 nor an age such as 90s, 30m,"
+                " 2h or 1d",
+                param,
+                ctx,
+            )
 
 
 _MOMENT = _Moment()
@@ -79,9 +87,18 @@ def _shared_options(command: F) -> F:
         option("yes", is_flag=True, help="Do not ask."),
         option("dry-run", is_flag=True, help="Only show what would be done."),
         tls_options,
-        option("partition", "partitions", multiple=True, type=click.IntRange(min=0), metavar="NUMBER", show_default=False,
-               help="Only this partition; may be given several times."),
-        option("group", default=None, help="Consumer group.  [default: the topic]", show_default=False),
+        option(
+            "partition",
+            "partitions",
+            multiple=True,
+            type=click.IntRange(min=0),
+            metavar="NUMBER",
+            show_default=False,
+            help="Only this partition; may be given several times.",
+        ),
+        option(
+            "group", default=None, help="Consumer group.  [default: the topic]", show_default=False
+        ),
         option("topic", default="default", help="Topic of the jobs."),
         hosts_option,
     )
@@ -93,8 +110,22 @@ def _shared_options(command: F) -> F:
 @click.command(epilog=_REWIND_EPILOG)
 @_shared_options
 @option("to-start", is_flag=True, help="To the oldest record that Kafka keeps.")
-@option("to-offset", type=click.IntRange(min=0), default=None, metavar="OFFSET", show_default=False, help="To this offset.")
-@option("to-time", type=_MOMENT, default=None, metavar="TIME|AGE", show_default=False, help="To what was enqueued then or later.")
+@option(
+    "to-offset",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="OFFSET",
+    show_default=False,
+    help="To this offset.",
+)
+@option(
+    "to-time",
+    type=_MOMENT,
+    default=None,
+    metavar="TIME|AGE",
+    show_default=False,
+    help="To what was enqueued then or later.",
+)
 def rewind(to_start: bool, to_offset: int | None, to_time: int | None, **how: Any) -> None:
     """Run jobs once more: move a consumer group back to a time, an offset or the start.
 
@@ -107,7 +138,14 @@ def rewind(to_start: bool, to_offset: int | None, to_time: int | None, **how: An
 
 @click.command(epilog=_PURGE_EPILOG)
 @_shared_options
-@option("before", type=_MOMENT, default=None, metavar="TIME|AGE", show_default=False, help="Only what was enqueued earlier.")
+@option(
+    "before",
+    type=_MOMENT,
+    default=None,
+    metavar="TIME|AGE",
+    show_default=False,
+    help="Only what was enqueued earlier.",
+)
 def purge(before: int | None, **how: Any) -> None:
     """Pass over jobs that wait: a consumer group will not run them.
 
@@ -117,8 +155,17 @@ def purge(before: int | None, **how: Any) -> None:
 
 
 def _move(
-    plan: Callable[[GroupOffsets], list[Move]], effect: str, *, hosts: str, topic: str, group: str | None, partitions: Sequence[int],
-    dry_run: bool, yes: bool, as_json: bool, **tls: str | None,
+    plan: Callable[[GroupOffsets], list[Move]],
+    effect: str,
+    *,
+    hosts: str,
+    topic: str,
+    group: str | None,
+    partitions: Sequence[int],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **tls: str | None,
 ) -> None:
     with _opened(hosts, topic, group, partitions, tls) as offsets:
         moves = plan(offsets)
@@ -132,7 +179,18 @@ def _move(
         done = bool(moves) and not dry_run
         if as_json:
             each = [move._asdict() for move in moves]
-            click.echo(json.dumps({"topic": topic, "group": offsets.group, "records": records, "done": done, "partitions": each}, indent=2))
+            click.echo(
+                json.dumps(
+                    {
+                        "topic": topic,
+                        "group": offsets.group,
+                        "records": records,
+                        "done": done,
+                        "partitions": each,
+                    },
+                    indent=2,
+                )
+            )
         elif done:
             click.echo("Done.", err=True)
 
@@ -142,12 +200,12 @@ def _opened(
     hosts: str, topic: str, group: str | None, partitions: Sequence[int], tls: dict[str, str | None]
 ) -> Iterator[GroupOffsets]:
     silence_clients()
-    from embedkq import options
-    from embedkq.group_offsets import GroupOffsets
+    from embedkq import _options
+    from embedkq._group_offsets import GroupOffsets
 
     try:
-        hosts, topic = options.check_hosts(hosts), options.check_topic(topic)
-        group = topic if group is None else options.check_group(group)
+        hosts, topic = _options.check_hosts(hosts), _options.check_topic(topic)
+        group = topic if group is None else _options.check_group(group)
         consumer, _ = client_options(tls)
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
@@ -161,7 +219,12 @@ def _show(moves: Sequence[Move], told: str) -> None:
         for name in ("Partition", "Committed", "Will be", "Records"):
             table.add_column(name, justify="right")
         for move in moves:
-            table.add_row(str(move.partition), "-" if move.committed is None else str(move.committed), str(move.target), str(move.records))
+            table.add_row(
+                str(move.partition),
+                "-" if move.committed is None else str(move.committed),
+                str(move.target),
+                str(move.records),
+            )
         table_console().print(table)
     click.echo(told if moves else "Nothing to do.", err=True)
 

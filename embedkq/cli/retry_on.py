@@ -1,4 +1,5 @@
 """Finds the exceptions that `--retry-on` names."""
+
 from __future__ import annotations
 
 import difflib
@@ -7,7 +8,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from embedkq.importing import ImportFailed, import_by
+from embedkq._importing import ImportFailed, import_by
 
 _CURE = "Give the dotted name of an exception class, such as OSError or requests.exceptions.Timeout"
 _ALIKE = 0.8
@@ -16,8 +17,8 @@ _ALIKE = 0.8
 def exceptions_named(names: Sequence[str]) -> list[type[BaseException]] | None:
     """The classes of these dotted names; None for no names, after which `Worker` takes all.
 
-    They are imported: a name that stands for nothing is told before the worker starts, and one that a class only is imported under
-    (`requests.ConnectionError`) means the same as its own.
+    They are imported: a name that stands for nothing is told before the worker starts, and one that
+    a class only is imported under (`requests.ConnectionError`) means the same as its own.
 
     Raises:
         ValueError: a name is none, its import fails, or there is no exception class of that name.
@@ -44,7 +45,9 @@ def _find(name: str) -> Any:
         except ImportFailed as error:
             cause = error.__cause__
             if isinstance(cause, ModuleNotFoundError) and f"{dotted}.".startswith(f"{cause.name}."):
-                raise ValueError(f"--retry-on={name!r}: {_lack(found, parts[:count])} {_CURE}") from None
+                raise ValueError(
+                    f"--retry-on={name!r}: {_lack(found, parts[:count])} {_CURE}"
+                ) from None
             raise ValueError(f"--retry-on={name!r}: {error}") from None
     return found
 
@@ -57,4 +60,6 @@ def _lack(found: Any, parts: list[str]) -> str:
     if found is None:
         return f"there is no module {parts[0]!r}."
     close = difflib.get_close_matches(parts[-1], dir(found), 1, _ALIKE)
-    return f"{'.'.join(parts[:-1])!r} has no {parts[-1]!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
+    return f"{'.'.join(parts[:-1])!r} has no {parts[-1]!r}" + (
+        f"; did you mean {close[0]!r}?" if close else "."
+    )

@@ -1,4 +1,6 @@
-"""Stops a foreground worker on SIGINT and SIGTERM: the first one finishes what runs, a second one or a time limit kills it."""
+"""Stops a foreground worker on SIGINT and SIGTERM: the first one finishes what runs, a second one
+or a time limit kills it."""
+
 from __future__ import annotations
 
 import math
@@ -10,17 +12,18 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from embedkq.safe_logging import SafeLogger
+from embedkq._safe_logging import SafeLogger
 
 logger = SafeLogger("embedkq.cli")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO_SECONDS = 1.0
-"""A signal so soon after the first is an echo of it (make and docker pass a Ctrl-C on a second time) and does not count."""
+"""A signal so soon after the first is an echo of it (make and docker pass a Ctrl-C on a second
+time) and does not count."""
 _TICK_SECONDS = 0.1
 _CALLBACK_SECONDS = 4.0
-"""How long a callback that runs may go on once jobs were killed. With the 25 s that these get at first it ends before the 30 s after which
-Kubernetes and systemd lose patience."""
+"""How long a callback that runs may go on once jobs were killed. With the 25 s that these get at
+first it ends before the 30 s after which Kubernetes and systemd lose patience."""
 
 
 class Stoppable(Protocol):
@@ -31,15 +34,17 @@ class Stoppable(Protocol):
 
 
 class SignalStop:
-    """While entered, signals stop the worker; the handlers that were there before come back at the end. Main thread.
+    """While entered, signals stop the worker; the handlers that were there before come back at the
+    end. Main thread.
 
-    Python's handlers do nothing but exist: the signal's number arrives through the wakeup descriptor at a thread that
-    acts on it. So a signal is heeded also while a callback is stuck in C code, and logs without the danger that a handler
-    which interrupts a log call brings.
+    Python's handlers do nothing but exist: the signal's number arrives through the wakeup
+    descriptor at a thread that acts on it. So a signal is heeded also while a callback is stuck in
+    C code, and logs without the danger that a handler which interrupts a log call brings.
 
     Args:
         worker: to be stopped.
-        stop_timeout: seconds after the first signal when jobs that still run are killed; None for never.
+        stop_timeout: seconds after the first signal when jobs that still run are killed; None for
+            never.
 
     Attributes:
         killed_by: number of the second signal, which killed what ran; None if there was none.
@@ -60,12 +65,17 @@ class SignalStop:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         self._old_descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old_handlers: dict[int, Any] = {number: signal.signal(number, _ignore) for number in SIGNALS}
+        self._old_handlers: dict[int, Any] = {
+            number: signal.signal(number, _ignore) for number in SIGNALS
+        }
         self._thread.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended.set()
         self._thread.join()
@@ -104,7 +114,8 @@ class SignalStop:
         self._worker.request_stop(now=True)
 
     def _insist(self) -> None:
-        """What time brings about; asking again also reaches a worker that was not started yet at the first signal."""
+        """What time brings about; asking again also reaches a worker that was not started yet at
+        the first signal."""
         if self._first is None:
             return
         now = time.monotonic()
@@ -114,11 +125,16 @@ class SignalStop:
                 logger.error("A callback does not end: leaving without it.")
                 os._exit(1 if self.killed_by is None else 128 + self.killed_by)
         elif now - self._first >= self._stop_timeout:
-            told = "Killing what still runs %g s after the signal (stop_timeout): it is not done and will run again."
+            told = (
+                "Killing what still runs %g s after the signal (stop_timeout): it is not done and"
+                " will run again."
+            )
             self._kill(now, told, self._stop_timeout)
         elif not self._told and now - self._first >= ECHO_SECONDS:
             self._told = True
-            logger.warning("Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it.")
+            logger.warning(
+                "Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it."
+            )
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,6 @@
-"""Dead letters: what a dead-letter topic holds, which of it is still to be dealt with, and dealing with it. Nothing is unpickled here."""
+"""Dead letters: what a dead-letter topic holds, which of it is still to be dealt with, and dealing
+with it. Nothing is unpickled here."""
+
 from __future__ import annotations
 
 import heapq
@@ -7,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from embedkq.broker_errors import Asked, no_topic
-from embedkq.dlq.client import Client
-from embedkq.dlq.dealt import Dealt
+from embedkq._clients.broker_errors import Asked, no_topic
+from embedkq._clients.reader import TopicReader
+from embedkq.dlq.dealt import ResolvedLetters
 from embedkq.dlq.letters import Letter, Selection, letter_of
 from embedkq.errors import EmbedkqError
 
@@ -25,7 +27,8 @@ _PREFIX = re.compile(r"[0-9a-f-]{4,36}").fullmatch
 
 
 class DeadLetters:
-    """The letters of one dead-letter topic, as it is when this is made: what comes later is not seen. One thread at a time.
+    """The letters of one dead-letter topic, as it is when this is made: what comes later is not
+    seen. One thread at a time.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
@@ -42,16 +45,16 @@ class DeadLetters:
         self.hosts = hosts
         self.topic = topic
         self.group = topic + GROUP_SUFFIX
-        self._client = Client(hosts, self.group, options)
+        self._client = TopicReader(hosts, self.group, options)
         try:
             self.logs = self._client.logs(topic)
             if not self.logs:
                 raise no_topic(
                     Asked(hosts, "DESCRIBE", topic),
-                    "give as --dead-letter-topic the one that Worker(dead_letter_topic=...) has; it is there once something has died, "
-                    "or once you create it",
+                    "give as --dead-letter-topic the one that Worker(dead_letter_topic=...) has; it"
+                    " is there once something has died, or once you create it",
                 )
-            self.dealt = Dealt(self._client, topic, self.logs)
+            self.dealt = ResolvedLetters(self._client, topic, self.logs)
         except BaseException:
             self._client.close()
             raise
@@ -59,10 +62,17 @@ class DeadLetters:
     def __enter__(self) -> DeadLetters:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._client.close()
 
-    def newest(self, selection: Selection, *, dealt: bool = False, count: Count = lambda read: None) -> Iterator[Letter]:
+    def newest(
+        self, selection: Selection, *, dealt: bool = False, count: Count = lambda read: None
+    ) -> Iterator[Letter]:
         """Letters without value and traceback, newest first, in bounded memory.
 
         Args:
@@ -72,9 +82,12 @@ class DeadLetters:
         return heapq.merge(*backwards, key=lambda letter: -letter.time)
 
     def oldest(self, selection: Selection, count: Count = lambda read: None) -> Iterator[Letter]:
-        """Whole letters that are open, one partition after the other, oldest first. Read nothing else before the end."""
+        """Whole letters that are open, one partition after the other, oldest first. Read nothing
+        else before the end."""
         for partition, log in self.logs.items():
-            for record in self._client.read(self.topic, partition, self.dealt.start_of(partition), log.end):
+            for record in self._client.read(
+                self.topic, partition, self.dealt.starting_offset(partition), log.end
+            ):
                 count(1)
                 letter = self._letter_of(record)
                 if not letter.dealt and selection.takes(letter):
@@ -89,11 +102,14 @@ class DeadLetters:
         for partition, offset in places:
             record = next(self._client.read(self.topic, partition, offset, offset + 1), None)
             if record is None:
-                raise EmbedkqError(f"there is no letter {partition}:{offset} in {self.topic!r} (any more)")
+                raise EmbedkqError(
+                    f"there is no letter {partition}:{offset} in {self.topic!r} (any more)"
+                )
             yield self._letter_of(record)
 
     def find(self, names: Sequence[str], count: Count = lambda read: None) -> list[Place]:
-        """Where the letters are that are named by partition:offset, or by the beginning of their job's id; each once, sorted.
+        """Where the letters are that are named by partition:offset, or by the beginning of their
+        job's id; each once, sorted.
 
         Of several letters of one job those that are open are meant.
 
@@ -105,7 +121,8 @@ class DeadLetters:
         for name in wanted:
             if not _PREFIX(name):
                 raise EmbedkqError(
-                    f"{name!r} names no dead letter: give partition:offset, such as 0:17, or 4 or more characters of its job's id"
+                    f"{name!r} names no dead letter: give partition:offset, such as 0:17, or 4 or"
+                    " more characters of its job's id"
                 )
         return sorted(places | self._of_jobs(wanted, count))
 
@@ -119,30 +136,45 @@ class DeadLetters:
         for prefix, letters in found.items():
             meant = [letter for letter in letters if not letter.dealt] or letters
             if not meant:
-                raise EmbedkqError(f"no letter in {self.topic!r} is of a job whose id begins with {prefix!r}: see `kq dlq list --all`")
+                raise EmbedkqError(
+                    f"no letter in {self.topic!r} is of a job whose id begins with {prefix!r}: see"
+                    " `kq dlq list --all`"
+                )
             if len(meant) > 1:
                 shown = ", ".join(letter.name for letter in meant[:10])
-                raise EmbedkqError(f"{prefix!r} stands for {len(meant)} letters in {self.topic!r}: name one of {shown}")
+                raise EmbedkqError(
+                    f"{prefix!r} stands for {len(meant)} letters in {self.topic!r}: name one of"
+                    f" {shown}"
+                )
             places.add((meant[0].partition, meant[0].offset))
         return places
 
     def _place_of(self, name: str) -> Place:
         matched = _PLACE(name)
         if matched is None:
-            raise EmbedkqError(f"{name!r} names no dead letter: give partition:offset, such as 0:17")
+            raise EmbedkqError(
+                f"{name!r} names no dead letter: give partition:offset, such as 0:17"
+            )
         partition, offset = int(matched[1]), int(matched[2])
         if partition not in self.logs:
-            raise EmbedkqError(f"there is no letter {name}: {self.topic!r} has the partitions 0 to {max(self.logs)}")
+            raise EmbedkqError(
+                f"there is no letter {name}: {self.topic!r} has the partitions 0 to"
+                f" {max(self.logs)}"
+            )
         first, last, _ = self.logs[partition]
         if not first <= offset < last:
             held = f"holds the offsets {first} to {last - 1}" if last > first else "holds nothing"
-            raise EmbedkqError(f"there is no letter {name}: partition {partition} of {self.topic!r} {held}")
+            raise EmbedkqError(
+                f"there is no letter {name}: partition {partition} of {self.topic!r} {held}"
+            )
         return partition, offset
 
-    def _backwards(self, partition: int, selection: Selection, dealt: bool, count: Count) -> Iterator[Letter]:
+    def _backwards(
+        self, partition: int, selection: Selection, dealt: bool, count: Count
+    ) -> Iterator[Letter]:
         first, above, _ = self.logs[partition]
         if not dealt:
-            first = self.dealt.start_of(partition)
+            first = self.dealt.starting_offset(partition)
         while above > first:
             below = max(first, above - _CHUNK)
             chunk = []

@@ -1,7 +1,10 @@
-"""Dealing: letters are retried or dropped in batches, each of which is noted once it is done. One thread.
+"""Dealing: letters are retried or dropped in batches, each of which is noted once it is done. One
+thread.
 
-Whoever is killed between the two has put back letters that count as open: they are put back again, and none is lost.
+Whoever is killed between the two has put back letters that count as open: they are put back again,
+and none is lost.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +19,7 @@ _MOST_LETTERS = 500
 _MOST_BYTES = 8 * 1024 * 1024
 
 
-class Dealing(NamedTuple):
+class Resolution(NamedTuple):
     """What became of one letter.
 
     Attributes:
@@ -29,11 +32,12 @@ class Dealing(NamedTuple):
 
 
 def drop(letters: Sequence[Letter]) -> list[EmbedkqError | None]:
-    """Nothing: a letter that is noted is dropped. It stays in its topic as long as Kafka keeps it."""
+    """Nothing: a letter that is noted is dropped. It stays in its topic as long as Kafka keeps
+    it."""
     return [None] * len(letters)
 
 
-def deal(box: DeadLetters, letters: Iterable[Letter], action: Action) -> Iterator[Dealing]:
+def deal(box: DeadLetters, letters: Iterable[Letter], action: Action) -> Iterator[Resolution]:
     """Do this with the letters; what became of each, once that is noted.
 
     Raises:
@@ -44,17 +48,22 @@ def deal(box: DeadLetters, letters: Iterable[Letter], action: Action) -> Iterato
     for batch in _batches(letters):
         fitting = _fitting(box, batch)
         outcomes = action(fitting) if fitting else ()
-        box.dealt.add((letter.partition, letter.offset) for letter, kept in zip(fitting, outcomes, strict=True) if kept is None)
+        box.dealt.add(
+            (letter.partition, letter.offset)
+            for letter, kept in zip(fitting, outcomes, strict=True)
+            if kept is None
+        )
         for letter, kept in zip(fitting, outcomes, strict=True):
-            yield Dealing(letter.brief(), kept)
+            yield Resolution(letter.brief(), kept)
         away = next((kept for kept in outcomes if isinstance(kept, BrokerUnavailable)), None)
         if away is not None:
             raise away
         if len(fitting) < len(batch):
             first = next(letter for letter in batch if letter not in fitting)
             raise EmbedkqError(
-                f"stopped before letter {first.name}: group {box.group!r} can note no more letters of partition {first.partition} "
-                "beside those that are still open between them. Retry or drop the oldest first"
+                f"stopped before letter {first.name}: group {box.group!r} can note no more letters"
+                f" of partition {first.partition} beside those that are still open between them."
+                " Retry or drop the oldest first"
             )
     box.dealt.confirm()
 
@@ -73,9 +82,14 @@ def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
 
 
 def _fitting(box: DeadLetters, batch: Sequence[Letter]) -> list[Letter]:
-    """Those of which can be noted that they are dealt with: what could not be would be retried again and again."""
+    """Those of which can be noted that they are dealt with: what could not be would be retried
+    again and again."""
     offsets: dict[int, list[int]] = {}
     for letter in batch:
         offsets.setdefault(letter.partition, []).append(letter.offset)
-    noted = {(partition, offset) for partition, told in offsets.items() for offset in told[: box.dealt.room(partition, told)]}
+    noted = {
+        (partition, offset)
+        for partition, told in offsets.items()
+        for offset in told[: box.dealt.room(partition, told)]
+    }
     return [letter for letter in batch if (letter.partition, letter.offset) in noted]

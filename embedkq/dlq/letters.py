@@ -1,16 +1,19 @@
-"""Letter: a record of a dead-letter topic, and what can be told of it without unpickling anything. Pure; any thread."""
+"""Letter: a record of a dead-letter topic, and what can be told of it without unpickling anything.
+Pure; any thread."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from embedkq import allowed, deadletters, headers, kqformat
-from embedkq.deadletters import DeadLetter, Record
+from embedkq._formats import allowlist, dead_letter, headers, kq_record
+from embedkq._formats.dead_letter import DeadLetter, Record
 from embedkq.errors import DecodeError
 
 _NAME_BYTES = 4096
-"""The name of a call's function is at the beginning of its payload; more is not looked at, whatever it holds."""
+"""The name of a call's function is at the beginning of its payload; more is not looked at, whatever
+it holds."""
 
 
 class Letter(NamedTuple):
@@ -19,7 +22,8 @@ class Letter(NamedTuple):
     Attributes:
         partition, offset: where it is there; by that it is named.
         written: Unix milliseconds, as Kafka tells.
-        original: the record as it was before it died; all of this record where it is no dead letter.
+        original: the record as it was before it died; all of this record where it is no dead
+            letter.
         size: bytes of key, value and headers.
         function: dotted name of the function called; None where it is not told by name.
         dead: what its headers say; None where it is no dead letter.
@@ -74,11 +78,24 @@ class Letter(NamedTuple):
         """What a list shows, in strings, numbers and dicts."""
         dead = self.dead
         return {
-            "letter": self.name, "open": not self.dealt, "job": self.job_id, "function": self.function,
-            "topic": dead and dead.topic, "partition": dead and dead.partition, "offset": dead and dead.offset,
-            "reason": dead and dead.reason, "exception": dead and dead.exception, "attempts": dead and dead.attempts,
-            "rounds": self.rounds, "host": dead and dead.host, "group": (dead and dead.group) or None, "time": self.time, "size": self.size,
-            "signed": self.is_signed, "pointer": bool(dead and dead.pointer), "problem": self.problem or None,
+            "letter": self.name,
+            "open": not self.dealt,
+            "job": self.job_id,
+            "function": self.function,
+            "topic": dead and dead.topic,
+            "partition": dead and dead.partition,
+            "offset": dead and dead.offset,
+            "reason": dead and dead.reason,
+            "exception": dead and dead.exception,
+            "attempts": dead and dead.attempts,
+            "rounds": self.rounds,
+            "host": dead and dead.host,
+            "group": (dead and dead.group) or None,
+            "time": self.time,
+            "size": self.size,
+            "signed": self.is_signed,
+            "pointer": bool(dead and dead.pointer),
+            "problem": self.problem or None,
         }
 
     def as_full_dict(self) -> dict[str, Any]:
@@ -86,7 +103,10 @@ class Letter(NamedTuple):
         return {
             **self.as_dict(),
             "key": None if self.original.key is None else as_text(self.original.key),
-            "headers": [[name, None if value is None else as_text(value)] for name, value in self.original.headers],
+            "headers": [
+                [name, None if value is None else as_text(value)]
+                for name, value in self.original.headers
+            ],
             "payload_size": None if self.original.value is None else len(self.original.value),
             "traceback": self.dead and self.dead.traceback,
         }
@@ -110,7 +130,9 @@ class Selection(NamedTuple):
     @property
     def is_everything(self) -> bool:
         """Whether nothing is asked for, so that it takes also what is no dead letter."""
-        return not self.reasons and self.topic is None and self.function is None and self.group is None
+        return (
+            not self.reasons and self.topic is None and self.function is None and self.group is None
+        )
 
     def takes(self, letter: Letter) -> bool:
         """Whether a letter is meant."""
@@ -121,7 +143,10 @@ class Selection(NamedTuple):
             and (not self.reasons or letter.dead.reason in self.reasons)
             and (self.topic is None or letter.dead.topic == self.topic)
             and (self.group is None or letter.dead.group == self.group)
-            and (self.function is None or (letter.function is not None and fnmatchcase(letter.function, self.function)))
+            and (
+                self.function is None
+                or (letter.function is not None and fnmatchcase(letter.function, self.function))
+            )
         )
 
 
@@ -130,14 +155,22 @@ def letter_of(record: Any, dealt: bool) -> Letter:
     whole = Record(record.key, record.value, record.headers)
     dead, problem, own = None, "", whole
     try:
-        dead = deadletters.read(record.headers)
-        own = whole._replace(headers=deadletters.strip(record.headers))
+        dead = dead_letter.read(record.headers)
+        own = whole._replace(headers=dead_letter.strip(record.headers))
     except DecodeError as error:
         problem = str(error)
-    size = len(record.key or b"") + len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
+    size = (
+        len(record.key or b"")
+        + len(record.value or b"")
+        + sum(len(name) + len(value or b"") for name, value in record.headers)
+    )
     head = (record.value or b"")[:_NAME_BYTES]
-    function = kqformat.function_of(head) if kqformat.is_job(head) else allowed.function_of(head)
-    return Letter(record.partition, record.offset, record.timestamp, own, size, function, dead, problem, dealt)
+    function = (
+        kq_record.function_of(head) if kq_record.is_job(head) else allowlist.function_of(head)
+    )
+    return Letter(
+        record.partition, record.offset, record.timestamp, own, size, function, dead, problem, dealt
+    )
 
 
 def as_text(value: bytes) -> str:

@@ -1,7 +1,9 @@
 """Retry: puts dead letters back on the topics that they are from.
 
-What was signed is signed anew, and only once its signature has been found good: nothing forged ever gets a good one here.
+What was signed is signed anew, and only once its signature has been found good: nothing forged ever
+gets a good one here.
 """
+
 from __future__ import annotations
 
 import time
@@ -9,13 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from embedkq import headers, options
-from embedkq.deadletters import DeadLetter, Record
-from embedkq.dlq.client import Client
+from embedkq import _options
+from embedkq._clients.producer import Message, Producer
+from embedkq._clients.reader import TopicReader
+from embedkq._formats import headers
+from embedkq._formats.dead_letter import DeadLetter, Record
+from embedkq._formats.signing import Signer
 from embedkq.dlq.letters import Letter
-from embedkq.errors import BrokerUnavailable, EmbedkqError, JobTooLarge, LetterRefused, SignatureRefused
-from embedkq.producer import Message, Producer
-from embedkq.signing import Signer
+from embedkq.errors import (
+    BrokerUnavailable,
+    EmbedkqError,
+    JobTooLarge,
+    LetterRefused,
+    SignatureRefused,
+)
 
 _LARGEST = 2**30
 """Bytes; what a topic takes is for its broker to say."""
@@ -29,14 +38,21 @@ class Retry:
         topic: the dead-letter topic.
         signer: knows the secrets; None for none.
         consumer_options, producer_options: further options of kafka-python's clients.
-        every_group: put them back for all consumer groups of their topic, not only for the one whose job failed.
+        every_group: put them back for all consumer groups of their topic, not only for the one
+            whose job failed.
     """
 
     done = "retried"
 
     def __init__(
-        self, hosts: str, topic: str, signer: Signer | None, consumer_options: Mapping[str, Any], producer_options: Mapping[str, Any],
-        *, every_group: bool = False,
+        self,
+        hosts: str,
+        topic: str,
+        signer: Signer | None,
+        consumer_options: Mapping[str, Any],
+        producer_options: Mapping[str, Any],
+        *,
+        every_group: bool = False,
     ) -> None:
         self._topic = topic
         self._every_group = every_group
@@ -47,7 +63,12 @@ class Retry:
     def __enter__(self) -> Retry:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._origins.close()
         self._producer.close()
 
@@ -55,7 +76,8 @@ class Retry:
         """Put letters back and wait until all replicas have them; for each why it was not, or None.
 
         Raises:
-            BrokerUnavailable, EmbedkqError: a topic cannot be looked at. Then none of these was put back.
+            BrokerUnavailable, EmbedkqError: a topic cannot be looked at. Then none of these was put
+                back.
         """
         outcomes: list[EmbedkqError | None] = [None] * len(letters)
         messages: dict[int, Message] = {}
@@ -67,8 +89,14 @@ class Retry:
         failures = self._send(messages)
         if any(isinstance(failure, JobTooLarge) for failure in failures.values()):
             # What was on its way beside one that is too large fails with it, and may go now.
-            again = {index: messages[index] for index, failure in failures.items() if isinstance(failure, BrokerUnavailable)}
-            failures = {index: failure for index, failure in failures.items() if index not in again} | self._send(again)
+            again = {
+                index: messages[index]
+                for index, failure in failures.items()
+                if isinstance(failure, BrokerUnavailable)
+            }
+            failures = {
+                index: failure for index, failure in failures.items() if index not in again
+            } | self._send(again)
         for index, failure in failures.items():
             outcomes[index] = failure
         return outcomes
@@ -77,7 +105,11 @@ class Retry:
         indexes = list(messages)
         failures = self._producer.send_all(list(messages.values()))
         return {
-            indexes[number]: failure if isinstance(failure, EmbedkqError) else LetterRefused(f"it cannot be sent: {failure}")
+            indexes[number]: (
+                failure
+                if isinstance(failure, EmbedkqError)
+                else LetterRefused(f"it cannot be sent: {failure}")
+            )
             for number, failure in failures.items()
         }
 
@@ -86,18 +118,27 @@ class Retry:
         if dead is None:
             raise LetterRefused(f"{letter.problem}. It can only be dropped")
         try:
-            options.check_topic(dead.topic)
+            _options.check_topic(dead.topic)
         except ValueError:
-            raise LetterRefused(f"it says that it is from topic {dead.topic!r}, which is no topic's name") from None
+            raise LetterRefused(
+                f"it says that it is from topic {dead.topic!r}, which is no topic's name"
+            ) from None
         if dead.topic == self._topic:
-            raise LetterRefused(f"it says that it is from {self._topic!r} itself, where no worker takes jobs from")
+            raise LetterRefused(
+                f"it says that it is from {self._topic!r} itself, where no worker takes jobs from"
+            )
         partitions = self._origins.partitions(dead.topic)
         if not partitions:
-            raise LetterRefused(f"topic {dead.topic!r}, which it is from, does not exist (any more): create it, or drop the letter")
+            raise LetterRefused(
+                f"topic {dead.topic!r}, which it is from, does not exist (any more): create it, or"
+                " drop the letter"
+            )
         record = self._origins.record(letter, dead) if dead.pointer else letter.original
         # A key decides by itself, also where partitions were added meanwhile.
         partition = dead.partition if record.key is None and dead.partition in partitions else None
-        told = headers.for_group(restored(record, dead, self._signer), "" if self._every_group else dead.group)
+        told = headers.for_group(
+            restored(record, dead, self._signer), "" if self._every_group else dead.group
+        )
         return Message(dead.topic, record.value, record.key, told, partition)
 
 
@@ -113,15 +154,22 @@ def restored(record: Record, dead: DeadLetter, signer: Signer | None) -> list[tu
     """
     if not headers.is_signed(record.headers):
         if signer is not None and dead.reason == "refused":
-            raise LetterRefused("it is not signed, and was refused: whoever sent it has no secret. Drop it, or enqueue the job anew")
+            raise LetterRefused(
+                "it is not signed, and was refused: whoever sent it has no secret. Drop it, or"
+                " enqueue the job anew"
+            )
         return headers.put_back(record.headers)
     if signer is None:
-        raise LetterRefused("it is signed, and has to be signed anew: give the secret in --secret-file or EMBEDKQ_SECRET")
+        raise LetterRefused(
+            "it is signed, and has to be signed anew: give the secret in --secret-file or"
+            " EMBEDKQ_SECRET"
+        )
     try:
         signer.check(dead.topic, record.key, record.headers, record.value)
     except SignatureRefused as error:
         raise SignatureRefused(
-            f"{error}. It is not signed anew: give a secret that it was signed with as a further --secret-file, or drop it"
+            f"{error}. It is not signed anew: give a secret that it was signed with as a further"
+            " --secret-file, or drop it"
         ) from None
     told = headers.put_back(record.headers, int(time.time() * 1000))
     return signer.sign(dead.topic, record.key, told, record.value)
@@ -137,7 +185,7 @@ class _Origins:
     def __init__(self, hosts: str, options: Mapping[str, Any]) -> None:
         self._hosts = hosts
         self._options = options
-        self._client: Client | None = None
+        self._client: TopicReader | None = None
         self._partitions: dict[str, frozenset[int]] = {}
 
     def close(self) -> None:
@@ -156,15 +204,28 @@ class _Origins:
         client = self._connected()
         log = client.logs(dead.topic).get(dead.partition)
         is_kept = log is not None and log.first <= dead.offset < log.end
-        found = next(client.read(dead.topic, dead.partition, dead.offset, dead.offset + 1), None) if is_kept else None
+        found = (
+            next(client.read(dead.topic, dead.partition, dead.offset, dead.offset + 1), None)
+            if is_kept
+            else None
+        )
         if found is None:
-            raise LetterRefused(f"its payload was too large for the dead-letter topic, and is not kept any more at {where}: drop it")
+            raise LetterRefused(
+                "its payload was too large for the dead-letter topic, and is not kept any more at"
+                f" {where}: drop it"
+            )
         original = letter.original
-        if original.headers and (found.key, _with_values(found.headers)) != (original.key, _with_values(original.headers)):
-            raise LetterRefused(f"its payload was too large for the dead-letter topic, and {where} is another record now: drop it")
+        if original.headers and (found.key, _with_values(found.headers)) != (
+            original.key,
+            _with_values(original.headers),
+        ):
+            raise LetterRefused(
+                f"its payload was too large for the dead-letter topic, and {where} is another"
+                " record now: drop it"
+            )
         return Record(found.key, found.value, found.headers)
 
-    def _connected(self) -> Client:
+    def _connected(self) -> TopicReader:
         if self._client is None:
-            self._client = Client(self._hosts, None, self._options)
+            self._client = TopicReader(self._hosts, None, self._options)
         return self._client

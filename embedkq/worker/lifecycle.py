@@ -1,4 +1,5 @@
 """The states of a worker and the moves between them."""
+
 from __future__ import annotations
 
 import enum
@@ -6,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from embedkq._safe_logging import safe_repr
 from embedkq.errors import EmbedkqError, WorkerError, WorkerFailed
-from embedkq.safe_logging import safe_repr
 
 
 class State(str, enum.Enum):
@@ -82,7 +83,8 @@ class Lifecycle:
             return True
 
     def wait(self, reached: Callable[[State], bool], timeout: float | None) -> bool:
-        """Until the state satisfies `reached`, or for `timeout` seconds (None: for ever); whether it does."""
+        """Until the state satisfies `reached`, or for `timeout` seconds (None: for ever); whether
+        it does."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not reached(self._state):
@@ -94,7 +96,8 @@ class Lifecycle:
 
 
 def raise_failure(error: BaseException) -> None:
-    """Raise what a worker failed with: embedkq's own errors as they are, others as the cause of `WorkerFailed`."""
+    """Raise what a worker failed with: embedkq's own errors as they are, others as the cause of
+    `WorkerFailed`."""
     if isinstance(error, EmbedkqError):
         raise error
     raise WorkerFailed(f"the worker has failed: {safe_repr(error)}") from error

@@ -1,4 +1,6 @@
-"""Runs a function of this package in a fresh Python process: no thread, garbage or import of another trial is there."""
+"""Runs a function of this package in a fresh Python process: no thread, garbage or import of
+another trial is there."""
+
 from __future__ import annotations
 
 import ctypes
@@ -70,7 +72,9 @@ class Alone:
         if not line or self._process.poll():
             self._process.wait(LIMIT_SECONDS)
             self._errors.seek(0)
-            raise RuntimeError(f"{self._name} ended with {self._process.returncode}:\n{self._errors.read().decode()[-4000:]}")
+            raise RuntimeError(
+                f"{self._name} ended with {self._process.returncode}:\n{self._errors.read().decode()[-4000:]}"
+            )
         return json.loads(line)
 
 
@@ -94,7 +98,10 @@ def main(name: str, text: str) -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # some of them would go on for ever
     module, _, function = name.partition(":")
     arguments, options = json.loads(text)
-    print(json.dumps(getattr(importlib.import_module(module), function)(*arguments, **options)), flush=True)
+    print(
+        json.dumps(getattr(importlib.import_module(module), function)(*arguments, **options)),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

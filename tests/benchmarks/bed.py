@@ -1,4 +1,5 @@
 """What trials find at the broker: topics of their own, filled with jobs."""
+
 from __future__ import annotations
 
 import time
@@ -10,8 +11,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
 
 from benchmarks.figures import Options
-from embedkq import Queue, codec, headers
-from embedkq.signing import Signer
+from embedkq import Queue, codec
+from embedkq._formats import headers
+from embedkq._formats.signing import Signer
 
 LIMIT_SECONDS = 10.0
 """The limit of every job, unless it is there to break it."""
@@ -33,14 +35,28 @@ class Bed:
         admin = KafkaAdminClient(bootstrap_servers=self.hosts)
         try:
             settings = {"max.message.bytes": str(2 * LARGEST_RECORD)}
-            admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=settings)])
+            admin.create_topics(
+                [
+                    NewTopic(
+                        name,
+                        num_partitions=partitions,
+                        replication_factor=1,
+                        topic_configs=settings,
+                    )
+                ]
+            )
         finally:
             admin.close()
         self._topics.append(name)
         return name
 
     def filled(
-        self, function: Callable[..., Any], *arguments: Any, count: int, partitions: int = PARTITIONS, signer: Signer | None = None
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        count: int,
+        partitions: int = PARTITIONS,
+        signer: Signer | None = None,
     ) -> str:
         """A new topic with so many jobs of the same call, spread evenly."""
         topic = self.topic(partitions)
@@ -48,12 +64,22 @@ class Bed:
         return topic
 
     def fill(
-        self, topic: str, partitions: int, count: int, function: Callable[..., Any], *arguments: Any, signer: Signer | None = None
+        self,
+        topic: str,
+        partitions: int,
+        count: int,
+        function: Callable[..., Any],
+        *arguments: Any,
+        signer: Signer | None = None,
     ) -> None:
-        """Put so many jobs of the same call on a topic, each with an id of its own; returns when all are there."""
+        """Put so many jobs of the same call on a topic, each with an id of its own; returns when
+        all are there."""
         payload = codec.encode_call(function, arguments, {})
         producer = KafkaProducer(
-            bootstrap_servers=self.hosts, linger_ms=5, batch_size=128 * 1024, max_request_size=2 * LARGEST_RECORD
+            bootstrap_servers=self.hosts,
+            linger_ms=5,
+            batch_size=128 * 1024,
+            max_request_size=2 * LARGEST_RECORD,
         )
         try:
             for number in range(count):

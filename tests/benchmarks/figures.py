@@ -1,4 +1,5 @@
 """What is measured: benchmarks of several trials each, and the figures that their runs give."""
+
 from __future__ import annotations
 
 import statistics
@@ -38,7 +39,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure should reach; of several bounds one is enough. `most_beyond` bounds the difference to the floor."""
+    """What a figure should reach; of several bounds one is enough. `most_beyond` bounds the
+    difference to the floor."""
 
     least: float | None = None
     most: float | None = None
@@ -119,7 +121,11 @@ class Measured:
     @property
     def ratios(self) -> list[float]:
         """Run by run, so that a machine that slows down slows both down."""
-        return [value / floor for value, floor in zip(self.values, self.floors, strict=True) if floor] if self.floors else []
+        return (
+            [value / floor for value, floor in zip(self.values, self.floors, strict=True) if floor]
+            if self.floors
+            else []
+        )
 
     @property
     def ratio(self) -> float | None:
@@ -128,14 +134,23 @@ class Measured:
     @property
     def met(self) -> bool | None:
         """Whether the goal is; None where there is none."""
-        return None if self.figure.goal is None else self.figure.goal.is_met(self.value, self.floor, self.ratio)
+        return (
+            None
+            if self.figure.goal is None
+            else self.figure.goal.is_met(self.value, self.floor, self.ratio)
+        )
 
 
-def run_benchmark(benchmark: Benchmark, bed: Bed, runs: int, tell: Callable[[str, int], object]) -> list[Measured]:
-    """Run the trials in turns, each time beginning with another one; `tell` hears what is done next and how many trials ended."""
+def run_benchmark(
+    benchmark: Benchmark, bed: Bed, runs: int, tell: Callable[[str, int], object]
+) -> list[Measured]:
+    """Run the trials in turns, each time beginning with another one; `tell` hears what is done next
+    and how many trials ended."""
     tell("preparing", 0)
     trials = benchmark.prepare(bed)
-    assert len(trials) == benchmark.trials, f"{benchmark.name} announces {benchmark.trials} trials and has {len(trials)}"
+    assert len(trials) == benchmark.trials, (
+        f"{benchmark.name} announces {benchmark.trials} trials and has {len(trials)}"
+    )
     names = list(trials)
     rounds: list[dict[str, Mapping[str, float]]] = []
     for number in range(runs):

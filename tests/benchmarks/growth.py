@@ -1,4 +1,5 @@
 """Whether a job costs the same however many partitions, hosts and waiting jobs there are."""
+
 from __future__ import annotations
 
 import contextlib
@@ -14,8 +15,8 @@ from benchmarks.bed import Bed, new_group
 from benchmarks.figures import Benchmark, Figure, Goal, Options, Trial
 from benchmarks.processes import resident
 from embedkq import Worker
+from embedkq._clients.admin import describe
 from embedkq.errors import BrokerUnavailable
-from embedkq.info import describe
 
 PARTITIONS = (1, 4, 16, 64)
 MANY_PARTITIONS = (1, 10, 100, 1_000)
@@ -104,7 +105,9 @@ def idle_partitions(bed: Bed) -> Mapping[str, Trial]:
     trials: dict[str, Trial] = {}
     for number in MANY_PARTITIONS:
         topic = bed.filled(work.noop, 1, count=1, partitions=number)
-        trials[f"kafka-python and pebble {number}"] = partial(alone, idling.idle_floor, bed.hosts, topic, seconds)
+        trials[f"kafka-python and pebble {number}"] = partial(
+            alone, idling.idle_floor, bed.hosts, topic, seconds
+        )
         trials[f"embedkq {number}"] = partial(alone, idling.idle_worker, bed.hosts, topic, seconds)
     return trials
 
@@ -114,17 +117,27 @@ def hosts(bed: Bed) -> Mapping[str, Trial]:
 
 
 def together(bed: Bed, number: int) -> dict[str, float]:
-    """Several hosts in one group: what they do a second, from when all are past what they did ahead until one has done its share."""
+    """Several hosts in one group: what they do a second, from when all are past what they did ahead
+    until one has done its share."""
     topic, group, count = bed.topic(_SHARED_PARTITIONS), new_group(), bed.options.scaled(100_000)
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(Alone(share, bed.hosts, topic, group)) for _ in range(number)]
-        wait_until(lambda: _share_fairly(bed.hosts, topic, group, number), f"{number} hosts share the partitions")
+        running = [
+            stack.enter_context(Alone(share, bed.hosts, topic, group)) for _ in range(number)
+        ]
+        wait_until(
+            lambda: _share_fairly(bed.hosts, topic, group, number),
+            f"{number} hosts share the partitions",
+        )
         bed.fill(topic, _SHARED_PARTITIONS, count, work.noop, 1)
         for each in running:
             each.go_on()
         marks: list[Sequence[float]] = [each.result() for each in running]
     begin, end = max(each[_AHEAD // _MARK_EVERY] for each in marks), min(each[-1] for each in marks)
-    return {"rate": _MARK_EVERY * sum(begin < mark <= end for each in marks for mark in each) / (end - begin)}
+    return {
+        "rate": _MARK_EVERY
+        * sum(begin < mark <= end for each in marks for mark in each)
+        / (end - begin)
+    }
 
 
 def _share_fairly(hosts: str, topic: str, group: str, number: int) -> bool:
@@ -138,9 +151,11 @@ def _share_fairly(hosts: str, topic: str, group: str, number: int) -> bool:
 
 
 def share(hosts: str, topic: str, group: str) -> list[float]:
-    """Do what one host gets of the topic, from the word on: `time.monotonic()` of every hundredth callback.
+    """Do what one host gets of the topic, from the word on: `time.monotonic()` of every hundredth
+    callback.
 
-    Until then its owner does not look, so that all jobs can be put there before it has done more than a few.
+    Until then its owner does not look, so that all jobs can be put there before it has done more
+    than a few.
     """
     marks: list[float] = []
     count = 0
@@ -164,7 +179,8 @@ def backlog(bed: Bed) -> Mapping[str, Trial]:
 
 
 def through_backlog(hosts: str, topic: str, count: int) -> dict[str, float]:
-    """Rates of the second tenth and the last, and the host's memory then. Keeps nothing of the jobs itself."""
+    """Rates of the second tenth and the last, and the host's memory then. Keeps nothing of the jobs
+    itself."""
     step, done = count // _MARKS, 0
     marks: list[tuple[float, float]] = []
 
@@ -174,7 +190,9 @@ def through_backlog(hosts: str, topic: str, count: int) -> dict[str, float]:
         if done % step == 0:
             marks.append((time.perf_counter(), resident()))
 
-    Worker(hosts, topic, callback=callback, group=new_group(), processes=hosting.PROCESSES).start(max_jobs=step * _MARKS)
+    Worker(hosts, topic, callback=callback, group=new_group(), processes=hosting.PROCESSES).start(
+        max_jobs=step * _MARKS
+    )
     tenth = _MARKS // 10
     early, late = marks[tenth - 1 : 2 * tenth], marks[-tenth - 1 :]
     return {

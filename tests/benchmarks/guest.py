@@ -1,4 +1,6 @@
-"""What it costs an application to host a worker: import, idling, memory, its requests, start and stop."""
+"""What it costs an application to host a worker: import, idling, memory, its requests, start and
+stop."""
+
 from __future__ import annotations
 
 import random
@@ -63,9 +65,14 @@ def imports(times: int) -> dict[str, float]:
     """The quickest of so many fresh processes: what comes on top is other people's."""
     found = []
     for _ in range(times):
-        output = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            [sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True
+        ).stdout
         found.append([float(each) for each in output.split()])
-    return {"kafka": min(kafka for kafka, _ in found), "embedkq": min(embedkq for _, embedkq in found)}
+    return {
+        "kafka": min(kafka for kafka, _ in found),
+        "embedkq": min(embedkq for _, embedkq in found),
+    }
 
 
 # An idle worker.

@@ -1,4 +1,5 @@
 """The embedkq side: a worker and its owner, in a process of their own. Each function runs alone."""
+
 from __future__ import annotations
 
 import time
@@ -13,7 +14,7 @@ PROCESSES = 2
 Callback = Callable[..., None]
 
 
-class Owner:
+class CallbackDispatcher:
     """A worker with a callback that counts, on the thread that calls `work_off`.
 
     Args:
@@ -23,7 +24,14 @@ class Owner:
     """
 
     def __init__(
-        self, hosts: str, topic: str, count: int, *, at_first: Callable[[], None] | None = None, processes: int = PROCESSES, **options: Any
+        self,
+        hosts: str,
+        topic: str,
+        count: int,
+        *,
+        at_first: Callable[[], None] | None = None,
+        processes: int = PROCESSES,
+        **options: Any,
     ) -> None:
         self._left = count
         self._at_first = at_first
@@ -33,7 +41,12 @@ class Owner:
         """Only kept with `keep_results`: they may be large."""
         self.keep_results = False
         self.worker = Worker(
-            hosts, topic, callback=self._callback, group=options.pop("group", None) or new_group(), processes=processes, **options
+            hosts,
+            topic,
+            callback=self._callback,
+            group=options.pop("group", None) or new_group(),
+            processes=processes,
+            **options,
         )
 
     def work_off(self) -> None:
@@ -63,21 +76,28 @@ class Owner:
             self.worker.request_stop()
 
 
-def work_off(hosts: str, topic: str, count: int, processes: int = PROCESSES, secret: str | None = None) -> dict[str, float]:
+def work_off(
+    hosts: str, topic: str, count: int, processes: int = PROCESSES, secret: str | None = None
+) -> dict[str, float]:
     """Do so many jobs: how many a second, from the first callback to the last."""
-    owner = Owner(hosts, topic, count, processes=processes, secret=secret)
+    owner = CallbackDispatcher(hosts, topic, count, processes=processes, secret=secret)
     owner.work_off()
     return {"rate": owner.rate(after=processes)}
 
 
 def work_off_large(hosts: str, topic: str, count: int, size: int) -> dict[str, float]:
-    """Do so many jobs that carry `size` bytes: megabytes a second, and the host's memory in MiB beyond what it had before."""
-    owner = Owner(hosts, topic, count, job_size=LARGEST_RECORD)
+    """Do so many jobs that carry `size` bytes: megabytes a second, and the host's memory in MiB
+    beyond what it had before."""
+    owner = CallbackDispatcher(hosts, topic, count, job_size=LARGEST_RECORD)
     before = resident()
     owner.work_off()
     return {"megabytes": owner.rate() * size / 1e6, "memory": resident(field="VmHWM") - before}
 
 
-def make_idle_worker(hosts: str, topic: str, group: str, callback: Callback | None = None) -> Worker:
+def make_idle_worker(
+    hosts: str, topic: str, group: str, callback: Callback | None = None
+) -> Worker:
     """One that is not started, for a topic with little or nothing on it."""
-    return Worker(hosts, topic, callback=callback or (lambda *told: None), group=group, processes=PROCESSES)
+    return Worker(
+        hosts, topic, callback=callback or (lambda *told: None), group=group, processes=PROCESSES
+    )

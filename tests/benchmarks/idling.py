@@ -1,4 +1,6 @@
-"""What a worker with nothing to do uses. Runs alone, and imports nothing up here that a bare app would not have."""
+"""What a worker with nothing to do uses. Runs alone, and imports nothing up here that a bare app
+would not have."""
+
 from __future__ import annotations
 
 import os
@@ -15,7 +17,9 @@ def idle_worker(hosts: str, topic: str, seconds: float) -> dict[str, float]:
     before = _memory_of_app()
     from embedkq import Worker
 
-    worker = Worker(hosts, topic, callback=lambda *told: None, group=f"idle-{os.getpid()}", processes=_PROCESSES)
+    worker = Worker(
+        hosts, topic, callback=lambda *told: None, group=f"idle-{os.getpid()}", processes=_PROCESSES
+    )
     worker.start_background()
     while not worker.run_callbacks(1):
         pass
@@ -67,4 +71,8 @@ def _use(before: float, seconds: float) -> dict[str, float]:
     used, began = processor_seconds(pids), time.perf_counter()
     time.sleep(seconds)
     share = 100 * (processor_seconds(pids) - used) / (time.perf_counter() - began)
-    return {"processor": share, "host": memory({os.getpid()}) - before, "all": memory(pids) - before}
+    return {
+        "processor": share,
+        "host": memory({os.getpid()}) - before,
+        "all": memory(pids) - before,
+    }

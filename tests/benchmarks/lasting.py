@@ -1,4 +1,5 @@
 """A steady load for minutes: whether memory stays flat and latency does not drift."""
+
 from __future__ import annotations
 
 import time
@@ -61,7 +62,8 @@ def under_flood(hosts: str, topic: str, seconds: float) -> float:
 
 
 def under_load(hosts: str, topic: str, rate: float, seconds: float) -> dict[str, float]:
-    """So many jobs a second for so long: latency in ms and memory in MiB, in the second tenth and in the last."""
+    """So many jobs a second for so long: latency in ms and memory in MiB, in the second tenth and
+    in the last."""
     ages: list[float] = []
     done = 0
 
@@ -78,7 +80,13 @@ def under_load(hosts: str, topic: str, rate: float, seconds: float) -> dict[str,
         for _ in range(SLICES):
             ages.clear()
             _fire_for(worker, seconds / SLICES)
-            found.append((percentile(ages, 0.5), percentile(ages, 0.99), memory(family() - family(sender.pid))))
+            found.append(
+                (
+                    percentile(ages, 0.5),
+                    percentile(ages, 0.99),
+                    memory(family() - family(sender.pid)),
+                )
+            )
         rate = done / (time.perf_counter() - began)
     early, late = found[1], found[-1]
     return {
@@ -88,7 +96,14 @@ def under_load(hosts: str, topic: str, rate: float, seconds: float) -> dict[str,
 
 
 def _make_worker(hosts: str, topic: str, callback: hosting.Callback) -> Worker:
-    return Worker(hosts, topic, callback=callback, group=new_group(), processes=hosting.PROCESSES, stop_timeout=1.0)
+    return Worker(
+        hosts,
+        topic,
+        callback=callback,
+        group=new_group(),
+        processes=hosting.PROCESSES,
+        stop_timeout=1.0,
+    )
 
 
 def _fire_for(worker: Worker, seconds: float) -> None:
@@ -98,7 +113,8 @@ def _fire_for(worker: Worker, seconds: float) -> None:
 
 
 def send(hosts: str, topic: str, rate: float | None) -> None:
-    """So many jobs a second, or as many as it can, until it is ended; the first of each batch tells its age."""
+    """So many jobs a second, or as many as it can, until it is ended; the first of each batch tells
+    its age."""
     with Queue(hosts, topic, timeout=LIMIT_SECONDS) as queue:
         queue.enqueue(work.noop, None)
         say_ready()
@@ -106,7 +122,9 @@ def send(hosts: str, topic: str, rate: float | None) -> None:
         sent = 0.0
         while True:
             sent = sent % 1 + (_FLOOD_BATCH if rate is None else rate * _BATCH_SECONDS)
-            queue.enqueue_many([(work.age, (time.monotonic(),)), *[(work.noop, (None,))] * (int(sent) - 1)])
+            queue.enqueue_many(
+                [(work.age, (time.monotonic(),)), *[(work.noop, (None,))] * (int(sent) - 1)]
+            )
             due += _BATCH_SECONDS
             if rate is not None:
                 time.sleep(max(0.0, due - time.monotonic()))

@@ -1,4 +1,6 @@
-"""From enqueueing to the start of the job on an idle worker, against a bare producer and consumer."""
+"""From enqueueing to the start of the job on an idle worker, against a bare producer and
+consumer."""
+
 from __future__ import annotations
 
 import time
@@ -36,7 +38,7 @@ def latency(hosts: str, topic: str, count: int) -> dict[str, float]:
     """The sender is a process of its own, as is the worker's host."""
     with Alone(send_jobs, hosts, topic, count) as sender:
         sender.await_ready()
-        owner = hosting.Owner(hosts, topic, count, at_first=sender.go_on)
+        owner = hosting.CallbackDispatcher(hosts, topic, count, at_first=sender.go_on)
         owner.keep_results = True
         owner.work_off()
         sender.result()

@@ -1,4 +1,6 @@
-"""How late a job that hangs is stopped at full load, and how soon all processes are at work again."""
+"""How late a job that hangs is stopped at full load, and how soon all processes are at work
+again."""
+
 from __future__ import annotations
 
 import json
@@ -48,8 +50,12 @@ def hangs(bed: Bed) -> Mapping[str, Trial]:
 
 
 def full_load(hosts: str, topic: str, count: int) -> dict[str, float]:
-    """Both processes always have something to do: jobs of 5 ms CPU, and after every 40 of them one that hangs."""
-    with tempfile.TemporaryDirectory(prefix="embedkq-bench-") as folder, Alone(watch, f"{folder}/watch") as watcher:
+    """Both processes always have something to do: jobs of 5 ms CPU, and after every 40 of them one
+    that hangs."""
+    with (
+        tempfile.TemporaryDirectory(prefix="embedkq-bench-") as folder,
+        Alone(watch, f"{folder}/watch") as watcher,
+    ):
         watcher.await_ready()
         calls: list[tuple[Any, ...]] = []
         for number in range(count):
@@ -75,7 +81,10 @@ def full_load(hosts: str, topic: str, count: int) -> dict[str, float]:
 def bare(count: int) -> dict[str, float]:
     """A parent that sleeps until the limit and kills, while another process works."""
     context = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory(prefix="embedkq-bench-") as folder, Alone(watch, f"{folder}/watch") as watcher:
+    with (
+        tempfile.TemporaryDirectory(prefix="embedkq-bench-") as folder,
+        Alone(watch, f"{folder}/watch") as watcher,
+    ):
         watcher.await_ready()
         neighbour = context.Process(target=work.burn, args=(2 * count * LIMIT_SECONDS,))
         neighbour.start()
@@ -102,13 +111,17 @@ def summary(began: list[float], gone: list[float], up: list[float]) -> dict[str,
     late = [1000 * (end - begin - LIMIT_SECONDS) for begin, end in zip(began, gone, strict=True)]
     found = {"p50": percentile(late, 0.5), "p99": percentile(late, 0.99)}
     if up:
-        again = [1000 * (back - end) for end, back in zip(sorted(gone), up[hosting.PROCESSES :], strict=False)]
+        again = [
+            1000 * (back - end)
+            for end, back in zip(sorted(gone), up[hosting.PROCESSES :], strict=False)
+        ]
         found |= {"again p50": percentile(again, 0.5), "again p99": percentile(again, 0.99)}
     return found
 
 
 def watch(path: str) -> dict[str, list[float]]:
-    """Notes when each process that hangs began and was gone, and when children came up, until told to end."""
+    """Notes when each process that hangs began and was gone, and when children came up, until told
+    to end."""
     selector, running = selectors.DefaultSelector(), True
     inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     inbox.bind(path)

@@ -1,8 +1,10 @@
 """The same jobs through other job queues, side by side in one run: `make bench-peers`.
 
-Each is installed into a folder of its own below .cache/peers and set up as its documentation advises for short jobs that must not
-be lost, with two processes. What cannot be had here is left out, with a line that says why.
+Each is installed into a folder of its own below .cache/peers and set up as its documentation
+advises for short jobs that must not be lost, with two processes. What cannot be had here is left
+out, with a line that says why.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -46,7 +48,8 @@ class Peer:
 
     Attributes:
         name: for the table.
-        app: its program in peerapps, which sends; called with "work" where it brings no program for its workers.
+        app: its program in peerapps, which sends; called with "work" where it brings no program for
+            its workers.
         needs: what pip installs.
         worker: command in its folder that works; `{name}` and `{redis}` stand for themselves.
         jobs: how many no-ops it is given, so that all take about as long.
@@ -86,32 +89,59 @@ PEERS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.peers", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="peers whose name has this in it")
-    parser.add_argument("--quick", action="store_true", help="one run of a tenth of the work, to see whether it works")
-    parser.add_argument("--json", type=argparse.FileType("w"), metavar="FILE", help="also write all runs of all figures to this file")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="peers whose name has this in it"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one run of a tenth of the work, to see whether it works",
+    )
+    parser.add_argument(
+        "--json",
+        type=argparse.FileType("w"),
+        metavar="FILE",
+        help="also write all runs of all figures to this file",
+    )
     parser.add_argument("--runs", type=int, help="how often each runs, in turns (3)")
     chosen = parser.parse_args()
     console = Console() if sys.stdout.isatty() else Console(width=130)
     options = Options(chosen.runs or (1 if chosen.quick else 3), chosen.quick)
-    wanted = [peer for peer in PEERS if not chosen.only or any(name in peer.name for name in chosen.only)]
+    wanted = [
+        peer for peer in PEERS if not chosen.only or any(name in peer.name for name in chosen.only)
+    ]
     with redis(console) as url:
-        peers = [Peer(OURS, "embedkqapp", (), (), 40_000, broker="kafka", python=sys.executable), *installed(wanted, url, console)]
+        peers = [
+            Peer(OURS, "embedkqapp", (), (), 40_000, broker="kafka", python=sys.executable),
+            *installed(wanted, url, console),
+        ]
         versions = {peer.name: version_of(peer) for peer in peers}
-        console.print(", ".join(f"{name}: {version}" for name, version in versions.items()), highlight=False)
+        console.print(
+            ", ".join(f"{name}: {version}" for name, version in versions.items()), highlight=False
+        )
         machine, measured = run(peers, url, options, console)
-    report.show(measured, console, "embedkq beside others" + (", quick: these figures mean little" if options.quick else ""))
+    report.show(
+        measured,
+        console,
+        "embedkq beside others" + (", quick: these figures mean little" if options.quick else ""),
+    )
     if chosen.json:
         with chosen.json as file:
             file.write(report.as_json(machine, measured, quick=options.quick, versions=versions))
     return 0
 
 
-def run(peers: Sequence[Peer], url: str, options: Options, console: Console) -> tuple[dict[str, object], list[report.Measured]]:
+def run(
+    peers: Sequence[Peer], url: str, options: Options, console: Console
+) -> tuple[dict[str, object], list[report.Measured]]:
     """On Apache Kafka and Redis of this machine, in turns."""
     kind = brokers.choose()
     kind = kind if kind is not brokers.Embedded else brokers.KafkaJars
     measured: list[report.Measured] = []
-    with brokers.make(kind) as broker, Progress(console=console, refresh_per_second=1, transient=True) as progress:
+    with (
+        brokers.make(kind) as broker,
+        Progress(console=console, refresh_per_second=1, transient=True) as progress,
+    ):
         machine = report.describe_machine(broker.description)
         report.show_machine(machine, console)
         bed = Bed(broker.hosts, options)
@@ -157,7 +187,8 @@ def benchmarks(peers: Sequence[Peer], url: str) -> list[Benchmark]:
 
 
 def no_ops(bed: Bed, peer: Peer, url: str) -> dict[str, float]:
-    """All jobs are there before the workers start: how many a second, from the first to the last."""
+    """All jobs are there before the workers start: how many a second, from the first to the
+    last."""
     count = bed.options.scaled(peer.jobs)
     with Place(bed, peer, url) as place:
         place.send(count, 0.0)
@@ -199,8 +230,16 @@ class Place:
         shutil.rmtree(self._folder)
 
     def send(self, count: int, pause: float) -> None:
-        command = [self._peer.python or "", str(APPS / f"{self._peer.app}.py"), "send", str(count), str(pause)]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, cwd=APPS)
+        command = [
+            self._peer.python or "",
+            str(APPS / f"{self._peer.app}.py"),
+            "send",
+            str(count),
+            str(pause),
+        ]
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, cwd=APPS
+        )
         if done.returncode:
             raise RuntimeError(f"{self._peer.name} does not send:\n{done.stderr[-2000:]}")
 
@@ -210,7 +249,14 @@ class Place:
         command = [part.format(name=self._name, redis=self._url) for part in self._peer.command]
         with (self._folder / "log").open("wb") as log:
             workers = [
-                subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=APPS, start_new_session=True)
+                subprocess.Popen(
+                    command,
+                    env=self._environment,
+                    stdout=log,
+                    stderr=log,
+                    cwd=APPS,
+                    start_new_session=True,
+                )
                 for _ in range(self._peer.workers)
             ]
         try:
@@ -224,34 +270,58 @@ class Place:
     def await_notes(self, count: int) -> list[tuple[float, float]]:
         """Of so many jobs when they ran and when they were sent, in the order in which they ran."""
         last, deadline = 0, time.monotonic() + _HANG_SECONDS
-        while (seen := self._notes.read_bytes().count(b"\n") if self._notes.exists() else 0) < count:
+        while (
+            seen := self._notes.read_bytes().count(b"\n") if self._notes.exists() else 0
+        ) < count:
             if seen > last:
                 last, deadline = seen, time.monotonic() + _HANG_SECONDS
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self._peer.name} has run {seen} jobs of {count}:\n{(self._folder / 'log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"{self._peer.name} has run {seen} jobs of {count}:\n{(self._folder / 'log').read_text()[-2000:]}"
+                )
             time.sleep(0.2)
-        notes = sorted(tuple(map(float, line.split())) for line in self._notes.read_text().splitlines())
+        notes = sorted(
+            tuple(map(float, line.split())) for line in self._notes.read_text().splitlines()
+        )
         return notes[:count]  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
 def redis(console: Console) -> Iterator[str]:
-    """A Redis of our own that keeps nothing on disk, or an empty string where there is no redis-server."""
+    """A Redis of our own that keeps nothing on disk, or an empty string where there is no
+    redis-server."""
     program = shutil.which("redis-server")
     if program is None:
-        console.print("No redis-server on the PATH (Debian: apt install redis-server): peers on Redis are left out.")
+        console.print(
+            "No redis-server on the PATH (Debian: apt install redis-server): peers on Redis are left out."
+        )
         yield ""
         return
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="embedkq-redis-") as folder:
-        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+        options = [
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+        ]
         server = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
         try:
             while not brokers.is_open(f"127.0.0.1:{port}"):
                 if server.poll() is not None:
                     raise RuntimeError(f"{program} ended with {server.returncode}")
                 time.sleep(0.05)
-            console.print(subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip())
+            console.print(
+                subprocess.run(
+                    [program, "--version"], capture_output=True, text=True, check=True
+                ).stdout.strip()
+            )
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             server.terminate()
@@ -263,7 +333,11 @@ def installed(wanted: Sequence[Peer], url: str, console: Console) -> Iterator[Pe
     for peer in wanted:
         if peer.broker == "redis" and not url:
             continue
-        folder = cache_folder() / "peers" / peer.name.split(",")[0].split("(")[0].strip().lower().replace(" ", "-")
+        folder = (
+            cache_folder()
+            / "peers"
+            / peer.name.split(",")[0].split("(")[0].strip().lower().replace(" ", "-")
+        )
         with console.status(f"installing {peer.name}"):
             reason = install(folder, peer.needs)
         if reason:
@@ -278,7 +352,15 @@ def install(folder: Path, needs: Sequence[str]) -> str:
     if done.exists() and done.read_text() == "\n".join(needs):
         return ""
     venv.create(folder, clear=True, with_pip=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *needs]
+    pip = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        *needs,
+    ]
     found = subprocess.run(pip, capture_output=True, text=True)
     if found.returncode:
         return found.stderr.strip()[-500:]
@@ -288,9 +370,13 @@ def install(folder: Path, needs: Sequence[str]) -> str:
 
 def version_of(peer: Peer) -> str:
     """Of its packages, as its own interpreter finds them."""
-    names = [need.partition("=")[0].partition("<")[0].partition("[")[0] for need in peer.needs] or [OURS]
+    names = [need.partition("=")[0].partition("<")[0].partition("[")[0] for need in peer.needs] or [
+        OURS
+    ]
     code = f"from importlib.metadata import version; print(*(f'{{n}} {{version(n)}}' for n in {names!r}), sep=' with ')"
-    return subprocess.run([peer.python or "", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [peer.python or "", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

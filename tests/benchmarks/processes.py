@@ -1,4 +1,5 @@
 """What processes use, as /proc tells it. Linux only."""
+
 from __future__ import annotations
 
 import os
@@ -12,7 +13,9 @@ def family(pid: int | None = None) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                )
             except (FileNotFoundError, ProcessLookupError):
                 continue
     found: set[int] = set()
@@ -24,7 +27,8 @@ def family(pid: int | None = None) -> set[int]:
 
 
 def processor_seconds(pids: Iterable[int]) -> float:
-    """What all threads of these processes that live have used, to the microsecond: the clock ticks of `stat` are too coarse."""
+    """What all threads of these processes that live have used, to the microsecond: the clock ticks
+    of `stat` are too coarse."""
     used = 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -33,14 +37,17 @@ def processor_seconds(pids: Iterable[int]) -> float:
 
 
 def memory(pids: Iterable[int]) -> float:
-    """MiB of memory, that which is shared counted by its share (PSS); those that have ended meanwhile have none."""
+    """MiB of memory, that which is shared counted by its share (PSS); those that have ended
+    meanwhile have none."""
     kilobytes = 0
     for pid in pids:
         try:
             told = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        kilobytes += sum(int(line.split()[1]) for line in told.splitlines() if line.startswith("Pss:"))
+        kilobytes += sum(
+            int(line.split()[1]) for line in told.splitlines() if line.startswith("Pss:")
+        )
     return kilobytes / 1024
 
 

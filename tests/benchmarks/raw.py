@@ -1,4 +1,6 @@
-"""The floors: the same records through kafka-python alone, the same work in bare processes. Each function runs alone."""
+"""The floors: the same records through kafka-python alone, the same work in bare processes. Each
+function runs alone."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -14,21 +16,32 @@ from benchmarks.bed import LARGEST_RECORD, new_group
 POLL_MILLISECONDS = 500
 
 
-def make_consumer(hosts: str, topic: str, group: str | None = None, **options: Any) -> KafkaConsumer:
+def make_consumer(
+    hosts: str, topic: str, group: str | None = None, **options: Any
+) -> KafkaConsumer:
     """A member of a group, subscribed, that begins with the oldest record."""
     consumer = KafkaConsumer(
-        bootstrap_servers=hosts, group_id=group or new_group(), auto_offset_reset="earliest", enable_auto_commit=False, **options
+        bootstrap_servers=hosts,
+        group_id=group or new_group(),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        **options,
     )
     consumer.subscribe([topic])
-    while not consumer.partitions_for_topic(topic):  # a join before the topic is known gives an empty assignment
+    while not consumer.partitions_for_topic(
+        topic
+    ):  # a join before the topic is known gives an empty assignment
         time.sleep(0.01)
     return consumer
 
 
 def poll(hosts: str, topic: str, count: int) -> dict[str, float]:
     """Read so many records: records and bytes of values a second, from the first to the last."""
-    # At the end kafka-python would wait half a second for records of partitions that have none, with one that has some left behind them.
-    consumer = make_consumer(hosts, topic, max_partition_fetch_bytes=max(1_048_576, LARGEST_RECORD), fetch_max_wait_ms=10)
+    # At the end kafka-python would wait half a second for records of partitions that have none,
+    # with one that has some left behind them.
+    consumer = make_consumer(
+        hosts, topic, max_partition_fetch_bytes=max(1_048_576, LARGEST_RECORD), fetch_max_wait_ms=10
+    )
     seen = size = first = 0
     began = 0.0
     while seen < count:
@@ -46,7 +59,10 @@ def bare_processes(processes: int, kind: str, seconds: Sequence[float]) -> dict[
     """The same jobs by bare processes, which take them one by one from a shared list."""
     context = multiprocessing.get_context("fork")
     together, taken = context.Barrier(processes + 1), context.Value("i", 0)
-    crew = [context.Process(target=_work_off, args=(kind, seconds, together, taken)) for _ in range(processes)]
+    crew = [
+        context.Process(target=_work_off, args=(kind, seconds, together, taken))
+        for _ in range(processes)
+    ]
     for process in crew:
         process.start()
     together.wait()

@@ -1,4 +1,5 @@
 """The table and the JSON."""
+
 from __future__ import annotations
 
 import json
@@ -43,12 +44,18 @@ def _processor() -> str:
 def show_machine(machine: Mapping[str, Any], console: Console) -> None:
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     console.print(f"{machine['broker']}; Python {machine['python']}; {packages}", highlight=False)
-    console.print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load before']}; {machine['system']}", highlight=False)
+    console.print(
+        f"{machine['processor']}, {machine['cores']} cores, load {machine['load before']}; {machine['system']}",
+        highlight=False,
+    )
 
 
 def show(measured: Sequence[Measured], console: Console, title: str) -> None:
     """Medians, from the lowest to the highest run in brackets."""
-    table = Table(title=title, caption="median \\[lowest to highest run]; the ratio is that of the runs side by side")
+    table = Table(
+        title=title,
+        caption="median \\[lowest to highest run]; the ratio is that of the runs side by side",
+    )
     table.add_column("figure", ratio=3)
     for name in ("measured", "floor", "ratio", "goal"):
         table.add_column(name, justify="right")
@@ -61,13 +68,23 @@ def show(measured: Sequence[Measured], console: Console, title: str) -> None:
         ratio = _with_spread(each.ratios, "x") if each.ratios else "-"
         goal = "-" if each.figure.goal is None else f"{each.figure.goal} {'✓' if each.met else '✗'}"
         style = {None: "", True: "green", False: "red"}[each.met]
-        table.add_row(each.figure.name, _with_spread(each.values, each.figure.unit), floor, ratio, f"[{style}]{goal}[/]" if style else goal)
+        table.add_row(
+            each.figure.name,
+            _with_spread(each.values, each.figure.unit),
+            floor,
+            ratio,
+            f"[{style}]{goal}[/]" if style else goal,
+        )
     console.print(table)
 
 
 def _with_spread(values: Sequence[float], unit: str) -> str:
     text = f"{number(statistics.median(values))} {unit}"
-    return text if len(values) == 1 else f"{text}\n[dim]\\[{number(min(values))} to {number(max(values))}][/]"
+    return (
+        text
+        if len(values) == 1
+        else f"{text}\n[dim]\\[{number(min(values))} to {number(max(values))}][/]"
+    )
 
 
 def number(value: float) -> str:
@@ -95,7 +112,17 @@ def as_json(machine: Mapping[str, Any], measured: Iterable[Measured], **more: An
         }
         for each in measured
     ]  # fmt: skip
-    return json.dumps({"machine": {**machine, "load after": round(os.getloadavg()[0], 2)}, **more, "figures": figures}, indent=2) + "\n"
+    return (
+        json.dumps(
+            {
+                "machine": {**machine, "load after": round(os.getloadavg()[0], 2)},
+                **more,
+                "figures": figures,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 def _rounded(value: float | None) -> float | None:

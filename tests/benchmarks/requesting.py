@@ -1,4 +1,5 @@
 """Asks a Flask app under Gunicorn as fast as it answers, alone and with a worker in it."""
+
 from __future__ import annotations
 
 import http.client
@@ -20,7 +21,8 @@ from benchmarks.figures import percentile
 from embedkq import Queue
 
 MODES = ("without", "sending", "polling", "idle", "busy")
-"""No worker; none, but jobs are sent that nobody takes; kafka-python alone takes them; a worker without jobs; a worker that takes those."""
+"""No worker; none, but jobs are sent that nobody takes; kafka-python alone takes them; a worker
+without jobs; a worker that takes those."""
 JOBS_PER_SECOND = 500
 _CONNECTIONS = 4
 _JOB_SECONDS = 0.001
@@ -34,10 +36,25 @@ def measure(bed: Bed, mode: str, seconds: float) -> dict[str, float]:
     """Requests a second and the p99 of their ms, and how many jobs a second were done meanwhile."""
     port, topic = free_port(), bed.topic()
     environment = {**os.environ, "BENCH_MODE": mode, "BENCH_HOSTS": bed.hosts, "BENCH_TOPIC": topic}
-    # One process of four threads: all requests and the whole worker share one interpreter lock, which is the hardest case.
-    gunicorn = [sys.executable, "-m", "gunicorn", "-w", "1", "-k", "gthread", "--threads", str(_CONNECTIONS), "-b", f"127.0.0.1:{port}"]
+    # One process of four threads: all requests and the whole worker share one interpreter lock,
+    # which is the hardest case.
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-w",
+        "1",
+        "-k",
+        "gthread",
+        "--threads",
+        str(_CONNECTIONS),
+        "-b",
+        f"127.0.0.1:{port}",
+    ]
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen([*gunicorn, "benchmarks.webapp:app"], env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [*gunicorn, "benchmarks.webapp:app"], env=environment, stdout=log, stderr=log
+        )
         try:
             _await(server, lambda: _get(port, "/ready")[0] == 200)
             if mode not in ("sending", "polling", "busy"):

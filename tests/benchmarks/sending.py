@@ -1,4 +1,5 @@
 """What enqueueing costs, against the same records sent by a bare producer."""
+
 from __future__ import annotations
 
 import time
@@ -80,7 +81,10 @@ def enqueue_many(hosts: str, topic: str, count: int) -> dict[str, float]:
 
 def raw_many(hosts: str, topic: str, count: int) -> dict[str, float]:
     """The bare producer set as it is fastest, each acknowledgement looked at."""
-    producer, payload = raw.make_producer(hosts, linger_ms=5, batch_size=128 * 1024), codec.encode_call(work.noop, (1,), {})
+    producer, payload = (
+        raw.make_producer(hosts, linger_ms=5, batch_size=128 * 1024),
+        codec.encode_call(work.noop, (1,), {}),
+    )
     for _ in range(_WARM):
         producer.send(topic, payload, headers=record_headers())
     producer.flush()

@@ -1,4 +1,6 @@
-"""How many jobs a second: no-ops against raw poll, real work against bare processes, large payloads and results."""
+"""How many jobs a second: no-ops against raw poll, real work against bare processes, large payloads
+and results."""
+
 from __future__ import annotations
 
 import random
@@ -13,7 +15,7 @@ from benchmarks.alone import Alone, alone, await_word, say_ready
 from benchmarks.bed import LIMIT_SECONDS, Bed
 from benchmarks.figures import Benchmark, Figure, Goal, Options, Trial, percentile
 from embedkq import Queue, codec
-from embedkq.signing import Signer
+from embedkq._formats.signing import Signer
 
 PROCESSES = hosting.PROCESSES
 SECRET = "a secret that is worth nothing"
@@ -21,7 +23,8 @@ LONG_SECONDS, SHORT_SECONDS = 1.0, 0.001
 SIZES = {"1 KiB": (1024, 30_000), "100 KiB": (100 * 1024, 3_000), "1 MiB": (1024 * 1024, 400)}
 """By name the bytes, and how many jobs have them."""
 MEMORY_BOUND = 256.0
-"""MiB: three bounds of 64 MiB (polled, running, waiting for callbacks) and what the client has fetched ahead."""
+"""MiB: three bounds of 64 MiB (polled, running, waiting for callbacks) and what the client has
+fetched ahead."""
 
 
 def benchmarks(options: Options) -> list[Benchmark]:
@@ -53,7 +56,9 @@ def no_ops(bed: Bed) -> Mapping[str, Trial]:
     return {
         "raw poll": partial(alone, raw.poll, bed.hosts, topic, count),
         "embedkq": partial(alone, hosting.work_off, bed.hosts, topic, count),
-        "signed": partial(alone, hosting.work_off, bed.hosts, signed, count, hosting.PROCESSES, SECRET),
+        "signed": partial(
+            alone, hosting.work_off, bed.hosts, signed, count, hosting.PROCESSES, SECRET
+        ),
         "pool": partial(alone, pool_alone, count),
     }
 
@@ -70,7 +75,9 @@ def real_work(kind: str, seconds: float, count: int, ratio: float) -> Benchmark:
         }
 
     text = f"jobs of {seconds * 1000:g} ms {'of waiting' if kind == 'wait' else 'CPU'}"
-    figure = Figure(text, "jobs/s", "embedkq", "rate", ("bare processes", "rate"), Goal(least_ratio=ratio))
+    figure = Figure(
+        text, "jobs/s", "embedkq", "rate", ("bare processes", "rate"), Goal(least_ratio=ratio)
+    )
     return Benchmark(f"throughput: {text}", prepare, (figure,))
 
 
@@ -88,14 +95,17 @@ def mix(bed: Bed) -> Mapping[str, Trial]:
 
 
 def waits(bed: Bed) -> Mapping[str, Trial]:
-    return {"embedkq": lambda: alone(wait_in_mix, bed.hosts, bed.topic(), bed.options.scaled(3_000))}
+    return {
+        "embedkq": lambda: alone(wait_in_mix, bed.hosts, bed.topic(), bed.options.scaled(3_000))
+    }
 
 
 def wait_in_mix(hosts: str, topic: str, count: int) -> dict[str, float]:
-    """From before the enqueueing to the start of each short job, in ms: one process has a long job, the other is free."""
+    """From before the enqueueing to the start of each short job, in ms: one process has a long job,
+    the other is free."""
     with Alone(send_mix, hosts, topic, count) as sender:
         sender.await_ready()
-        owner = hosting.Owner(hosts, topic, count, at_first=sender.go_on)
+        owner = hosting.CallbackDispatcher(hosts, topic, count, at_first=sender.go_on)
         owner.keep_results = True
         owner.work_off()
         sender.result()
@@ -140,9 +150,10 @@ def large(name: str, size: int, count: int) -> Benchmark:
 
 
 def pool_alone(count: int) -> dict[str, float]:
-    """No-ops through embedkq's pool, driven as the worker's loop does, without Kafka, decoding and callbacks."""
-    from embedkq.worker.children import Task
-    from embedkq.worker.pool import JobPool
+    """No-ops through embedkq's pool, driven as the worker's loop does, without Kafka, decoding and
+    callbacks."""
+    from embedkq.worker.between_threads.task import Task
+    from embedkq.worker.pool.pool import JobPool
 
     selector, payload = selectors.DefaultSelector(), codec.encode_call(work.noop, (1,), {})
     pool: JobPool[Task] = JobPool(PROCESSES, selector)

@@ -1,4 +1,6 @@
-"""The Flask app that hosts a worker or does not, as BENCH_MODE says: see requesting.py. Gunicorn imports it."""
+"""The Flask app that hosts a worker or does not, as BENCH_MODE says: see requesting.py. Gunicorn
+imports it."""
+
 from __future__ import annotations
 
 import os
@@ -15,7 +17,12 @@ _worker: Any = None
 @app.get("/")
 def index() -> Any:
     """As much as a small view does."""
-    return jsonify(items=[{"number": number, "name": f"item {number}", "price": number / 7} for number in range(50)])
+    return jsonify(
+        items=[
+            {"number": number, "name": f"item {number}", "price": number / 7}
+            for number in range(50)
+        ]
+    )
 
 
 @app.get("/ready")
@@ -49,5 +56,7 @@ if os.environ["BENCH_MODE"] == "polling":
 elif os.environ["BENCH_MODE"] in ("idle", "busy"):
     from embedkq import Worker
 
-    _worker = Worker(os.environ["BENCH_HOSTS"], os.environ["BENCH_TOPIC"], callback=_told, processes=2)
+    _worker = Worker(
+        os.environ["BENCH_HOSTS"], os.environ["BENCH_TOPIC"], callback=_told, processes=2
+    )
     threading.Thread(target=_worker.start, name="jobs", daemon=True).start()

@@ -1,4 +1,5 @@
 """The jobs. Children import this module, so it imports next to nothing."""
+
 from __future__ import annotations
 
 import ctypes
@@ -56,7 +57,8 @@ def tell(path: str, kind: str) -> None:
 
 
 def hang(path: str, number: int) -> None:
-    """Tell that it begins, then never end: asleep, busy, or stuck in C where no signal handler gets a turn, as the number says."""
+    """Tell that it begins, then never end: asleep, busy, or stuck in C where no signal handler gets
+    a turn, as the number says."""
     tell(path, "hang")
     while True:
         if number % 3 == 0:

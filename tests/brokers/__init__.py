@@ -1,4 +1,6 @@
-"""Brokers for tests behind one interface: see base.py for the kinds, choice.py for which one a session runs on."""
+"""Brokers for tests behind one interface: see base.py for the kinds, choice.py for which one a
+session runs on."""
+
 from __future__ import annotations
 
 from .base import ABILITIES, Broker, Cannot, Unavailable, is_open

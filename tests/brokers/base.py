@@ -8,6 +8,7 @@
 
 `Cluster` (cluster.py) makes three of the second or third act as one.
 """
+
 from __future__ import annotations
 
 import os
@@ -24,7 +25,19 @@ READY_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 #: What not every kind can do. keeps_data: also over `kill`; quick_sessions: give up dead members within a second; properties: take
 #: server properties; listeners: take further ones, so TLS and SASL; compression: compress records as a topic's `compression.type` says.
-ABILITIES = frozenset({"stop", "kill", "pause", "keeps_data", "quick_sessions", "properties", "listeners", "cluster", "compression"})
+ABILITIES = frozenset(
+    {
+        "stop",
+        "kill",
+        "pause",
+        "keeps_data",
+        "quick_sessions",
+        "properties",
+        "listeners",
+        "cluster",
+        "compression",
+    }
+)
 
 
 class Cannot(RuntimeError):
@@ -36,9 +49,11 @@ class Unavailable(RuntimeError):
 
 
 class Broker(ABC):
-    """One broker. Not thread-safe; a forked copy of it does nothing, so that only its maker ends it.
+    """One broker. Not thread-safe; a forked copy of it does nothing, so that only its maker ends
+    it.
 
-    After `kill` or `stop`, `start` brings it back on the same address, with the same data where `keeps_data`.
+    After `kill` or `stop`, `start` brings it back on the same address, with the same data where
+    `keeps_data`.
     """
 
     kind: ClassVar[str]
@@ -69,7 +84,8 @@ class Broker(ABC):
             wait: False returns at once, for a node whose cluster has no majority yet.
 
         Raises:
-            RuntimeError: it ended, or did not answer in `READY_TIMEOUT`; the text ends with its log.
+            RuntimeError: it ended, or did not answer in `READY_TIMEOUT`; the text ends with its
+                log.
         """
         if not self.running:
             self._start()
@@ -78,7 +94,8 @@ class Broker(ABC):
             self.wait_ready()
 
     def stop(self) -> None:
-        """End it in an orderly way; the port is closed on return. Nothing to do when it does not run."""
+        """End it in an orderly way; the port is closed on return. Nothing to do when it does not
+        run."""
         if self.paused:
             self.resume()
         if self.running:
@@ -92,7 +109,8 @@ class Broker(ABC):
             self.running = self.paused = False
 
     def wipe(self) -> None:
-        """End it as `kill` does, and forget all that it held: `start` brings it back empty, on the same address."""
+        """End it as `kill` does, and forget all that it held: `start` brings it back empty, on the
+        same address."""
         self.kill()
         self._close()
 
@@ -137,11 +155,14 @@ class Broker(ABC):
         self.close()
 
     def _cannot(self) -> Cannot:
-        return Cannot(f"{self.kind} cannot do this; it can: {', '.join(sorted(self.capabilities)) or 'nothing'}")
+        return Cannot(
+            f"{self.kind} cannot do this; it can: {', '.join(sorted(self.capabilities)) or 'nothing'}"
+        )
 
     @staticmethod
     def prepare() -> str:
-        """Make sure that this kind can run here, fetching what it needs; returns what it is; raises Unavailable."""
+        """Make sure that this kind can run here, fetching what it needs; returns what it is; raises
+        Unavailable."""
         raise NotImplementedError
 
     @abstractmethod
@@ -167,7 +188,8 @@ class Broker(ABC):
 
 
 def wait_until_answers(hosts: str, check_alive: Callable[[], None], timeout: float) -> None:
-    """Return once a client gets `hosts`' own broker listed in the metadata; RuntimeError after `timeout` seconds."""
+    """Return once a client gets `hosts`' own broker listed in the metadata; RuntimeError after
+    `timeout` seconds."""
     deadline = time.monotonic() + timeout
     reason: BaseException | None = None
     while time.monotonic() < deadline:
@@ -184,13 +206,16 @@ def wait_until_answers(hosts: str, check_alive: Callable[[], None], timeout: flo
 def _lists_itself(hosts: str, timeout: float) -> bool:
     """Whether each of `hosts` takes connections and is listed as taking part.
 
-    The bare connection comes first: a Kafka client that meets a closed port backs off for longer than a broker takes.
+    The bare connection comes first: a Kafka client that meets a closed port backs off for longer
+    than a broker takes.
     """
     for address in hosts.split(","):
         host, port = address.rsplit(":", 1)
         socket.create_connection((host, int(port)), timeout=1).close()
     milliseconds = max(500, min(5000, int(timeout * 1000)))
-    admin = KafkaAdminClient(bootstrap_servers=hosts, bootstrap_timeout_ms=milliseconds, request_timeout_ms=milliseconds)
+    admin = KafkaAdminClient(
+        bootstrap_servers=hosts, bootstrap_timeout_ms=milliseconds, request_timeout_ms=milliseconds
+    )
     try:
         nodes = admin.describe_cluster()["brokers"]
         listed = {f"{node['host']}:{node['port']}" for node in nodes if not node.get("is_fenced")}

@@ -1,4 +1,5 @@
 """Which broker the tests of this session run on."""
+
 from __future__ import annotations
 
 import os
@@ -27,7 +28,8 @@ def in_ci() -> bool:
 
 
 def choose() -> type[Broker]:
-    """The first kind that answers, or the one that EMBEDKQ_TEST_BROKER names; in CI Docker, unless another is named.
+    """The first kind that answers, or the one that EMBEDKQ_TEST_BROKER names; in CI Docker, unless
+    another is named.
 
     Raises:
         Unavailable: none, or not the one that is asked for; the text has the reason of each.
@@ -50,7 +52,8 @@ def choose() -> type[Broker]:
 def require(kind: type[Broker], abilities: Collection[str]) -> None:
     """Skip the test that runs now if this kind of broker lacks one of these abilities.
 
-    In CI that is a failure, except on the development broker: CI runs there, a second time, what it can do.
+    In CI that is a failure, except on the development broker: CI runs there, a second time, what it
+    can do.
     """
     missing = set(abilities) - kind.capabilities
     if missing:
@@ -65,7 +68,8 @@ def make(
     listeners: Mapping[str, str] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> Broker:
-    """A broker of this kind, not started; server properties and listeners for those that take them."""
+    """A broker of this kind, not started; server properties and listeners for those that take
+    them."""
     if issubclass(kind, DockerKafka | KafkaJars):
         return kind(properties, listeners=listeners, files=files)
     if kind is Embedded and properties == QUICK_SESSIONS:  # as it is without

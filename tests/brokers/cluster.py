@@ -1,4 +1,5 @@
 """Several nodes that act as one Apache Kafka cluster."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from .layout import make_layout
 
 
 class Cluster:
-    """`nodes[0]` to `nodes[size - 1]`, each a `Broker` and voter; topics get a replica on each node, min ISR 2 of 3.
+    """`nodes[0]` to `nodes[size - 1]`, each a `Broker` and voter; topics get a replica on each
+    node, min ISR 2 of 3.
 
-    Closes with the with-block. A node that is started while the majority is down needs `start(wait=False)`.
+    Closes with the with-block. A node that is started while the majority is down needs
+    `start(wait=False)`.
     """
 
     def __init__(
@@ -28,9 +31,15 @@ class Cluster:
             raise Cannot(f"{kind.kind} cannot make a cluster")
         bridged = kind is DockerKafka and has_bridge()
         layout = make_layout(
-            size, bridged=bridged, names=node_names(size) if bridged else (), listeners=listeners, properties=properties
+            size,
+            bridged=bridged,
+            names=node_names(size) if bridged else (),
+            listeners=listeners,
+            properties=properties,
         )
-        self.nodes = [kind(files=files, layout=layout, node_id=node_id) for node_id in range(1, size + 1)]
+        self.nodes = [
+            kind(files=files, layout=layout, node_id=node_id) for node_id in range(1, size + 1)
+        ]
         self.hosts = ",".join(node.hosts for node in self.nodes)
 
     def start(self) -> None:
@@ -46,7 +55,8 @@ class Cluster:
     def stop(self) -> None:
         """Stop every node in turn.
 
-        The last ones have no majority left to hand over to, so Kafka's own orderly end would wait: they are killed.
+        The last ones have no majority left to hand over to, so Kafka's own orderly end would wait:
+        they are killed.
         """
         for left, node in zip(reversed(range(len(self.nodes))), self.nodes):
             if left > len(self.nodes) // 2:

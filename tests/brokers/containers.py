@@ -1,4 +1,5 @@
 """Apache Kafka in a container, through the docker SDK."""
+
 from __future__ import annotations
 
 import functools
@@ -24,7 +25,8 @@ OWNER = "embedkq.owner"
 
 
 class DockerKafka(Broker):
-    """One container as broker and controller, or one node of a cluster of them; loopback ports only."""
+    """One container as broker and controller, or one node of a cluster of them; loopback ports
+    only."""
 
     kind = "docker"
     capabilities = ABILITIES
@@ -38,17 +40,21 @@ class DockerKafka(Broker):
         layout: Layout | None = None,
         node_id: int = 1,
     ) -> None:
-        """See `Layout` for properties, listeners and the place of `files`; a given `layout` brings its own."""
+        """See `Layout` for properties, listeners and the place of `files`; a given `layout` brings
+        its own."""
         super().__init__()
         self.node_id = node_id
-        self.layout = layout or make_layout(bridged=has_bridge(), names=("localhost",), listeners=listeners, properties=properties)
+        self.layout = layout or make_layout(
+            bridged=has_bridge(), names=("localhost",), listeners=listeners, properties=properties
+        )
         self.hosts = self.layout.places[node_id - 1].hosts
         self._files = dict(files or {})
         self._container: Any = None
 
     @staticmethod
     def prepare() -> str:
-        """Make sure that it can run here, pulling or making the image; returns what it is; raises Unavailable."""
+        """Make sure that it can run here, pulling or making the image; returns what it is; raises
+        Unavailable."""
         remove_orphans()
         return f"Apache Kafka in Docker ({image().name})"
 
@@ -79,16 +85,25 @@ class DockerKafka(Broker):
             self.node_id, data=made.data_folder(self.node_id), folder=made.folder
         )
         files = {**self._files, "server.properties": properties.encode()}
-        container.put_archive("/", _archive({f"{made.folder.lstrip('/')}/{name}": files[name] for name in files}))
+        container.put_archive(
+            "/", _archive({f"{made.folder.lstrip('/')}/{name}": files[name] for name in files})
+        )
         return container
 
     def _network(self, labels: dict[str, str]) -> dict[str, Any]:
-        """How the container is reached: by the host's own loopback interface, or by ports published on it."""
+        """How the container is reached: by the host's own loopback interface, or by ports published
+        on it."""
         if not self.layout.bridged:
             return {"network_mode": "host"}
         place = self.layout.places[self.node_id - 1]
-        published = {name: port for name, port in place.ports.items() if name not in ("CONTROLLER", "INTERNAL")}
-        options: dict[str, Any] = {"ports": {f"{port}/tcp": ("127.0.0.1", port) for port in published.values()}}
+        published = {
+            name: port
+            for name, port in place.ports.items()
+            if name not in ("CONTROLLER", "INTERNAL")
+        }
+        options: dict[str, Any] = {
+            "ports": {f"{port}/tcp": ("127.0.0.1", port) for port in published.values()}
+        }
         if len(self.layout.places) > 1:
             network = place.name.rpartition("-")[0]
             if not engine().networks.list(names=[network]):
@@ -147,7 +162,9 @@ def engine() -> docker.DockerClient:
         client = docker.from_env(timeout=300)
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
-        raise Unavailable(f"no Docker engine answers at {os.environ.get('DOCKER_HOST', 'its usual place')}: {error}") from error
+        raise Unavailable(
+            f"no Docker engine answers at {os.environ.get('DOCKER_HOST', 'its usual place')}: {error}"
+        ) from error
     return client
 
 
@@ -159,13 +176,15 @@ def image() -> Image:
 
 @functools.cache
 def has_bridge() -> bool:
-    """Whether this engine can publish ports; one started with --bridge=none has the host's network only."""
+    """Whether this engine can publish ports; one started with --bridge=none has the host's network
+    only."""
     return any(network.name == "bridge" for network in engine().networks.list())
 
 
 @functools.cache
 def start_guard() -> str:
-    """Start this session's guard before its first container; returns the value of the owner's label."""
+    """Start this session's guard before its first container; returns the value of the owner's
+    label."""
     owner = f"{socket.gethostname()}/{os.getpid()}/{started_at(os.getpid())}"
     arguments = [sys.executable, str(GUARD), "containers", str(os.getpid()), f"{OWNER}={owner}"]
     # The pipe stays open for as long as this process lives: its end is what the guard waits for.
@@ -188,7 +207,8 @@ def end_guard() -> None:
 
 
 def started_at(pid: int) -> str:
-    """When a process began, in the kernel's ticks: process ids are used again. Empty where there is none."""
+    """When a process began, in the kernel's ticks: process ids are used again. Empty where there is
+    none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -196,14 +216,21 @@ def started_at(pid: int) -> str:
 
 
 def remove_orphans() -> None:
-    """Remove the containers of sessions on this machine that were killed together with their guard."""
-    for container in engine().containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
+    """Remove the containers of sessions on this machine that were killed together with their
+    guard."""
+    for container in engine().containers.list(
+        all=True, filters={"label": OWNER}, ignore_removed=True
+    ):
         host, pid, started = container.labels[OWNER].rsplit("/", 2)
         if host == socket.gethostname() and started_at(int(pid)) != started:
             _remove(container)
     for network in engine().networks.list(filters={"label": OWNER}, greedy=True):
         host, pid, started = network.attrs["Labels"][OWNER].rsplit("/", 2)
-        if host == socket.gethostname() and started_at(int(pid)) != started and not network.containers:
+        if (
+            host == socket.gethostname()
+            and started_at(int(pid)) != started
+            and not network.containers
+        ):
             network.remove()
 
 

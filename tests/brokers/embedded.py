@@ -1,4 +1,5 @@
 """The development broker that embedkq ships."""
+
 from __future__ import annotations
 
 import os
@@ -16,7 +17,8 @@ from .layout import free_port
 
 
 class Embedded(Broker):
-    """One process with a folder of its own. Neither TLS nor SASL, no server properties, no second node."""
+    """One process with a folder of its own. Neither TLS nor SASL, no server properties, no second
+    node."""
 
     kind = "embedded"
     capabilities = frozenset({"stop", "kill", "pause", "keeps_data", "quick_sessions"})
@@ -29,7 +31,8 @@ class Embedded(Broker):
 
     @staticmethod
     def prepare() -> str:
-        """Build it where that is needed; returns what it is; raises Unavailable, also where only the last resort is to be had."""
+        """Build it where that is needed; returns what it is; raises Unavailable, also where only
+        the last resort is to be had."""
         try:
             limits = find_program().limits
         except BrokerMissing as error:
@@ -55,7 +58,8 @@ class Embedded(Broker):
         self._broker.stop()
 
     def _pause(self) -> None:
-        """Returns once all its threads have stopped: until one of them has taken up the signal, the others still answer."""
+        """Returns once all its threads have stopped: until one of them has taken up the signal, the
+        others still answer."""
         self._send(signal.SIGSTOP)
         deadline = time.monotonic() + STOP_TIMEOUT
         while not self._is_frozen():
@@ -65,7 +69,8 @@ class Embedded(Broker):
 
     def _is_frozen(self) -> bool:
         return all(
-            path.read_text().rpartition(")")[2].split()[0] == "T" for path in Path(f"/proc/{self._broker.pid}/task").glob("*/stat")
+            path.read_text().rpartition(")")[2].split()[0] == "T"
+            for path in Path(f"/proc/{self._broker.pid}/task").glob("*/stat")
         )
 
     def _resume(self) -> None:
@@ -83,4 +88,6 @@ class Embedded(Broker):
     def _check_alive(self) -> None:
         if self._broker.pid is None:
             self.running = False
-            raise RuntimeError(f"the development broker ended by itself. It printed last:\n{self._broker.tail()}")
+            raise RuntimeError(
+                f"the development broker ended by itself. It printed last:\n{self._broker.tail()}"
+            )

@@ -1,4 +1,5 @@
 """Somebody else's cluster, named by EMBEDKQ_TEST_HOSTS."""
+
 from __future__ import annotations
 
 import os

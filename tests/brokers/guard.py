@@ -10,6 +10,7 @@ Run as a file, never imported by the tests' process:
     python guard.py process OWNER FOLDER COMMAND...    each line on stdin starts COMMAND; "started PID", "ended CODE" come back
     python guard.py containers OWNER LABEL             LABEL as key=value; containers and networks that carry it go
 """
+
 from __future__ import annotations
 
 import os
@@ -29,7 +30,8 @@ def owner_gone(owner: int) -> bool:
 
 
 def next_command(owner: int, timeout: float) -> bytes | None:
-    """What came on stdin within `timeout` seconds: None for nothing yet, empty at the owner's end."""
+    """What came on stdin within `timeout` seconds: None for nothing yet, empty at the owner's
+    end."""
     if owner_gone(owner):
         return b""
     readable, _, _ = select.select([0], [], [], timeout)
@@ -54,7 +56,9 @@ def guard_process(owner: int, folder: str, command: list[str]) -> None:
                 process = None
             if asked is not None and process is None:
                 with open(os.path.join(folder, "log"), "ab") as log:
-                    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
+                    process = subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder
+                    )
                 say(f"started {process.pid}")
     finally:
         if process is not None:
@@ -70,7 +74,8 @@ def guard_containers(owner: int, label: str) -> None:
     client = docker.from_env()
     while next_command(owner, 1.0) != b"":
         pass
-    # The owner may have died with a request to the engine under way, whose container appears only now.
+    # The owner may have died with a request to the engine under way, whose container appears only
+    # now.
     for pause in (0.0, 1.0, 2.0) if owner_gone(owner) else (0.0,):
         time.sleep(pause)
         remove_labelled(client, label)
@@ -81,7 +86,9 @@ def remove_labelled(client: object, label: str) -> None:
     import docker
 
     assert isinstance(client, docker.DockerClient)
-    for container in client.containers.list(all=True, filters={"label": label}, ignore_removed=True):
+    for container in client.containers.list(
+        all=True, filters={"label": label}, ignore_removed=True
+    ):
         try:
             container.remove(force=True, v=True)
         except docker.errors.APIError:

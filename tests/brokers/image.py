@@ -1,4 +1,6 @@
-"""The image that containers are made from: apache/kafka where it can be had, else one made here from jars and jlink."""
+"""The image that containers are made from: apache/kafka where it can be had, else one made here
+from jars and jlink."""
+
 from __future__ import annotations
 
 import hashlib
@@ -53,7 +55,10 @@ class Image:
         """For the scripts of the official image."""
         if not self.official:
             return {}
-        return {"KAFKA_HEAP_OPTS": "-Xms64m -Xmx384m", "KAFKA_JVM_PERFORMANCE_OPTS": " ".join(kafka_files.JVM_FLAGS[:3])}
+        return {
+            "KAFKA_HEAP_OPTS": "-Xms64m -Xmx384m",
+            "KAFKA_JVM_PERFORMANCE_OPTS": " ".join(kafka_files.JVM_FLAGS[:3]),
+        }
 
     def data_folder(self, node_id: int) -> str:
         """The storage of a node."""
@@ -63,7 +68,8 @@ class Image:
 def find_image(client: docker.DockerClient) -> Image:
     """The first that is there, can be pulled, or can be made; Unavailable when none of these works.
 
-    EMBEDKQ_TEST_IMAGE names another image of the apache/kafka family, or `own` for the one made here.
+    EMBEDKQ_TEST_IMAGE names another image of the apache/kafka family, or `own` for the one made
+    here.
     """
     wanted = os.environ.get("EMBEDKQ_TEST_IMAGE", "")
     reason = ""
@@ -83,7 +89,9 @@ def find_image(client: docker.DockerClient) -> Image:
     try:
         return _own(client) or _make(client)
     except Unavailable as error:
-        raise Unavailable(f"{error}; and apache/kafka cannot be pulled: {reason or 'not tried'}") from error
+        raise Unavailable(
+            f"{error}; and apache/kafka cannot be pulled: {reason or 'not tried'}"
+        ) from error
 
 
 def _is_local(client: docker.DockerClient, name: str) -> bool:
@@ -105,7 +113,12 @@ def _pull(client: docker.DockerClient, name: str) -> str:
 
 
 def _own_image() -> Image:
-    return Image(f"embedkq-kafka:{kafka_files.kafka_version()}-{_digest()}", "/kafka/config", "/kafka/node-{node_id}", False)
+    return Image(
+        f"embedkq-kafka:{kafka_files.kafka_version()}-{_digest()}",
+        "/kafka/config",
+        "/kafka/node-{node_id}",
+        False,
+    )
 
 
 def _own(client: docker.DockerClient) -> Image | None:
@@ -119,17 +132,25 @@ def _digest() -> str:
 
 
 def _make(client: docker.DockerClient) -> Image:
-    """Build the image; the engine gets everything in one archive, so it may be on another machine."""
+    """Build the image; the engine gets everything in one archive, so it may be on another
+    machine."""
     machine = client.version()["Arch"]
-    if not sys.platform.startswith("linux") or {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine()) != machine:
-        raise Unavailable(f"an image for linux/{machine} cannot be made on {sys.platform}/{platform.machine()}")
+    if (
+        not sys.platform.startswith("linux")
+        or {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine()) != machine
+    ):
+        raise Unavailable(
+            f"an image for linux/{machine} cannot be made on {sys.platform}/{platform.machine()}"
+        )
     image = _own_image()
     with tempfile.TemporaryFile(prefix="embedkq-image-") as context:
         with tarfile.open(fileobj=context, mode="w") as archive:
             archive.add(DOCKERFILE, "Dockerfile")
             _add_root(archive)
         context.seek(0)
-        client.images.build(fileobj=context, custom_context=True, tag=image.name, rm=True, forcerm=True)
+        client.images.build(
+            fileobj=context, custom_context=True, tag=image.name, rm=True, forcerm=True
+        )
     return image
 
 
@@ -149,11 +170,16 @@ def _add_root(archive: tarfile.TarFile) -> None:
 
 def _libraries(java: Path) -> list[str]:
     """Absolute paths, as the loader looks for them, of every library that Java needs."""
-    programs = [java / "bin" / "java", *(path for path in java.rglob("*.so") if not UNUSED.match(path.name))]
-    told = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, timeout=60, check=False).stdout
+    programs = [
+        java / "bin" / "java",
+        *(path for path in java.rglob("*.so") if not UNUSED.match(path.name)),
+    ]
+    told = subprocess.run(
+        ["ldd", *map(str, programs)], capture_output=True, text=True, timeout=60, check=False
+    ).stdout
     found = {path for path in re.findall(r"(/\S+) \(0x", told) if not path.startswith(str(java))}
-    # What is loaded at run time is not listed: how names are looked up (part of libc itself since glibc 2.34), and what the codec zstd,
-    # which Kafka's jar unpacks and loads, was linked with.
+    # What is loaded at run time is not listed: how names are looked up (part of libc itself since
+    # glibc 2.34), and what the codec zstd, which Kafka's jar unpacks and loads, was linked with.
     for path in sorted(found):
         for name in ("libnss_files.so.2", "libnss_dns.so.2", "libpthread.so.0"):
             beside = os.path.join(os.path.dirname(path), name)

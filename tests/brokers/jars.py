@@ -1,4 +1,5 @@
 """Apache Kafka from its Maven jars: a JVM on this machine, without Docker."""
+
 from __future__ import annotations
 
 import os
@@ -34,7 +35,8 @@ class KafkaJars(Broker):
         layout: Layout | None = None,
         node_id: int = 1,
     ) -> None:
-        """See `Layout` for properties, listeners and the place of `files`; a given `layout` brings its own."""
+        """See `Layout` for properties, listeners and the place of `files`; a given `layout` brings
+        its own."""
         super().__init__()
         self.node_id = node_id
         self.layout = layout or make_layout(listeners=listeners, properties=properties)
@@ -74,7 +76,9 @@ class KafkaJars(Broker):
         guard = Guard(folder, [java, *flags, "-cp", f"{jars}/*", *main])
         shutil.copytree(storage, folder / "data")
         (folder / "server.properties").write_text(
-            self.layout.server_properties(self.node_id, data=str(folder / "data"), folder=str(folder))
+            self.layout.server_properties(
+                self.node_id, data=str(folder / "data"), folder=str(folder)
+            )
         )
         for name, content in self._files.items():
             (folder / name).write_bytes(content)
@@ -121,9 +125,15 @@ class Guard:
         self._pid: int | None = None
         self._heard = b""
         arguments = [sys.executable, str(GUARD), "process", str(os.getpid()), str(folder), *command]
-        # A session of its own: Ctrl-C is for the tests, which then end their brokers in their own order.
+        # A session of its own: Ctrl-C is for the tests, which then end their brokers in their own
+        # order.
         self._guard = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True, bufsize=0
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+            bufsize=0,
         )
 
     def launch(self) -> None:
@@ -160,7 +170,9 @@ class Guard:
         assert self._guard.stdout
         deadline = time.monotonic() + timeout
         while b"\n" not in self._heard:
-            readable, _, _ = select.select([self._guard.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            readable, _, _ = select.select(
+                [self._guard.stdout], [], [], max(0.0, deadline - time.monotonic())
+            )
             if not readable:
                 return ""
             said = os.read(self._guard.stdout.fileno(), 4096)

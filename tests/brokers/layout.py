@@ -1,4 +1,6 @@
-"""Where the nodes of an Apache Kafka cluster listen, and the server properties that follow from it."""
+"""Where the nodes of an Apache Kafka cluster listen, and the server properties that follow from
+it."""
+
 from __future__ import annotations
 
 import random
@@ -48,8 +50,9 @@ class Place:
 class Layout:
     """All nodes of one cluster, each of them broker and controller.
 
-    With `bridged` the nodes live in network namespaces of their own: they listen on every address there, and talk to
-    each other by name through the listener INTERNAL. Without it everything is on the loopback interface.
+    With `bridged` the nodes live in network namespaces of their own: they listen on every address
+    there, and talk to each other by name through the listener INTERNAL. Without it everything is on
+    the loopback interface.
     """
 
     places: tuple[Place, ...]
@@ -66,7 +69,9 @@ class Layout:
         values = {
             "process.roles": "broker,controller",
             "node.id": str(node_id),
-            "controller.quorum.voters": ",".join(f"{p.node_id}@{p.name}:{p.ports['CONTROLLER']}" for p in self.places),
+            "controller.quorum.voters": ",".join(
+                f"{p.node_id}@{p.name}:{p.ports['CONTROLLER']}" for p in self.places
+            ),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "INTERNAL" if "INTERNAL" in place.ports else "PLAINTEXT",
             **self._listener_properties(place),
@@ -81,11 +86,18 @@ class Layout:
             "min.insync.replicas": str(min(size, 2)),
             **self.properties,
         }
-        return "".join(f"{key}={value.replace('{folder}', folder)}\n" for key, value in values.items())
+        return "".join(
+            f"{key}={value.replace('{folder}', folder)}\n" for key, value in values.items()
+        )
 
     def _listener_properties(self, place: Place) -> dict[str, str]:
         bind = "0.0.0.0" if self.bridged else "127.0.0.1"
-        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "INTERNAL": "PLAINTEXT", **self.listeners}
+        protocols = {
+            "CONTROLLER": "PLAINTEXT",
+            "PLAINTEXT": "PLAINTEXT",
+            "INTERNAL": "PLAINTEXT",
+            **self.listeners,
+        }
         advertised = {
             name: f"{place.name if name == 'INTERNAL' else '127.0.0.1'}:{port}"
             for name, port in place.ports.items()
@@ -93,8 +105,12 @@ class Layout:
         }
         return {
             "listeners": ",".join(f"{name}://{bind}:{port}" for name, port in place.ports.items()),
-            "advertised.listeners": ",".join(f"{name}://{address}" for name, address in advertised.items()),
-            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+            "advertised.listeners": ",".join(
+                f"{name}://{address}" for name, address in advertised.items()
+            ),
+            "listener.security.protocol.map": ",".join(
+                f"{name}:{protocol}" for name, protocol in protocols.items()
+            ),
         }
 
 
@@ -103,12 +119,14 @@ _SMALL_AND_QUICK = {
     "group.min.session.timeout.ms": "1000",
     "auto.create.topics.enable": "true",
     "num.partitions": "4",
-    # The defaults (50) cost a start about a second, and 10 MiB of index file for each of hundreds of test topics.
+    # The defaults (50) cost a start about a second, and 10 MiB of index file for each of hundreds
+    # of test topics.
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.num.partitions": "4",
     "log.index.size.max.bytes": "65536",
-    # A node that was killed cannot register again before its old session has ended (9 s by default).
+    # A node that was killed cannot register again before its old session has ended (9 s by
+    # default).
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "200",
 }
@@ -123,9 +141,18 @@ def make_layout(
     properties: Mapping[str, str] | None = None,
 ) -> Layout:
     """A layout with ports that are free now; `names` are the nodes' names on a bridged network."""
-    wanted = ["PLAINTEXT", "CONTROLLER", *(["INTERNAL"] if bridged and size > 1 else []), *(listeners or {})]
+    wanted = [
+        "PLAINTEXT",
+        "CONTROLLER",
+        *(["INTERNAL"] if bridged and size > 1 else []),
+        *(listeners or {}),
+    ]
     places = tuple(
-        Place(node_id, names[node_id - 1] if names else "127.0.0.1", {name: free_port() for name in wanted})
+        Place(
+            node_id,
+            names[node_id - 1] if names else "127.0.0.1",
+            {name: free_port() for name in wanted},
+        )
         for node_id in range(1, size + 1)
     )
     return Layout(places, bridged, dict(listeners or {}), dict(properties or {}))

@@ -1,4 +1,6 @@
-"""Runs the faults for a stated time, then prints what came of the jobs; exit status 1 if a promise was broken."""
+"""Runs the faults for a stated time, then prints what came of the jobs; exit status 1 if a promise
+was broken."""
+
 from __future__ import annotations
 
 import argparse
@@ -25,7 +27,12 @@ _PATIENCE_SECONDS = 120.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="of faults and load; the same seed makes the same choices")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="of faults and load; the same seed makes the same choices",
+    )
     parser.add_argument("--duration", type=float, default=60, help="seconds of faults")
     parser.add_argument("--rate", type=float, default=100, help="jobs a second")
     options = parser.parse_args()
@@ -46,7 +53,9 @@ def run(seed: int, duration: float, rate: float, folder: Path, console: Console)
     kind = kind if {"kill", "pause"} <= kind.capabilities else brokers.KafkaJars
     topic, group, chance = "chaos", "chaos", random.Random(seed)
     with brokers.make(kind) as broker:
-        console.print(f"{broker.description}, seed {seed}, {duration:g} s of faults, {rate:g} jobs/s")
+        console.print(
+            f"{broker.description}, seed {seed}, {duration:g} s of faults, {rate:g} jobs/s"
+        )
         admin = KafkaAdminClient(bootstrap_servers=broker.hosts)
         admin.create_topics({topic: {"num_partitions": PARTITIONS}})
         admin.close()
@@ -60,15 +69,21 @@ def run(seed: int, duration: float, rate: float, folder: Path, console: Console)
                 began = time.monotonic()
                 while (now := time.monotonic()) < began + duration:
                     time.sleep(min(chance.uniform(1, 6), began + duration - now))
-                    progress.update(bar, completed=time.monotonic() - began, description=theatre.one_fault())
+                    progress.update(
+                        bar, completed=time.monotonic() - began, description=theatre.one_fault()
+                    )
             with console.status("peace: until all is done"):
                 if _await_all_done(broker.hosts, group, topic):
                     theatre.await_health()
                 else:
-                    theatre.failed.append(f"after {_PATIENCE_SECONDS:g} s of peace not all is committed: the group has stopped")
+                    theatre.failed.append(
+                        f"after {_PATIENCE_SECONDS:g} s of peace not all is committed: the group has stopped"
+                    )
                 theatre.read_last_life()
             theatre.end()
-            (folder / "faults").write_text("".join(f"{e.begin:.3f} {e.end:.3f} {e.kind} {e.host}\n" for e in theatre.events))
+            (folder / "faults").write_text(
+                "".join(f"{e.begin:.3f} {e.end:.3f} {e.kind} {e.host}\n" for e in theatre.events)
+            )
             return make_report(folder, load, theatre.events, theatre.lives, theatre.failed)
         finally:
             theatre.kill_all()
@@ -86,14 +101,20 @@ def show(report: Report, seed: int, duration: float, console: Console) -> None:
     for name, value in lines_of(report).items():
         table.add_row(name, value)
     console.print(table)
-    for what, numbers in (("never ran", report.lost), ("has no callback", report.callbacks_missing)):
+    for what, numbers in (
+        ("never ran", report.lost),
+        ("has no callback", report.callbacks_missing),
+    ):
         for number in numbers[:20]:
             console.print(f"job {number} {what}", style="red")
     for text in (*report.wrong_status, *report.unexplained, *report.host_failures):
         console.print(text, style="red")
     for text in report.order_broken[:20]:
         console.print(text)
-    console.print("Every promise was kept." if report.well else "A promise was broken.", style="" if report.well else "bold red")
+    console.print(
+        "Every promise was kept." if report.well else "A promise was broken.",
+        style="" if report.well else "bold red",
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What goes wrong: hosts that die, freeze, join and leave, busy or idle; a broker that dies, freezes or forgets all; partitions that are
-added; a topic that is created again; offsets that are set back; records of strangers."""
+"""What goes wrong: hosts that die, freeze, join and leave, busy or idle; a broker that dies,
+freezes or forgets all; partitions that are added; a topic that is created again; offsets that are
+set back; records of strangers."""
+
 from __future__ import annotations
 
 import json
@@ -23,8 +25,8 @@ from support import committed, with_admin
 
 from chaos.lives import Life, is_all_done, is_of, mark_of, read_life, topic_mark
 from chaos.load import Load
-from embedkq.notes import UNKNOWN_TOPIC, TopicMark
-from embedkq.record_batch import RawName
+from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
+from embedkq._formats.record_batch import RawName
 
 ROOT = Path(__file__).parents[2]
 MOST_HOSTS, FEWEST_HOSTS = 4, 2
@@ -65,7 +67,16 @@ STRANGERS: tuple[dict[str, Any], ...] = (
 class Theatre:
     """The hosts and the broker, and what has been done to them."""
 
-    def __init__(self, broker: Broker, topic: str, group: str, folder: Path, seed: int, partitions: int, load: Load) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        topic: str,
+        group: str,
+        folder: Path,
+        seed: int,
+        partitions: int,
+        load: Load,
+    ) -> None:
         self.events: list[Event] = []
         self.failed: list[str] = []
         """Hosts that ended by themselves."""
@@ -77,26 +88,51 @@ class Theatre:
         self._partitions = partitions
         self._load = load
         self.lives: list[Life] = []
-        """What each life of the topic held at its end; the last one once `read_last_life` was called."""
+        """What each life of the topic held at its end; the last one once `read_last_life` was
+        called."""
 
     def start_host(self) -> None:
         """One more process with a worker."""
         self._started += 1
         name = f"host-{self._started}"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-        arguments = [sys.executable, "-m", "chaos.host", self._broker.hosts, self._topic, self._group, str(self._folder), name]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        }
+        arguments = [
+            sys.executable,
+            "-m",
+            "chaos.host",
+            self._broker.hosts,
+            self._topic,
+            self._group,
+            str(self._folder),
+            name,
+        ]
         with (self._folder / f"{name}.out").open("wb") as out:
             self._hosts[name] = subprocess.Popen(arguments, env=environment, stdout=out, stderr=out)
 
     def one_fault(self) -> str:
         """Bring about a fault, wait until its cause is gone; what it was."""
         kinds: list[tuple[Callable[[], None], int]] = [
-            (self.kill_host, 4), (self.freeze_host, 2), (self.join, 4), (self.leave, 4),
-            (self.kill_broker, 2), (self.freeze_broker, 1), (self.add_partition, 2), (self.recreate_topic, 2), (self.wipe_broker, 1),
-            (self.reset_offsets, 1), (self.kill_idle_host, 2), (self.freeze_idle_host, 1), (self.add_strangers, 3),
+            (self.kill_host, 4),
+            (self.freeze_host, 2),
+            (self.join, 4),
+            (self.leave, 4),
+            (self.kill_broker, 2),
+            (self.freeze_broker, 1),
+            (self.add_partition, 2),
+            (self.recreate_topic, 2),
+            (self.wipe_broker, 1),
+            (self.reset_offsets, 1),
+            (self.kill_idle_host, 2),
+            (self.freeze_idle_host, 1),
+            (self.add_strangers, 3),
         ]
         possible = [(fault, weight) for fault, weight in kinds if self._is_possible(fault)]
-        fault = self._random.choices([fault for fault, _ in possible], [weight for _, weight in possible])[0]
+        fault = self._random.choices(
+            [fault for fault, _ in possible], [weight for _, weight in possible]
+        )[0]
         fault()
         self._look_after_hosts()
         return fault.__name__
@@ -162,19 +198,23 @@ class Theatre:
         self._note("add_partition", "", began)
 
     def recreate_topic(self) -> None:
-        """Delete the topic with all that waits in it, and create it again, with as many partitions or fewer."""
+        """Delete the topic with all that waits in it, and create it again, with as many partitions
+        or fewer."""
         with self._end_of_life("recreate_topic"):
             admin = KafkaAdminClient(bootstrap_servers=self._broker.hosts)
             try:
                 old = mark_of(admin, self._topic)
                 admin.delete_topics([self._topic])
                 time.sleep(self._random.choice([0.0, self._random.uniform(0, 5)]))
-                self._create_topic(admin, self._random.randint(FEWEST_PARTITIONS, self._partitions), old)
+                self._create_topic(
+                    admin, self._random.randint(FEWEST_PARTITIONS, self._partitions), old
+                )
             finally:
                 admin.close()
 
     def wipe_broker(self) -> None:
-        """A broker that comes back with neither records nor offsets, as one does that keeps its data in memory."""
+        """A broker that comes back with neither records nor offsets, as one does that keeps its
+        data in memory."""
         with self._end_of_life("wipe_broker"):
             self._broker.wipe()
             time.sleep(self._random.uniform(0, 3))
@@ -187,9 +227,11 @@ class Theatre:
 
     @contextmanager
     def _end_of_life(self, kind: str) -> Iterator[None]:
-        """End the topic's life: three times of four once all of it is done, so that nothing may be missing; else with what waits in it.
+        """End the topic's life: three times of four once all of it is done, so that nothing may be
+        missing; else with what waits in it.
 
-        Nothing is sent while the topic is read, so that it is known of each job whether it was in it.
+        Nothing is sent while the topic is read, so that it is known of each job whether it was in
+        it.
         """
         wait = self._random.random() < 0.75
         self._load.pause(True)
@@ -208,14 +250,21 @@ class Theatre:
 
     def read_last_life(self) -> None:
         """Read what the topic holds at the end."""
-        self.lives.append(read_life(self._broker.hosts, self._group, self._topic, self._load.numbers.get))
+        self.lives.append(
+            read_life(self._broker.hosts, self._group, self._topic, self._load.numbers.get)
+        )
 
     def _create_topic(self, admin: KafkaAdminClient, partitions: int, old: TopicMark) -> None:
-        """Return once another topic than `old` is there, whoever created it: a client's question may have."""
+        """Return once another topic than `old` is there, whoever created it: a client's question
+        may have."""
         while True:
             try:
                 admin.create_topics({self._topic: {"num_partitions": partitions}})
-            except (kafka_errors.TopicAlreadyExistsError, kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError):
+            except (
+                kafka_errors.TopicAlreadyExistsError,
+                kafka_errors.KafkaTimeoutError,
+                kafka_errors.RequestTimedOutError,
+            ):
                 time.sleep(0.2)
             mark = mark_of(admin, self._topic)
             if mark.partitions and mark.id != old.id:
@@ -237,18 +286,29 @@ class Theatre:
             self.start_host()
 
     def _move_back(self) -> dict[int, int]:
-        """Up to 100 records back in each partition, once the group has no member; the new offsets by partition."""
-        mark, known = topic_mark(self._broker.hosts, self._topic), committed(self._broker.hosts, self._group, self._topic)
-        # An offset of a topic that was deleted would lose with its metadata what tells that it is none of this one.
+        """Up to 100 records back in each partition, once the group has no member; the new offsets
+        by partition."""
+        mark, known = (
+            topic_mark(self._broker.hosts, self._topic),
+            committed(self._broker.hosts, self._group, self._topic),
+        )
+        # An offset of a topic that was deleted would lose with its metadata what tells that it is
+        # none of this one.
         back = {
-            number: max(0, offset - self._random.randint(0, 100)) for number, (offset, text) in known.items() if is_of(mark, offset, text)
+            number: max(0, offset - self._random.randint(0, 100))
+            for number, (offset, text) in known.items()
+            if is_of(mark, offset, text)
         }
-        wanted = {TopicPartition(self._topic, number): OffsetAndMetadata(offset, "", -1) for number, offset in back.items()}
+        wanted = {
+            TopicPartition(self._topic, number): OffsetAndMetadata(offset, "", -1)
+            for number, offset in back.items()
+        }
         move_group(self._broker.hosts, self._group, wanted)
         return back
 
     def kill_idle_host(self) -> None:
-        """A host dies that has nothing to do, and has committed all that it did: nothing may run again."""
+        """A host dies that has nothing to do, and has committed all that it did: nothing may run
+        again."""
         with self._idle("kill_idle_host", "kill_host") as kind:
             self.kill_host(kind)
 
@@ -268,7 +328,10 @@ class Theatre:
 
     def _await_all_done(self) -> bool:
         deadline = time.monotonic() + _IDLE_SECONDS
-        while not (done := is_all_done(self._broker.hosts, self._group, self._topic)) and time.monotonic() < deadline:
+        while (
+            not (done := is_all_done(self._broker.hosts, self._group, self._topic))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.3)
         return done
 
@@ -288,10 +351,13 @@ class Theatre:
         self._note("add_strangers", "", began)
 
     def await_health(self) -> None:
-        """Once all is done each host has to say so: healthy, and without lag. What one says instead counts as its failure."""
+        """Once all is done each host has to say so: healthy, and without lag. What one says instead
+        counts as its failure."""
         asked, deadline = time.monotonic(), time.monotonic() + _HEALTHY_SECONDS
         for name in self._hosts:
-            while (flaw := flaw_of_health(self._folder / f"{name}.health", asked)) and time.monotonic() < deadline:
+            while (
+                flaw := flaw_of_health(self._folder / f"{name}.health", asked)
+            ) and time.monotonic() < deadline:
                 time.sleep(0.5)
             if flaw:
                 self.failed.append(f"{name}, when all was done: {flaw}")
@@ -334,12 +400,15 @@ class Theatre:
     def _pick(self) -> str:
         return self._random.choice(sorted(self._hosts))
 
-    def _note(self, kind: str, host: str, began: float, moved_to: Mapping[int, int] = MappingProxyType({})) -> None:
+    def _note(
+        self, kind: str, host: str, began: float, moved_to: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
         self.events.append(Event(kind, host, began, time.monotonic(), moved_to))
 
 
 def move_group(hosts: str, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-    """Set what a group has committed, once it has no member: a host that was killed is one until its session ends."""
+    """Set what a group has committed, once it has no member: a host that was killed is one until
+    its session ends."""
     deadline = time.monotonic() + _EMPTY_SECONDS
     while offsets:
         answers = with_admin(hosts, lambda admin: admin.alter_group_offsets(group, offsets))
@@ -351,7 +420,8 @@ def move_group(hosts: str, group: str, offsets: Mapping[TopicPartition, OffsetAn
 
 
 def flaw_of_health(path: Path, since: float) -> str:
-    """What is wrong with a host that has nothing left to do, as its health of this moment or later says; nothing if all is well."""
+    """What is wrong with a host that has nothing left to do, as its health of this moment or later
+    says; nothing if all is well."""
     try:
         when, told = json.loads(path.read_text())
     except FileNotFoundError:

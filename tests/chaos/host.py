@@ -1,4 +1,5 @@
 """One process that hosts a worker, to be killed, frozen and asked to leave."""
+
 from __future__ import annotations
 
 import json
@@ -24,8 +25,14 @@ class MonotonicFormatter(logging.Formatter):
 
 
 def main(hosts: str, topic: str, group: str, folder: str, name: str) -> None:
-    logging.basicConfig(filename=f"{folder}/{name}.err", format="%(asctime)s %(levelname)s %(name)s %(message)s", level="WARNING")
-    logging.getLogger("embedkq.worker").addHandler(handler := logging.FileHandler(f"{folder}/{name}.own"))
+    logging.basicConfig(
+        filename=f"{folder}/{name}.err",
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        level="WARNING",
+    )
+    logging.getLogger("embedkq.worker").addHandler(
+        handler := logging.FileHandler(f"{folder}/{name}.own")
+    )
     handler.setFormatter(MonotonicFormatter("%(monotonic).3f %(levelname)s %(message)s"))
     logging.getLogger("embedkq.worker").setLevel("DEBUG")
 
@@ -33,11 +40,23 @@ def main(hosts: str, topic: str, group: str, folder: str, name: str) -> None:
         jobs.note(folder, name, "told", job.args[0], status)
 
     worker = Worker(
-        hosts=hosts, topic=topic, group=group, callback=callback, processes=2, initializer=jobs.set_place, initargs=(folder, name),
-        kafka={"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_000, "metadata_max_age_ms": 2_000},
+        hosts=hosts,
+        topic=topic,
+        group=group,
+        callback=callback,
+        processes=2,
+        initializer=jobs.set_place,
+        initargs=(folder, name),
+        kafka={
+            "session_timeout_ms": 6_000,
+            "heartbeat_interval_ms": 1_000,
+            "metadata_max_age_ms": 2_000,
+        },
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.request_stop())
-    threading.Thread(target=tell_health, args=(worker, f"{folder}/{name}.health"), daemon=True).start()
+    threading.Thread(
+        target=tell_health, args=(worker, f"{folder}/{name}.health"), daemon=True
+    ).start()
     worker.start()
 
 

@@ -1,4 +1,6 @@
-"""The load's jobs. Each run leaves lines in a file of its host's, which outlive whatever happens to it."""
+"""The load's jobs. Each run leaves lines in a file of its host's, which outlive whatever happens to
+it."""
+
 from __future__ import annotations
 
 import os
@@ -15,9 +17,12 @@ def set_place(folder: str, host: str) -> None:
 
 
 def note(folder: str, host: str, *words: object) -> None:
-    """One line in one write, so that lines of several processes do not mix and none is half there."""
+    """One line in one write, so that lines of several processes do not mix and none is half
+    there."""
     line = " ".join(map(str, (f"{time.monotonic():.6f}", *words))) + "\n"
-    descriptor = os.open(os.path.join(folder, f"{host}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(
+        os.path.join(folder, f"{host}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
+    )
     try:
         os.write(descriptor, line.encode())
     finally:

@@ -1,4 +1,6 @@
-"""What the topic holds at one moment, and how much of that the group has committed as done: read before the topic ends, and at the end."""
+"""What the topic holds at one moment, and how much of that the group has committed as done: read
+before the topic ends, and at the end."""
+
 from __future__ import annotations
 
 import contextlib
@@ -10,11 +12,11 @@ from uuid import UUID
 from kafka import KafkaAdminClient
 from support import committed, end_offsets, with_admin
 
-from embedkq import notes
-from embedkq.dlq.client import Client
+from embedkq._clients.reader import TopicReader
+from embedkq._formats import commit_metadata
+from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
+from embedkq._formats.headers import read_headers
 from embedkq.errors import DecodeError
-from embedkq.headers import read_headers
-from embedkq.notes import UNKNOWN_TOPIC, TopicMark
 
 
 class Record(NamedTuple):
@@ -45,27 +47,40 @@ def read_life(hosts: str, group: str, topic: str, number_of: Callable[[str], int
     """
     mark = topic_mark(hosts, topic)
     records: dict[int, list[Record]] = {}
-    known = {number: commit for number, commit in committed(hosts, group, topic).items() if is_of(mark, *commit)}
-    with Client(hosts, None, {}) as client:
+    known = {
+        number: commit
+        for number, commit in committed(hosts, group, topic).items()
+        if is_of(mark, *commit)
+    }
+    with TopicReader(hosts, None, {}) as client:
         for partition, log in client.logs(topic).items():
             is_done = _done_test(*known.get(partition, (0, "")))
             for record in client.read(topic, partition, log.first, log.end):
                 number = _number(record, number_of)
                 if number is not None:
-                    records.setdefault(number, []).append(Record(partition, record.offset, is_done(record.offset)))
+                    records.setdefault(number, []).append(
+                        Record(partition, record.offset, is_done(record.offset))
+                    )
     return Life(records)
 
 
 def is_all_done(hosts: str, group: str, topic: str) -> bool:
-    """Whether the group has committed the end of each partition, as an offset of this topic and not of one deleted before."""
+    """Whether the group has committed the end of each partition, as an offset of this topic and not
+    of one deleted before."""
     mark = topic_mark(hosts, topic)
-    known = {number: offset for number, (offset, text) in committed(hosts, group, topic).items() if is_of(mark, offset, text)}
-    return all(known.get(partition, 0) == end for partition, end in end_offsets(hosts, topic).items())
+    known = {
+        number: offset
+        for number, (offset, text) in committed(hosts, group, topic).items()
+        if is_of(mark, offset, text)
+    }
+    return all(
+        known.get(partition, 0) == end for partition, end in end_offsets(hosts, topic).items()
+    )
 
 
 def is_of(mark: TopicMark, offset: int, metadata: str) -> bool:
     """Whether a commit may have been made for this topic."""
-    return not mark.is_another_than(notes.topic_of(offset, metadata))
+    return not mark.is_another_than(commit_metadata.topic_of(offset, metadata))
 
 
 def topic_mark(hosts: str, topic: str) -> TopicMark:
@@ -84,7 +99,7 @@ def mark_of(admin: KafkaAdminClient, topic: str) -> TopicMark:
 def _done_test(offset: int, metadata: str) -> Callable[[int], bool]:
     runs: Any = ()
     with contextlib.suppress(ValueError):
-        runs = notes.decode(offset, metadata)[0]
+        runs = commit_metadata.decode(offset, metadata)[0]
     return lambda wanted: wanted < offset or any(first <= wanted < last for first, last in runs)
 
 

@@ -1,4 +1,5 @@
 """Keyed and unkeyed jobs at a steady rate, whatever becomes of the broker."""
+
 from __future__ import annotations
 
 import random
@@ -47,7 +48,8 @@ class Load:
         self.stop()
 
     def pause(self, paused: bool) -> None:
-        """Send nothing for a while, or go on; what was being sent is acknowledged or doubtful once this returns."""
+        """Send nothing for a while, or go on; what was being sent is acknowledged or doubtful once
+        this returns."""
         with self._sending:
             (self._pause.set if paused else self._pause.clear)()
 
@@ -73,8 +75,20 @@ class Load:
     def _batch(self) -> Iterator[tuple[int, str, str, float]]:
         for _ in range(round(self._rate * _BATCH_SECONDS)):
             number, chance = next(self._numbers), self._random.random()
-            kind = "die" if chance < 0.005 else "hang" if chance < 0.01 else "raise" if chance < 0.03 else "good"
-            seconds = self._random.uniform(0.2, 2) if self._random.random() < 0.02 else self._random.uniform(0, 0.004)
+            kind = (
+                "die"
+                if chance < 0.005
+                else "hang"
+                if chance < 0.01
+                else "raise"
+                if chance < 0.03
+                else "good"
+            )
+            seconds = (
+                self._random.uniform(0.2, 2)
+                if self._random.random() < 0.02
+                else self._random.uniform(0, 0.004)
+            )
             key = f"key-{self._random.randrange(20)}" if self._random.random() < 0.5 else "-"
             self.keys[number] = key
             yield number, key, kind, seconds
@@ -85,7 +99,9 @@ class Load:
         self.sent_at.update(dict.fromkeys(kinds, time.monotonic()))
         failed: Sequence[Job] = ()
         try:
-            sent = bound.enqueue_many([(jobs.work, (number, key, kind, seconds)) for number, kind, seconds in calls])
+            sent = bound.enqueue_many(
+                [(jobs.work, (number, key, kind, seconds)) for number, kind, seconds in calls]
+            )
         except EnqueueFailed as error:
             sent, failed = error.acknowledged, error.failed
         except EmbedkqError:

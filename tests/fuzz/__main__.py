@@ -1,4 +1,6 @@
-"""Fuzzes for a stated number of inputs or seconds, then prints a table; exit status 1 if anything failed."""
+"""Fuzzes for a stated number of inputs or seconds, then prints a table; exit status 1 if anything
+failed."""
+
 from __future__ import annotations
 
 import argparse
@@ -24,11 +26,26 @@ MOST_GROWTH_BYTES = 16 * 1024 * 1024
 def main() -> int:
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same inputs")
-    parser.add_argument("--count", type=int, default=None, help="inputs [default: 100,000, or as many as --duration allows]")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=None,
+        help="inputs [default: 100,000, or as many as --duration allows]",
+    )
     parser.add_argument("--duration", type=float, default=None, help="seconds")
-    parser.add_argument("--records", type=int, default=None, help="of these through a real worker [default: a hundredth; 0: no broker]")
+    parser.add_argument(
+        "--records",
+        type=int,
+        default=None,
+        help="of these through a real worker [default: a hundredth; 0: no broker]",
+    )
     parser.add_argument("--only", default="", help="targets whose names have this")
-    parser.add_argument("--input", type=int, default=None, help="make this one input of --only again, and show what it does")
+    parser.add_argument(
+        "--input",
+        type=int,
+        default=None,
+        help="make this one input of --only again, and show what it does",
+    )
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 120)
@@ -45,7 +62,9 @@ def again(name: str, seed: int, number: int, folder: Path, console: Console) -> 
     with targets(folder, folder / "mark") as listed:
         for target in listed:
             if name in target.name:
-                console.print(f"{target.name}: {'taken' if feed_one(target, seed, number) else 'refused'}")
+                console.print(
+                    f"{target.name}: {'taken' if feed_one(target, seed, number) else 'refused'}"
+                )
     return 0
 
 
@@ -62,12 +81,22 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
             bar = progress.add_task("in one process", total=options.count or None)
             for done in rounds(listed, options.seed, count, deadline, mark, tallies):
                 progress.update(bar, completed=done)
-                late = done > count / 10 if options.count else time.monotonic() - began > (options.duration or 0) / 10
+                late = (
+                    done > count / 10
+                    if options.count
+                    else time.monotonic() - began > (options.duration or 0) / 10
+                )
                 resident = resident or (process.memory_info().rss if late else 0)
         growth = process.memory_info().rss - (resident or process.memory_info().rss)
         for target in [target for target in listed if target.lasts]:
             measure_kept(target, options.seed, tallies[target.name], mark)
-    records = options.records if options.records is not None else 0 if options.only else max(400, sum_of(tallies) // 100)
+    records = (
+        options.records
+        if options.records is not None
+        else 0
+        if options.only
+        else max(400, sum_of(tallies) // 100)
+    )
     if records:
         tallies |= endtoend.run(options.seed, records, folder, console)
     return show(tallies, options.seed, growth, time.monotonic() - began, console)
@@ -77,7 +106,9 @@ def sum_of(tallies: dict[str, Tally]) -> int:
     return sum(tally.inputs for tally in tallies.values())
 
 
-def show(tallies: dict[str, Tally], seed: int, growth: int, seconds: float, console: Console) -> int:
+def show(
+    tallies: dict[str, Tally], seed: int, growth: int, seconds: float, console: Console
+) -> int:
     """The table, what failed, and the exit status."""
     table = Table("target", title=f"seed {seed}")
     for name in ("inputs", "taken", "failed", "inputs/s", "kept, bytes/input"):
@@ -85,17 +116,38 @@ def show(tallies: dict[str, Tally], seed: int, growth: int, seconds: float, cons
     for name, tally in tallies.items():
         kept = "-" if tally.kept is None else f"{tally.kept:.1f}"
         rate = f"{tally.inputs / (tally.seconds or 1):,.0f}"
-        table.add_row(name, f"{tally.inputs:,}", f"{tally.taken:,}", str(tally.failed), rate, kept, style="" if tally.well else "red")
+        table.add_row(
+            name,
+            f"{tally.inputs:,}",
+            f"{tally.taken:,}",
+            str(tally.failed),
+            rate,
+            kept,
+            style="" if tally.well else "red",
+        )
     table.add_section()
     failed = sum(tally.failed for tally in tallies.values())
-    table.add_row("in all", f"{sum_of(tallies):,}", f"{sum(tally.taken for tally in tallies.values()):,}", str(failed), "", "")
+    table.add_row(
+        "in all",
+        f"{sum_of(tallies):,}",
+        f"{sum(tally.taken for tally in tallies.values()):,}",
+        str(failed),
+        "",
+        "",
+    )
     console.print(table)
-    console.print(f"{seconds:.0f} s; the process grew by {growth / 2**20:.1f} MiB after the first tenth.")
+    console.print(
+        f"{seconds:.0f} s; the process grew by {growth / 2**20:.1f} MiB after the first tenth."
+    )
     for tally in tallies.values():
         for failure in tally.failures:
             console.print(failure, style="red", markup=False)
     well = all(tally.well for tally in tallies.values()) and growth <= MOST_GROWTH_BYTES
-    told = f"Something failed, kept more than {MOST_KEPT:g} bytes an input, or the process grew." if not well else "Nothing failed."
+    told = (
+        f"Something failed, kept more than {MOST_KEPT:g} bytes an input, or the process grew."
+        if not well
+        else "Nothing failed."
+    )
     console.print(told, style="" if well else "bold red")
     return 0 if well else 1
 

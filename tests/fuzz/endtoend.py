@@ -1,4 +1,6 @@
-"""The share that goes all the way: through Kafka, a real worker and its children, with good jobs among what was changed."""
+"""The share that goes all the way: through Kafka, a real worker and its children, with good jobs
+among what was changed."""
+
 from __future__ import annotations
 
 import resource
@@ -14,7 +16,7 @@ from rich.console import Console
 from support import Recorder, Sender, lag
 
 from embedkq import Queue, Worker, codec
-from embedkq.signing import Signer
+from embedkq._formats.signing import Signer
 
 from .run import Tally
 from .targets import SECRET, Attack, changed_record, kq_payload
@@ -44,7 +46,8 @@ def run(seed: int, records: int, folder: Path, console: Console) -> dict[str, Ta
 
 
 def stage(hosts: str, topic: str, seed: int, records: int, secret: str | None, mark: Path) -> Tally:
-    """Send so many records with good jobs between them, run a worker until all is done, and look at what came of it.
+    """Send so many records with good jobs between them, run a worker until all is done, and look at
+    what came of it.
 
     With a secret, attacks are among what is sent; without one they would be let in.
     """
@@ -56,19 +59,33 @@ def stage(hosts: str, topic: str, seed: int, records: int, secret: str | None, m
     good = send(hosts, topic, Random(f"{seed} {topic}"), records, secret, mark)
     recorder = Recorder()
     worker = Worker(
-        hosts=hosts, topic=topic, callback=recorder, secret=secret, dead_letter_topic=dead, processes=2, timeout=_LIMIT_SECONDS,
+        hosts=hosts,
+        topic=topic,
+        callback=recorder,
+        secret=secret,
+        dead_letter_topic=dead,
+        processes=2,
+        timeout=_LIMIT_SECONDS,
         initializer=limit_memory,
     )
     with worker:
         if not worker.drain(_PATIENCE_SECONDS):
-            tally.failures.append(f"{topic}: not done after {_PATIENCE_SECONDS:g} s: {worker.health()}")
+            tally.failures.append(
+                f"{topic}: not done after {_PATIENCE_SECONDS:g} s: {worker.health()}"
+            )
         if worker.state != "running":
             tally.failures.append(f"{topic}: the worker is {worker.state}: {worker.error}")
     told = {call.job.id: call.result for call in recorder.calls if call.status == "success"}
     tally.taken = len(recorder) - len(good)
-    wrong = [job_id for job_id, result in good.items() if recorder.ids[job_id] != 1 or told.get(job_id) != result]
+    wrong = [
+        job_id
+        for job_id, result in good.items()
+        if recorder.ids[job_id] != 1 or told.get(job_id) != result
+    ]
     if wrong:
-        tally.failures.append(f"{topic}: {len(wrong)} of {len(good)} good jobs had not their one callback with their result")
+        tally.failures.append(
+            f"{topic}: {len(wrong)} of {len(good)} good jobs had not their one callback with their result"
+        )
     if left := lag(hosts, topic, topic):
         tally.failures.append(f"{topic}: {left} records are not committed")
     if mark.exists():
@@ -78,12 +95,21 @@ def stage(hosts: str, topic: str, seed: int, records: int, secret: str | None, m
     return tally
 
 
-def send(hosts: str, topic: str, chance: Random, records: int, secret: str | None, mark: Path) -> dict[str, Any]:
+def send(
+    hosts: str, topic: str, chance: Random, records: int, secret: str | None, mark: Path
+) -> dict[str, Any]:
     """The good jobs' results by id."""
     signer = None if secret is None else Signer(secret)
-    payloads = [codec.encode_call(workerjobs.echo, (1, "two"), {"x": b"3"}), codec.encode_call(workerjobs.echo, ([None] * 50,), {})]
+    payloads = [
+        codec.encode_call(workerjobs.echo, (1, "two"), {"x": b"3"}),
+        codec.encode_call(workerjobs.echo, ([None] * 50,), {}),
+    ]
     payloads += [kq_payload(), kq_payload(timeout=3, args=["x"])]
-    attacks = [] if signer is None else [codec.encode_object((Attack(mark), (), {})), kq_payload(args=(Attack(mark),))]
+    attacks = (
+        []
+        if signer is None
+        else [codec.encode_object((Attack(mark), (), {})), kq_payload(args=(Attack(mark),))]
+    )
     good: dict[str, Any] = {}
     with Sender(hosts, topic) as sender, Queue(hosts=hosts, topic=topic, secret=secret) as queue:
         for first in range(0, records, _GOOD_EACH):
@@ -92,8 +118,13 @@ def send(hosts: str, topic: str, chance: Random, records: int, secret: str | Non
                 value = b"" if record.value is None and record.key is None else record.value
                 if chance.random() < _LARGE:
                     value = (value or b"") + chance.randbytes(chance.randrange(_LARGEST_BYTES))
-                sender.send_record(value, [(name, told or b"") for name, told in record.headers], key=record.key)
+                sender.send_record(
+                    value, [(name, told or b"") for name, told in record.headers], key=record.key
+                )
             jobs = [(workerjobs.echo, (first, number), {}) for number in range(2)]
-            good |= {job.id: (job.args, {}) for job in queue.using(key=chance.choice((None, "k"))).enqueue_many(jobs)}
+            good |= {
+                job.id: (job.args, {})
+                for job in queue.using(key=chance.choice((None, "k"))).enqueue_many(jobs)
+            }
         sender.flush()
     return good

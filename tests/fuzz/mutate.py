@@ -1,4 +1,5 @@
 """Random changes of bytes, texts and headers. The same `Random` makes the same changes."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ def _change(chance: Random, made: bytearray, others: Sequence[bytes]) -> None:
 
 
 def changed_text(chance: Random, text: str, others: Sequence[str] = ()) -> str:
-    """As `changed`, and always a text: what is no UTF-8 comes as surrogates, as from a command line."""
+    """As `changed`, and always a text: what is no UTF-8 comes as surrogates, as from a command
+    line."""
     encoded = [other.encode("utf-8", "surrogateescape") for other in (text, *others)]
     return changed(chance, encoded[0], encoded[1:]).decode("utf-8", "surrogateescape")
 
@@ -60,7 +62,11 @@ def changed_headers(
     made = list(headers)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 4))):
         kind, place = chance.randrange(8), chance.randrange(len(made) + 1)
-        name, value = made[place] if place < len(made) else (chance.choice(("embedkq", "embedkq-more", "traceparent", "")), b"x")
+        name, value = (
+            made[place]
+            if place < len(made)
+            else (chance.choice(("embedkq", "embedkq-more", "traceparent", "")), b"x")
+        )
         if kind == 0:
             del made[place : place + 1]
         elif kind == 1:
@@ -68,7 +74,9 @@ def changed_headers(
         elif kind == 2:
             made[place : place + 1] = [(name, None)]
         elif kind == 3:
-            made[place : place + 1] = [(changed(chance, name.encode()).decode("utf-8", "replace"), value)]
+            made[place : place + 1] = [
+                (changed(chance, name.encode()).decode("utf-8", "replace"), value)
+            ]
         elif kind == 4:
             chance.shuffle(made)
         elif kind == 5:

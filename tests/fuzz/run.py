@@ -1,4 +1,6 @@
-"""Feeds targets from a seed: counts what was taken and refused, keeps what failed, and measures what is kept in memory."""
+"""Feeds targets from a seed: counts what was taken and refused, keeps what failed, and measures
+what is kept in memory."""
+
 from __future__ import annotations
 
 import faulthandler
@@ -17,7 +19,8 @@ from .targets import Target
 STUCK_SECONDS = 60.0
 """An input that takes longer ends the run, with its stack."""
 MOST_KEPT = 16.0
-"""Bytes that a reader may keep of each input, on average: caches that fill, not what grows with the number of inputs."""
+"""Bytes that a reader may keep of each input, on average: caches that fill, not what grows with the
+number of inputs."""
 _ROUND = 25
 _MOST_FAILURES = 5
 
@@ -57,14 +60,18 @@ def feed(target: Target, seed: int, count: int, tally: Tally, mark: Path) -> Non
         except Exception:
             tally.failed += 1
             if len(tally.failures) < _MOST_FAILURES:
-                tally.failures.append(f"{target.name}, seed {seed}, input {number}:\n{traceback.format_exc()}")
+                tally.failures.append(
+                    f"{target.name}, seed {seed}, input {number}:\n{traceback.format_exc()}"
+                )
     faulthandler.cancel_dump_traceback_later()
     tally.inputs += count
     tally.seconds += time.perf_counter() - began
     if mark.exists():
         mark.unlink()
         tally.failed += 1
-        tally.failures.append(f"{target.name}, seed {seed}, an input before {tally.inputs}: code of an attack has run")
+        tally.failures.append(
+            f"{target.name}, seed {seed}, an input before {tally.inputs}: code of an attack has run"
+        )
 
 
 def feed_one(target: Target, seed: int, number: int) -> bool:
@@ -72,10 +79,20 @@ def feed_one(target: Target, seed: int, number: int) -> bool:
     return target.read(target.make(Random(f"{seed} {target.name} {number}")))
 
 
-def rounds(listed: Sequence[Target], seed: int, count: int, deadline: float, mark: Path, tallies: dict[str, Tally]) -> Iterator[int]:
-    """Inputs to all targets in turns, by their shares, until there were so many or it is so late; yields how many there were."""
+def rounds(
+    listed: Sequence[Target],
+    seed: int,
+    count: int,
+    deadline: float,
+    mark: Path,
+    tallies: dict[str, Tally],
+) -> Iterator[int]:
+    """Inputs to all targets in turns, by their shares, until there were so many or it is so late;
+    yields how many there were."""
     parts = sum(target.share for target in listed)
-    while (done := sum(tally.inputs for tally in tallies.values())) < count and time.monotonic() < deadline:
+    while (
+        done := sum(tally.inputs for tally in tallies.values())
+    ) < count and time.monotonic() < deadline:
         scale = min(_ROUND, (count - done) / parts)
         for target in listed:
             feed(target, seed, max(1, round(scale * target.share)), tallies[target.name], mark)

@@ -1,7 +1,10 @@
-"""What is fuzzed in one process: each target makes an input from a `Random`, and tells whether its reader took it or refused it.
+"""What is fuzzed in one process: each target makes an input from a `Random`, and tells whether its
+reader took it or refused it.
 
-A reader that raises anything but its own refusals has failed, and so has one that takes what its oracle says it must not.
+A reader that raises anything but its own refusals has failed, and so has one that takes what its
+oracle says it must not.
 """
+
 from __future__ import annotations
 
 import base64
@@ -29,25 +32,28 @@ from click.testing import CliRunner
 from rich.console import Console
 from support import OUR_LOGGERS, kept_loggers
 
-from embedkq import channel, codec, deadletters, donemap, headers, kqformat, notes
-from embedkq.child import process
-from embedkq.child.page import Phase, ProgressPage
-from embedkq.child.runner import BEGUN, ENDED, ENDED_PRINTING, LOGGED, REPLY_HEADER
+from embedkq import codec
+from embedkq._child import process
+from embedkq._child.runner import BEGUN, ENDED, ENDED_PRINTING, LOGGED, REPLY_HEADER
+from embedkq._formats import commit_metadata, dead_letter, headers, kq_record, offset_map
+from embedkq._formats.commit_metadata import CommitMetadata
+from embedkq._formats.outcome import Outcome
+from embedkq._formats.signing import Signer
+from embedkq._ipc import channel
+from embedkq._ipc.progress_page import Phase, ProgressPage
 from embedkq.cli import callback_file, kq
 from embedkq.cli.dlq import view
 from embedkq.dlq import letters
 from embedkq.errors import DecodeError
 from embedkq.job import Job
-from embedkq.notes import Notes
-from embedkq.outcome import Outcome
-from embedkq.signing import Signer
-from embedkq.worker import joboutput
-from embedkq.worker.children import Child, Task
-from embedkq.worker.gate import Gate
-from embedkq.worker.hostload import HostLoad
-from embedkq.worker.kqrun import KQRun
-from embedkq.worker.pace import Pace
-from embedkq.worker.pool import JobPool
+from embedkq.worker.between_threads.host_cpu import HostCpu
+from embedkq.worker.between_threads.kq_run import KQJobRun
+from embedkq.worker.between_threads.task import Task
+from embedkq.worker.consumer_thread.validator import RecordValidator
+from embedkq.worker.pool import job_output
+from embedkq.worker.pool.child_handle import Child
+from embedkq.worker.pool.pool import JobPool
+from embedkq.worker.pool.prefetch import Prefetch
 
 from .mutate import changed, changed_headers, changed_text
 
@@ -94,44 +100,94 @@ KQJob.__module__, KQJob.__qualname__ = "kq.job", "Job"
 
 def kq_payload(**fields: Any) -> bytes:
     """What a Queue of KQ writes."""
-    told = {"id": "an id", "timestamp": 5, "topic": TOPIC, "func": workerjobs.echo, "args": (1,), "kwargs": {}, "timeout": 0, "key": None}
-    with mock.patch.dict(sys.modules, {"kq": ModuleType("kq"), "kq.job": SimpleNamespace(Job=KQJob)}):  # type: ignore[dict-item]
+    told = {
+        "id": "an id",
+        "timestamp": 5,
+        "topic": TOPIC,
+        "func": workerjobs.echo,
+        "args": (1,),
+        "kwargs": {},
+        "timeout": 0,
+        "key": None,
+    }
+    with mock.patch.dict(
+        sys.modules, {"kq": ModuleType("kq"), "kq.job": SimpleNamespace(Job=KQJob)}
+    ):  # type: ignore[dict-item]
         return pickle.dumps(KQJob(**{**told, **fields}), 4)
 
 
 def record_of(value: bytes | None, record_headers: Any, key: bytes | None = None) -> Any:
-    return SimpleNamespace(offset=0, key=key, value=value, headers=record_headers, timestamp=1, flaw=None)
+    return SimpleNamespace(
+        offset=0, key=key, value=value, headers=record_headers, timestamp=1, flaw=None
+    )
 
 
 @contextmanager
 def targets(folder: Path, mark: Path) -> Iterator[list[Target]]:
     """All of them; the folder is for their files, the mark is what no attack may make."""
     with ExitStack() as stack:
-        calls = [codec.encode_call(workerjobs.echo, (1, "two"), {"x": b"3"}), codec.encode_object((Attack(mark), (), {}))]
+        calls = [
+            codec.encode_call(workerjobs.echo, (1, "two"), {"x": b"3"}),
+            codec.encode_object((Attack(mark), (), {})),
+        ]
         texts = _texts()
         yield [
             *_of_records(calls, mark),
             Target("commit metadata", lambda chance: _metadata(chance, texts), _read_metadata, 8),
-            Target("outcome", lambda chance: changed(chance, chance.choice(_OUTCOMES), _OUTCOMES), _read_outcome, 8),
+            Target(
+                "outcome",
+                lambda chance: changed(chance, chance.choice(_OUTCOMES), _OUTCOMES),
+                _read_outcome,
+                8,
+            ),
             *stack.enter_context(_of_channel()),
             Target("log record of a child", _log_record, stack.enter_context(_relay()), 6),
             Target("page", lambda chance: chance.randbytes(16), stack.enter_context(_page()), 6),
-            Target("registration", lambda chance: changed(chance, chance.choice(_REGISTRATIONS)), _read_registration, 6),
+            Target(
+                "registration",
+                lambda chance: changed(chance, chance.choice(_REGISTRATIONS)),
+                _read_registration,
+                6,
+            ),
             Target("dead letter", lambda chance: _letter(chance, calls), _read_letter, 8),
-            Target("dead letter, shown", lambda chance: _letter(chance, calls), _show_letter, 0.3, lasts=False),
-            Target("callback file", lambda chance: _callback(chance), stack.enter_context(_callback_loader(folder)), 1, lasts=False),
-            Target("command line", _arguments, stack.enter_context(_command_line(folder)), 0.3, lasts=False),
+            Target(
+                "dead letter, shown",
+                lambda chance: _letter(chance, calls),
+                _show_letter,
+                0.3,
+                lasts=False,
+            ),
+            Target(
+                "callback file",
+                lambda chance: _callback(chance),
+                stack.enter_context(_callback_loader(folder)),
+                1,
+                lasts=False,
+            ),
+            Target(
+                "command line",
+                _arguments,
+                stack.enter_context(_command_line(folder)),
+                0.3,
+                lasts=False,
+            ),
         ]
 
 
 # Records.
 
 
-def changed_record(chance: Random, topic: str, signer: Signer | None, good: list[bytes], attacks: list[bytes]) -> tuple[Any, Any]:
-    """A record on which somebody without the secret has laid hands, and key, value and headers as they were before."""
+def changed_record(
+    chance: Random, topic: str, signer: Signer | None, good: list[bytes], attacks: list[bytes]
+) -> tuple[Any, Any]:
+    """A record on which somebody without the secret has laid hands, and key, value and headers as
+    they were before."""
     value: bytes | None = chance.choice(good)
     key = chance.choice((None, None, b"", b"k", good[0]))
-    job_id, own = str(uuid.UUID(int=chance.getrandbits(128))), chance.choice(((None, None, None), (4.5, None, None), (4.5, 2, 0.5)))
+    job_id, own = (
+        str(uuid.UUID(int=chance.getrandbits(128))),
+        chance.choice(((None, None, None), (4.5, None, None), (4.5, 2, 0.5))),
+    )
     plain = headers.headers_of(job_id, 1_700_000_000_000, *own)
     made = list(plain)
     if signer is not None and chance.random() < 0.8:
@@ -140,31 +196,47 @@ def changed_record(chance: Random, topic: str, signer: Signer | None, good: list
         value = chance.choice(attacks)
     original, payloads = (key, value, made), [*good, *attacks]
     if chance.random() < 0.5:
-        value = chance.choice((None, b"", *attacks, changed(chance, value or b"", payloads), changed(chance, value or b"", payloads)))
+        value = chance.choice(
+            (
+                None,
+                b"",
+                *attacks,
+                changed(chance, value or b"", payloads),
+                changed(chance, value or b"", payloads),
+            )
+        )
     if chance.random() < 0.2:
         key = chance.choice((None, b"", changed(chance, key or b"")))
     if chance.random() < 0.1:
         return record_of(value, [], key), original
-    return record_of(value, changed_headers(chance, made, payloads) if chance.random() < 0.8 else made, key), original
+    return record_of(
+        value, changed_headers(chance, made, payloads) if chance.random() < 0.8 else made, key
+    ), original
 
 
 def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
     signer = Signer(SECRET)
-    good, attacks = [calls[0], kq_payload(), b"", b"{}"], [calls[1], kq_payload(args=(Attack(mark),))]
+    good, attacks = (
+        [calls[0], kq_payload(), b"", b"{}"],
+        [calls[1], kq_payload(args=(Attack(mark),))],
+    )
     payloads = [*good, *attacks]
 
     def make(chance: Random) -> Any:
         return changed_record(chance, TOPIC, signer, good, attacks)
 
     gates = {
-        "record, no secret": Gate(TOPIC), "record, secret": Gate(TOPIC, signer=signer),
-        "record, allow and max_age": Gate(TOPIC, max_age=10.0**12, allow=["workerjobs.*"]),
+        "record, no secret": RecordValidator(TOPIC),
+        "record, secret": RecordValidator(TOPIC, signer=signer),
+        "record, allow and max_age": RecordValidator(
+            TOPIC, max_age=10.0**12, allow=["workerjobs.*"]
+        ),
     }
 
-    def reader(gate: Gate, has_secret: bool) -> Callable[[Any], bool]:
+    def reader(gate: RecordValidator, has_secret: bool) -> Callable[[Any], bool]:
         def read(made: Any) -> bool:
             record, (key, value, sent) = made
-            run = gate.admit(0, 0, record)
+            run = gate.validate(0, 0, record)
             if run.refusal is not None:
                 return False
             for seconds in (run.limit, run.backoff):
@@ -172,7 +244,11 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
             assert run.retries is None or run.retries >= 0, run.retries
             assert run.job_id and len(run.parts()) == 2
             if has_secret:
-                assert (record.key, record.value, _ours(record.headers)) == (key, value, _ours(sent)), "altered, and let in"
+                assert (record.key, record.value, _ours(record.headers)) == (
+                    key,
+                    value,
+                    _ours(sent),
+                ), "altered, and let in"
             return True
 
         return read
@@ -181,14 +257,18 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
         return changed(chance, chance.choice(payloads), payloads)
 
     def read_kq(payload: bytes) -> bool:
-        name = kqformat.function_of(payload)
-        assert name is None or kqformat.is_job(payload)
+        name = kq_record.function_of(payload)
+        assert name is None or kq_record.is_job(payload)
         return name is not None
 
-    told = [kqformat.pack_told(Job(id=job_id, timeout=timeout)) + b"text" for job_id in ("x", "y" * 300) for timeout in (None, 2.5)]
+    told = [
+        kq_record.pack_told(Job(id=job_id, timeout=timeout)) + b"text"
+        for job_id in ("x", "y" * 300)
+        for timeout in (None, 2.5)
+    ]
 
     def read_told(content: bytes) -> bool:
-        run = KQRun(0, 0, record_of(b"", []), has_own_limit=True)
+        run = KQJobRun(0, 0, record_of(b"", []), has_own_limit=True)
         run.limit = 30.0
         run.begun(content)
         assert run.limit is None or (run.limit > 0 and math.isfinite(run.limit))
@@ -196,28 +276,45 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
 
     shares = {"record, no secret": 15, "record, secret": 20, "record, allow and max_age": 10}
     return [
-        *(Target(name, make, reader(gate, name == "record, secret"), shares[name]) for name, gate in gates.items()),
+        *(
+            Target(name, make, reader(gate, name == "record, secret"), shares[name])
+            for name, gate in gates.items()
+        ),
         Target("payload of KQ", make_kq, read_kq, 10),
-        Target("what a job of KQ tells", lambda chance: changed(chance, chance.choice(told), told), read_told, 4),
+        Target(
+            "what a job of KQ tells",
+            lambda chance: changed(chance, chance.choice(told), told),
+            read_told,
+            4,
+        ),
     ]
 
 
 def _ours(record_headers: Any) -> list[tuple[str, bytes]]:
-    return sorted((name, value or b"") for name, value in record_headers if headers.has_ours([(name, value)]))
+    return sorted(
+        (name, value or b"") for name, value in record_headers if headers.has_ours([(name, value)])
+    )
 
 
 # Commit metadata.
 
 _RUNS: list[list[tuple[int, int]]] = [
-    [(101, 102)], [(102, 110), (111, 115), (900, 901)], [(101 + 2 * n, 102 + 2 * n) for n in range(400)],
-    [(101 + 37 * n * n, 103 + 37 * n * n) for n in range(60)], [(2**40, 2**41)],
+    [(101, 102)],
+    [(102, 110), (111, 115), (900, 901)],
+    [(101 + 2 * n, 102 + 2 * n) for n in range(400)],
+    [(101 + 37 * n * n, 103 + 37 * n * n) for n in range(60)],
+    [(2**40, 2**41)],
 ]
 
 
 def _texts() -> list[str]:
     hosts = ("web-1", "web-2", "w" * 64)
-    noted = [notes.NOTHING, Notes(3, 101, {101: 2}, {}, hosts), Notes(0, None, {}, {120 + 7 * n: n for n in range(1, 200)})]
-    return [notes.encode(100, runs, each) for runs in ([], *_RUNS) for each in noted]
+    noted = [
+        commit_metadata.NOTHING,
+        CommitMetadata(3, 101, {101: 2}, {}, hosts),
+        CommitMetadata(0, None, {}, {120 + 7 * n: n for n in range(1, 200)}),
+    ]
+    return [commit_metadata.encode(100, runs, each) for runs in ([], *_RUNS) for each in noted]
 
 
 def _metadata(chance: Random, texts: list[str]) -> tuple[int, str]:
@@ -230,22 +327,41 @@ def _metadata(chance: Random, texts: list[str]) -> tuple[int, str]:
     if kind == 1:
         if method.isupper():
             content = zlib.compress(content, wbits=-15)
-        return start, donemap.VERSION + method + base64.b85encode(donemap._checksum(start, method, content) + content).decode()
+        return start, offset_map.VERSION + method + base64.b85encode(
+            offset_map._checksum(start, method, content) + content
+        ).decode()
     if chance.random() < 0.7:
-        content = donemap.write_varints([chance.choice((0, 0, 1, 2, 3, 100, 2**31, 2**62)) for _ in range(chance.randrange(3, 12))])
-    return start, chance.choice(texts).partition(" ")[0] + " " + base64.b85encode(notes._checksum(start, content) + content).decode()
+        content = offset_map.write_varints(
+            [
+                chance.choice((0, 0, 1, 2, 3, 100, 2**31, 2**62))
+                for _ in range(chance.randrange(3, 12))
+            ]
+        )
+    return start, chance.choice(texts).partition(" ")[0] + " " + base64.b85encode(
+        commit_metadata._checksum(start, content) + content
+    ).decode()
 
 
 def _read_metadata(made: tuple[int, str]) -> bool:
     start, text = made
     try:
-        runs, noted = notes.decode(start, text)
+        runs, noted = commit_metadata.decode(start, text)
     except ValueError:
         return False
-    donemap.check(start, runs)
+    offset_map.check(start, runs)
     # What a worker that goes on from here would commit.
-    assert len(notes.encode(start, runs, noted.blamed().begun().suspecting(start, 'host'))) <= donemap.LIMIT
-    assert len(notes.encode(start, runs, noted.given_up().without(start))) <= donemap.LIMIT
+    assert (
+        len(
+            commit_metadata.encode(
+                start, runs, noted.with_crash().begun().suspecting(start, "host")
+            )
+        )
+        <= offset_map.LIMIT
+    )
+    assert (
+        len(commit_metadata.encode(start, runs, noted.given_up().without(start)))
+        <= offset_map.LIMIT
+    )
     return True
 
 
@@ -284,9 +400,11 @@ def _of_channel() -> Iterator[list[Target]]:
     given = [each.detach() for each in (end, writer, claims)]
     jobs, replies = channel.message_file(), channel.message_file()
     child_channel = channel.Channel(child_end, os.dup(replies), os.dup(jobs))
-    child: Child[Task] = Child(0, 0, None, joboutput.Output(output, b"\0mark\n"), [*given, jobs, replies, page, stack])
+    child: Child[Task] = Child(
+        0, 0, None, job_output.Output(output, b"\0mark\n"), [*given, jobs, replies, page, stack]
+    )
     pool: Any = object.__new__(JobPool)
-    pool.ended, pool.begun, pool._pace = [], [], Pace(HostLoad())
+    pool.ended, pool.begun, pool._pace = [], [], Prefetch(HostCpu())
     pool._supervisor = SimpleNamespace(stop_hard=lambda child: None)
 
     def renew() -> None:
@@ -297,7 +415,9 @@ def _of_channel() -> Iterator[list[Target]]:
 
     def make(chance: Random) -> tuple[bytes, int]:
         kind = chance.choice((BEGUN, ENDED, ENDED_PRINTING, LOGGED, 0, 77))
-        body = chance.choice((chance.choice(_OUTCOMES), b"{}", b"", kqformat.pack_told(Job(id="x", timeout=2.0))))
+        body = chance.choice(
+            (chance.choice(_OUTCOMES), b"{}", b"", kq_record.pack_told(Job(id="x", timeout=2.0)))
+        )
         message = REPLY_HEADER.pack(kind, chance.choice((1, 1, 1, 2, 2**63))) + body
         return changed(chance, message) if chance.random() < 0.7 else message, chance.randrange(20)
 
@@ -314,12 +434,17 @@ def _of_channel() -> Iterator[list[Target]]:
         took = bool(pool.ended or pool.begun)
         pool.ended.clear()
         pool.begun.clear()
-        while channel.wait_readable(child.end.fileno(), 0):  # one too short, or without a file behind it, ends a reading
+        while channel.wait_readable(
+            child.end.fileno(), 0
+        ):  # one too short, or without a file behind it, ends a reading
             pool._read_replies(child)
         return took
 
     def make_claims(chance: Random) -> bytes:
-        numbers = b"".join(chance.choice((1, 2, 2**64 - 1)).to_bytes(8, sys.byteorder) for _ in range(chance.randrange(1, 4)))
+        numbers = b"".join(
+            chance.choice((1, 2, 2**64 - 1)).to_bytes(8, sys.byteorder)
+            for _ in range(chance.randrange(1, 4))
+        )
         return changed(chance, numbers) or b"x"
 
     def take_back(numbers: bytes) -> bool:
@@ -328,7 +453,10 @@ def _of_channel() -> Iterator[list[Target]]:
         return bool(child.take_back())
 
     try:
-        yield [Target("reply of a child", make, read_reply, 8), Target("claims taken back", make_claims, take_back, 4)]
+        yield [
+            Target("reply of a child", make, read_reply, 8),
+            Target("claims taken back", make_claims, take_back, 4),
+        ]
     finally:
         child.close()
         child_channel.close()
@@ -337,12 +465,37 @@ def _of_channel() -> Iterator[list[Target]]:
 
 def _log_record(chance: Random) -> bytes:
     fields: dict[str, Any] = {
-        "name": "shop.till", "levelno": 30, "levelname": "WARNING", "msg": "no change", "created": 1.0, "pathname": "/x", "lineno": 3,
-        "exc_text": None, "stack_info": None, "process": 1, "threadName": "MainThread",
+        "name": "shop.till",
+        "levelno": 30,
+        "levelname": "WARNING",
+        "msg": "no change",
+        "created": 1.0,
+        "pathname": "/x",
+        "lineno": 3,
+        "exc_text": None,
+        "stack_info": None,
+        "process": 1,
+        "threadName": "MainThread",
     }
     for _ in range(chance.randrange(3)):
         name = chance.choice([*fields, "exc_info", "args", "filename", chance.randbytes(3).hex()])
-        fields[name] = chance.choice((None, 0, -1, "", "\ud800", [], {}, [1, 2, 3], 10**30, 1e400, "x" * 100, True, {"a": [None]}))
+        fields[name] = chance.choice(
+            (
+                None,
+                0,
+                -1,
+                "",
+                "\ud800",
+                [],
+                {},
+                [1, 2, 3],
+                10**30,
+                1e400,
+                "x" * 100,
+                True,
+                {"a": [None]},
+            )
+        )
     data = json.dumps(fields).encode()
     return changed(chance, data) if chance.random() < 0.6 else data
 
@@ -351,16 +504,21 @@ def _log_record(chance: Random) -> bytes:
 def _relay() -> Iterator[Callable[[bytes], bool]]:
     stream = io.TextIOWrapper(io.BytesIO(), "utf-8")
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(threadName)s %(message)s %(job_id)s"))
+    handler.setFormatter(
+        logging.Formatter(
+            "%(asctime)s %(levelname)s %(name)s %(threadName)s %(message)s %(job_id)s"
+        )
+    )
     root = logging.getLogger()
 
     def read(content: bytes) -> bool:
         stream.seek(0)
         stream.truncate()
-        # pytest's own handlers would bring texts that are none into its reports, and a handler's complaints come on stderr.
+        # pytest's own handlers would bring texts that are none into its reports, and a handler's
+        # complaints come on stderr.
         old, root.handlers[:], logging.raiseExceptions = root.handlers[:], [handler], False
         try:
-            joboutput.relay(content, "fuzz")
+            job_output.relay(content, "fuzz")
         finally:
             root.handlers[:], logging.raiseExceptions = old, True
         return stream.tell() > 0
@@ -387,30 +545,43 @@ def _page() -> Iterator[Callable[[bytes], bool]]:
 
 # Dead letters.
 
-_LETTER = deadletters.DeadLetter("jobs", 3, 17, "failure", "ValueError: x", "Traceback", 2, "host", 1_700_000_000_000)
+_LETTER = dead_letter.DeadLetter(
+    "jobs", 3, 17, "failure", "ValueError: x", "Traceback", 2, "host", 1_700_000_000_000
+)
 
 
 def _letter(chance: Random, calls: list[bytes]) -> Any:
-    record = deadletters.Record(b"k", calls[0], headers.put_back(headers.headers_of(str(uuid.UUID(int=7)), 1, None)))
-    buried = deadletters.bury(record, _LETTER._replace(pointer=chance.random() < 0.2))
+    record = dead_letter.Record(
+        b"k", calls[0], headers.put_back(headers.headers_of(str(uuid.UUID(int=7)), 1, None))
+    )
+    buried = dead_letter.bury(record, _LETTER._replace(pointer=chance.random() < 0.2))
     return buried._replace(headers=changed_headers(chance, buried.headers, calls))
 
 
-def _read_letter(record: deadletters.Record) -> bool:
+def _read_letter(record: dead_letter.Record) -> bool:
     try:
-        letter, stripped = deadletters.read(record.headers), deadletters.strip(record.headers)
+        letter, stripped = dead_letter.read(record.headers), dead_letter.strip(record.headers)
     except DecodeError:
         return False
     back = headers.put_back(stripped, 5)
     assert all(isinstance(value, bytes) for _, value in back) and headers.rounds_of(back) >= 0
-    again = deadletters.bury(record._replace(headers=stripped), letter)
-    assert deadletters.strip(again.headers) == stripped
-    assert all(form.size <= again.size or form is not None for form in deadletters.forms_of(record, letter))
+    again = dead_letter.bury(record._replace(headers=stripped), letter)
+    assert dead_letter.strip(again.headers) == stripped
+    assert all(
+        form.size <= again.size or form is not None for form in dead_letter.forms_of(record, letter)
+    )
     return True
 
 
-def _show_letter(record: deadletters.Record) -> bool:
-    given = SimpleNamespace(key=record.key, value=record.value, headers=record.headers, partition=0, offset=1, timestamp=2)
+def _show_letter(record: dead_letter.Record) -> bool:
+    given = SimpleNamespace(
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+        partition=0,
+        offset=1,
+        timestamp=2,
+    )
     letter = letters.letter_of(given, dealt=False)
     assert json.dumps(letter.as_full_dict())
     stream = io.StringIO()
@@ -424,19 +595,34 @@ def _show_letter(record: deadletters.Record) -> bool:
 # The command line.
 
 _SOURCES = [
-    "def callback(status, job, result, exception, traceback):\n    pass\n", "callback = print\n", "x = 5\n",
+    "def callback(status, job, result, exception, traceback):\n    pass\n",
+    "callback = print\n",
+    "x = 5\n",
     "import json\n\nclass C:\n    def __call__(self, *told):\n        return 1\n\ncallback = C()\n",
     "async def callback(a, b, c, d, e): ...\n",
 ]
 _WHERES = [
-    "{folder}/callback.py", "{folder}/callback", "{folder}", "~/x.py", "~nobody/x.py", "nowhere.to.be.found", "./a/b", "a b", ".", "",
+    "{folder}/callback.py",
+    "{folder}/callback",
+    "{folder}",
+    "~/x.py",
+    "~nobody/x.py",
+    "nowhere.to.be.found",
+    "./a/b",
+    "a b",
+    ".",
+    "",
 ]
 
 
 def _callback(chance: Random) -> tuple[str, bytes]:
     sources = [source.encode() for source in _SOURCES]
     source = chance.choice(sources)
-    where = chance.choice(_WHERES[:2]) if chance.random() < 0.6 else changed_text(chance, chance.choice(_WHERES), _WHERES)
+    where = (
+        chance.choice(_WHERES[:2])
+        if chance.random() < 0.6
+        else changed_text(chance, chance.choice(_WHERES), _WHERES)
+    )
     return where, changed(chance, source, sources) if chance.random() < 0.8 else source
 
 
@@ -449,7 +635,10 @@ def _callback_loader(folder: Path) -> Iterator[Callable[[Any], bool]]:
         for name in ("callback.py", "callback"):
             (folder / name).write_bytes(source)
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
                 function = callback_file.load(where.replace("{folder}", str(folder)))
         except callback_file.CallbackRefused as error:
             assert "\n" not in str(error), "more than one line"
@@ -489,8 +678,12 @@ def _arguments(chance: Random) -> tuple[list[str], bytes]:
         elif kind == 1:
             arguments.insert(place, chance.choice(flat))
         elif place < len(arguments):
-            arguments[place] = changed_text(chance, arguments[place], flat).replace("\0", "")  # which no system passes to a process
-    return arguments, changed(chance, b'{"sasl_mechanism": "PLAIN", "client_id": "x", "security_protocol": "SASL_SSL"}')
+            arguments[place] = changed_text(chance, arguments[place], flat).replace(
+                "\0", ""
+            )  # which no system passes to a process
+    return arguments, changed(
+        chance, b'{"sasl_mechanism": "PLAIN", "client_id": "x", "security_protocol": "SASL_SSL"}'
+    )
 
 
 @contextmanager
@@ -503,7 +696,9 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
         arguments, options = made
         (folder / "kafka.json").write_bytes(options)
         with kept_loggers("", *OUR_LOGGERS):
-            done = runner.invoke(kq, [argument.replace("{folder}", str(folder)) for argument in arguments])
+            done = runner.invoke(
+                kq, [argument.replace("{folder}", str(folder)) for argument in arguments]
+            )
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         assert done.exit_code in (0, 1, 2), done.exit_code
@@ -513,7 +708,12 @@ def _command_line(folder: Path) -> Iterator[Callable[[Any], bool]]:
     with ExitStack() as stack:
         for name in ("embedkq.Worker.start", "embedkq.cli.worker.set_up_logging"):
             stack.enter_context(mock.patch(name))
-        for name in ("embedkq.info.Inspector", "embedkq.info.describe", "embedkq.broker.EmbeddedBroker", "embedkq.dlq.DeadLetters"):
+        for name in (
+            "embedkq._clients.admin.Inspector",
+            "embedkq._clients.admin.describe",
+            "embedkq.broker.EmbeddedBroker",
+            "embedkq.dlq.DeadLetters",
+        ):
             stack.enter_context(mock.patch(name, side_effect=lambda *args, **options: sys.exit(0)))
         terminate = signal.getsignal(signal.SIGTERM)
         yield read

@@ -1,8 +1,10 @@
-"""Enqueues with the published KQ, in its own interpreter: HOSTS TOPIC, and the jobs as JSON on standard input.
+"""Enqueues with the published KQ, in its own interpreter: HOSTS TOPIC, and the jobs as JSON on
+standard input.
 
-Each job: func ("module.name", "__main__.name" for one of this script), args, kwargs, timeout, key, and `again` for one that is wrapped
-in a KQ Job first. Prints what KQ returned, as JSON.
+Each job: func ("module.name", "__main__.name" for one of this script), args, kwargs, timeout, key,
+and `again` for one that is wrapped in a KQ Job first. Prints what KQ returned, as JSON.
 """
+
 import importlib
 import json
 import sys
@@ -20,13 +22,17 @@ def shout(word):
 
 def enqueue(hosts, topic, told):
     module, _, name = told["func"].rpartition(".")
-    function = globals()[name] if module == "__main__" else getattr(importlib.import_module(module), name)
+    function = (
+        globals()[name] if module == "__main__" else getattr(importlib.import_module(module), name)
+    )
     args, kwargs, key = told.get("args", []), told.get("kwargs", {}), told.get("key")
     key = None if key is None else key.encode()
     if ONE:
         queue = kq.Queue(hosts=hosts, topic=topic, timeout=told.get("timeout"))
         if told.get("again"):
-            job = queue.enqueue(Job(*[None] * 3, func=function, args=args, kwargs=kwargs, timeout=None, key=key))
+            job = queue.enqueue(
+                Job(*[None] * 3, func=function, args=args, kwargs=kwargs, timeout=None, key=key)
+            )
         elif key:
             job = queue.enqueue_with_key(key, function, *args, **kwargs)
         else:
@@ -36,12 +42,26 @@ def enqueue(hosts, topic, told):
         return job
     queue = kq.Queue(topic=topic, producer=kafka.KafkaProducer(bootstrap_servers=hosts))
     if told.get("again"):
-        return queue.enqueue(Job(func=function, args=args, kwargs=kwargs, timeout=told.get("timeout"), key=key))
+        return queue.enqueue(
+            Job(func=function, args=args, kwargs=kwargs, timeout=told.get("timeout"), key=key)
+        )
     return queue.using(timeout=told.get("timeout"), key=key).enqueue(function, *args, **kwargs)
 
 
 jobs = [enqueue(sys.argv[1], sys.argv[2], told) for told in json.load(sys.stdin)]
-print(json.dumps([
-    {"id": job.id, "timestamp": job.timestamp, "topic": job.topic, "args": list(job.args), "kwargs": job.kwargs, "timeout": job.timeout,
-     "key": job.key and job.key.decode()} for job in jobs
-]))
+print(
+    json.dumps(
+        [
+            {
+                "id": job.id,
+                "timestamp": job.timestamp,
+                "topic": job.topic,
+                "args": list(job.args),
+                "kwargs": job.kwargs,
+                "timeout": job.timeout,
+                "key": job.key and job.key.decode(),
+            }
+            for job in jobs
+        ]
+    )
+)

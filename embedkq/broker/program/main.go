@@ -90,7 +90,7 @@ func serve(cluster *kfake.Cluster, data string, owner int, asked <-chan os.Signa
 	retention := time.NewTicker(retentionInterval)
 	defer retention.Stop()
 	var look <-chan time.Time
-	if owner > 0 { // Linux's kernel watches over the owner (tether.py); other systems have nothing like it
+	if owner > 0 { // Linux's kernel watches over the owner (die_with_parent.py); other systems have nothing like it
 		watch := time.NewTicker(ownerInterval)
 		defer watch.Stop()
 		look = watch.C

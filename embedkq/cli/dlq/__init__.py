@@ -1,4 +1,5 @@
 """`kq dlq`: what has died, and what becomes of it. Nothing of a letter is unpickled."""
+
 from __future__ import annotations
 
 import click
@@ -19,8 +20,9 @@ Examples:
 def dlq() -> None:
     """List, show, retry and drop dead letters.
 
-    A letter is named by partition:offset in the dead-letter topic, or by the first characters of its job's id. Which letters were
-    retried or dropped is kept in the consumer group TOPIC-dlq; its lag, in `kq info`, is what is still to be dealt with.
+    A letter is named by partition:offset in the dead-letter topic, or by the first characters of
+    its job's id. Which letters were retried or dropped is kept in the consumer group TOPIC-dlq; its
+    lag, in `kq info`, is what is still to be dealt with.
     """
 
 

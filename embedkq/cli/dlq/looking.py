@@ -1,4 +1,5 @@
 """`kq dlq list` and `kq dlq show`."""
+
 from __future__ import annotations
 
 import json
@@ -10,7 +11,14 @@ import click
 
 from embedkq.cli.common import option, table_console, tls_options
 from embedkq.cli.dlq import view
-from embedkq.cli.dlq.sharing import filter_options, json_option, opened, place_options, places_of, selection_of
+from embedkq.cli.dlq.sharing import (
+    filter_options,
+    json_option,
+    opened,
+    place_options,
+    places_of,
+    selection_of,
+)
 
 if TYPE_CHECKING:
     from embedkq.dlq import DeadLetters
@@ -34,17 +42,37 @@ Examples:
 @place_options
 @filter_options
 @option("all", "dealt", is_flag=True, help="Also those that were retried or dropped.")
-@option("limit", type=click.IntRange(min=0), default=100, metavar="LETTERS", help="How many at most; 0 for all.")
+@option(
+    "limit",
+    type=click.IntRange(min=0),
+    default=100,
+    metavar="LETTERS",
+    help="How many at most; 0 for all.",
+)
 @tls_options
 @json_option
 def list_(
-    hosts: str, dead_letter_topic: str | None, reasons: Sequence[str], origin: str | None, function: str | None,
-    from_group: str | None, dealt: bool, limit: int, as_json: bool, **tls: str | None,
+    hosts: str,
+    dead_letter_topic: str | None,
+    reasons: Sequence[str],
+    origin: str | None,
+    function: str | None,
+    from_group: str | None,
+    dealt: bool,
+    limit: int,
+    as_json: bool,
+    **tls: str | None,
 ) -> None:
     """List dead letters, newest first. With --json, a line for each."""
     with opened(hosts, dead_letter_topic, tls) as (box, _, _), view.progress_bar() as progress:
-        bar = progress.add_task("Reading", total=sum(log.end - log.first for log in box.logs.values()))
-        found = box.newest(selection_of(reasons, origin, function, from_group), dealt=dealt, count=lambda read: progress.advance(bar, read))
+        bar = progress.add_task(
+            "Reading", total=sum(log.end - log.first for log in box.logs.values())
+        )
+        found = box.newest(
+            selection_of(reasons, origin, function, from_group),
+            dealt=dealt,
+            count=lambda read: progress.advance(bar, read),
+        )
         shown = 0
         while page := list(islice(found, _ROWS if not limit else min(_ROWS, limit - shown))):
             shown += len(page)
@@ -71,8 +99,11 @@ def _footer(box: DeadLetters, shown: int, more: bool) -> str:
 @place_options
 @tls_options
 @json_option
-def show(letter: str, hosts: str, dead_letter_topic: str | None, as_json: bool, **tls: str | None) -> None:
-    """Show everything about one letter: origin, headers, exception, traceback, the function called."""
+def show(
+    letter: str, hosts: str, dead_letter_topic: str | None, as_json: bool, **tls: str | None
+) -> None:
+    """Show everything about one letter: origin, headers, exception, traceback, the function
+    called."""
     with opened(hosts, dead_letter_topic, tls) as (box, _, _):
         found = next(box.named(places_of(box, [letter])))
         if as_json:

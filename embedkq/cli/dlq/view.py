@@ -1,4 +1,6 @@
-"""How dead letters are shown. What they hold may come from anybody: nothing of it reaches the terminal as a control sequence."""
+"""How dead letters are shown. What they hold may come from anybody: nothing of it reaches the
+terminal as a control sequence."""
+
 from __future__ import annotations
 
 import json
@@ -12,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from embedkq.printable import escaped
+from embedkq._printable import escaped
 
 if TYPE_CHECKING:
     from embedkq.dlq import Letter
-    from embedkq.dlq.dealing import Dealing
+    from embedkq.dlq.dealing import Resolution
 
 _SHORT_ID = 8
 _LONGEST_EXCEPTION = 100
@@ -26,7 +28,12 @@ _COLUMNS = (("Attempts", "attempts"), ("Rounds", "rounds"), ("Bytes", "size"))
 def progress_bar() -> Progress:
     """A bar on stderr that goes away at its end; none where stderr is no terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -49,8 +56,14 @@ def table_of(letters: Iterable[Letter], with_state: bool) -> Table:
         origin = f"{told['topic']} {told['partition']}:{told['offset']}" if letter.dead else None
         exception = told["exception"] if letter.dead else letter.problem
         cells = [
-            letter.name, _clock(letter.time), told["reason"] or "no dead letter", origin, told["job"] and told["job"][:_SHORT_ID],
-            told["function"], exception and _one_line(exception), *(told[key] for _, key in _COLUMNS),
+            letter.name,
+            _clock(letter.time),
+            told["reason"] or "no dead letter",
+            origin,
+            told["job"] and told["job"][:_SHORT_ID],
+            told["function"],
+            exception and _one_line(exception),
+            *(told[key] for _, key in _COLUMNS),
         ]
         if with_state:
             cells.append(_state(letter))
@@ -64,14 +77,23 @@ def view_of(letter: Letter) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    names = ("job", "function", "reason", "exception", "attempts", "rounds", "host", "group", "key", "size", "payload_size", "problem")
-    rows: list[tuple[str, Any]] = [("letter", letter.name), ("state", _state(letter)), ("died", _clock(letter.time))]
+    names = "job function reason exception attempts rounds host group key size payload_size problem"
+    rows: list[tuple[str, Any]] = [
+        ("letter", letter.name),
+        ("state", _state(letter)),
+        ("died", _clock(letter.time)),
+    ]
     if letter.dead:
         rows.append(("from", f"{letter.dead.topic} {letter.dead.partition}:{letter.dead.offset}"))
         if letter.dead.pointer:
-            rows.append(("payload", "only where it is from: it was too large for the dead-letter topic"))
-    rows += [(name.replace("_", " "), told[name]) for name in names]
-    rows += [("header", f"{name}: {value if value is not None else ''}") for name, value in told["headers"]]
+            rows.append(
+                ("payload", "only where it is from: it was too large for the dead-letter topic")
+            )
+    rows += [(name.replace("_", " "), told[name]) for name in names.split()]
+    rows += [
+        ("header", f"{name}: {value if value is not None else ''}")
+        for name, value in told["headers"]
+    ]
     for name, value in rows:
         facts.add_row(Text(name), Text(printable(value)))
     if not told["traceback"]:
@@ -79,11 +101,18 @@ def view_of(letter: Letter) -> RenderableType:
     return Group(facts, Text(), Text(printable(told["traceback"]).rstrip()))
 
 
-def line_of(dealing: Dealing, done: str) -> str:
+def line_of(dealing: Resolution, done: str) -> str:
     """What became of one letter, as a line of JSON."""
     outcome = done if dealing.kept is None else "kept"
     why = None if dealing.kept is None else str(dealing.kept)
-    return json.dumps({"letter": dealing.letter.name, "job": dealing.letter.job_id, "outcome": outcome, "why": why})
+    return json.dumps(
+        {
+            "letter": dealing.letter.name,
+            "job": dealing.letter.job_id,
+            "outcome": outcome,
+            "why": why,
+        }
+    )
 
 
 def tell(text: str) -> None:

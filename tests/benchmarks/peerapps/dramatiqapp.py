@@ -1,4 +1,5 @@
 """Dramatiq: `send COUNT PAUSE`; its worker is its own program."""
+
 import dramatiq
 import peerjob
 from dramatiq.brokers.redis import RedisBroker

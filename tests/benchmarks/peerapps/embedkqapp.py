@@ -1,4 +1,5 @@
 """embedkq: `send COUNT PAUSE` or `work`."""
+
 import sys
 import time
 

@@ -1,4 +1,5 @@
 """Huey: `send COUNT PAUSE`; its worker is its own program."""
+
 import peerjob
 from huey import RedisHuey
 

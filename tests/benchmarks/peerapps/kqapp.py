@@ -1,4 +1,5 @@
 """KQ: `send COUNT PAUSE` or `work`; one process a worker."""
+
 import sys
 
 from kafka import KafkaConsumer, KafkaProducer
@@ -12,5 +13,7 @@ if __name__ == "__main__":
         send_as_told(lambda sent: queue.enqueue(note, sent))
         producer.flush()
     else:
-        consumer = KafkaConsumer(bootstrap_servers=HOSTS, group_id=NAME, auto_offset_reset="earliest")
+        consumer = KafkaConsumer(
+            bootstrap_servers=HOSTS, group_id=NAME, auto_offset_reset="earliest"
+        )
         Worker(topic=NAME, consumer=consumer, callback=lambda *told: None).start()

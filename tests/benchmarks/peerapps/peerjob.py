@@ -1,4 +1,6 @@
-"""The job that all queues run, and how they are told where everything is. Imports nothing that a peer would have to install."""
+"""The job that all queues run, and how they are told where everything is. Imports nothing that a
+peer would have to install."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """RQ: `send COUNT PAUSE`; its worker is its own program."""
+
 from peerjob import LIMIT_SECONDS, NAME, REDIS, note, send_as_told
 from redis import Redis
 from rq import Queue

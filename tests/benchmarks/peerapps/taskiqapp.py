@@ -1,4 +1,6 @@
-"""taskiq on Kafka or on Redis, as PEER_BROKER says: `send COUNT PAUSE`; its worker is its own program."""
+"""taskiq on Kafka or on Redis, as PEER_BROKER says: `send COUNT PAUSE`; its worker is its own
+program."""
+
 import asyncio
 import os
 import sys
@@ -18,7 +20,9 @@ def make_broker():
     on_kafka = AioKafkaBroker(peerjob.HOSTS, kafka_topic=peerjob.NAME)
     # Its own choice is kafka-python's class of that name, which aiokafka cannot work with any more.
     strategy = (RoundRobinPartitionAssignor,)
-    on_kafka.configure_consumer(group_id=peerjob.NAME, auto_offset_reset="earliest", partition_assignment_strategy=strategy)
+    on_kafka.configure_consumer(
+        group_id=peerjob.NAME, auto_offset_reset="earliest", partition_assignment_strategy=strategy
+    )
     return on_kafka
 
 
@@ -35,7 +39,9 @@ async def send(count: int, pause: float) -> None:
     await broker.startup()
     together = 1 if pause else 100
     for first in range(0, count, together):
-        await asyncio.gather(*(note.kiq(time.monotonic()) for _ in range(min(together, count - first))))
+        await asyncio.gather(
+            *(note.kiq(time.monotonic()) for _ in range(min(together, count - first)))
+        )
         await asyncio.sleep(pause)
     await broker.shutdown()
 

@@ -1,0 +1,378 @@
+"""Bytes in, bytes out: what a child process does with each job. Nothing that a job does may raise
+out of here."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import struct
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from embedkq import codec
+from embedkq._child import output, process
+from embedkq._child.baseline import Baseline
+from embedkq._formats.outcome import Outcome
+from embedkq._ipc import channel
+from embedkq._ipc.progress_page import Phase, ProgressPage
+from embedkq.errors import (
+    DecodeError,
+    JobExited,
+    JobFailed,
+    ResultNotPicklable,
+    ResultTooLarge,
+    type_name,
+)
+
+JOB_HEADER = struct.Struct("=BQQ")
+"""`JOB`, with `ANNOUNCE` and `FROM_KQ` as far as they hold; number of the job; length of its
+payload, which follows. A message holds several."""
+ANNOUNCE, FROM_KQ, JOB = 1, 2, 4
+"""The child is to tell when the call begins, with its text; the payload is a job of KQ, which the
+child tells limit and id of; always."""
+REPLY_HEADER = struct.Struct("=BQ")
+"""Kind of the reply, number of the job."""
+BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
+"""Kinds of reply. `ENDED_PRINTING`: the job has ended, and printed what the host has not read
+yet."""
+
+LARGEST_RESULT = 64 * 1024 * 1024
+SPENT_STATUS = 75
+"""Exit status (EX_TEMPFAIL) of a child that has no descriptor left."""
+LOST_CHANNEL_STATUS = 74
+"""Exit status (EX_IOERR) of a child whose channel a job has closed: its outcome can no longer be
+told."""
+
+_QUICK_NANOSECONDS = 500_000
+_TEXT_BYTES = 1024
+_KINDS_CHARACTERS = 16 * 1024
+_MESSAGE_CHARACTERS = 16 * 1024
+_TRACEBACK_CHARACTERS = 256 * 1024
+_GLOBAL_OPCODE = b"\x93"
+_PLAIN_VALUES = (str, int, float, bool, bytes, type(None))
+
+
+def serve(slot: int) -> None:
+    """The one long task of a child: register with the host, then run jobs until it hangs up. Never
+    returns."""
+    try:
+        runner = Runner(slot)
+    except BaseException:  # noqa: BLE001  (too few descriptors, say; pebble would keep a process that is of no use)
+        process.give_up()
+    try:
+        runner.run()
+    finally:
+        # a signal handler or thread that a job left behind has raised here: pebble would keep this
+        # process, deaf to us
+        process.leave(LOST_CHANNEL_STATUS)
+
+
+class Runner:
+    """A child's side of the channel, and one job at a time."""
+
+    def __init__(self, slot: int) -> None:
+        self._pid = os.getpid()
+        host_end, self._end = channel.pair()
+        claims_writer, self._claims = channel.claims_pair()
+        jobs, replies = channel.message_file(), channel.message_file()
+        self._channel = channel.Channel(self._end, replies, jobs)
+        descriptor = channel.anonymous_file("embedkq-progress")
+        ProgressPage.size(descriptor)
+        self._page = ProgressPage(descriptor)
+        self._end_identity, self._claims_identity = (
+            channel.identify(self._end.fileno()),
+            channel.identify(self._claims.fileno()),
+        )
+        self._baseline = Baseline()
+        stack = output.watch_stack()
+        self._number = self._claimed = 0
+        output.logs.attach(self._send_log)
+        process.flush_output()
+        process.tell_host(
+            process.READY,
+            [
+                host_end.fileno(),
+                claims_writer.fileno(),
+                self._claims.fileno(),
+                jobs,
+                replies,
+                descriptor,
+                stack,
+            ],
+            str(slot),
+        )
+        os.close(descriptor)
+        host_end.close()
+        claims_writer.close()
+
+    def run(self) -> None:
+        """Serve the channel until the host hangs up."""
+        while True:
+            message = self._next()
+            if not message:
+                process.leave_in_order()
+            self._run_batch(memoryview(message))
+
+    def _next(self) -> bytes:
+        while True:
+            try:
+                return self._channel.receive()
+            except BlockingIOError:
+                # A job called socket.setdefaulttimeout or made the description non-blocking: wait
+                # for it here.
+                channel.wait_readable(self._end.fileno(), None)
+            except (OSError, DecodeError):
+                process.leave(LOST_CHANNEL_STATUS)
+
+    def _run_batch(self, jobs: memoryview) -> None:
+        """Run the jobs of one message, but for those that the host has taken back."""
+        position = 0
+        while position < len(jobs):
+            flags, number, size = JOB_HEADER.unpack_from(jobs, position)
+            payload = position + JOB_HEADER.size
+            position = payload + size
+            if self._may_begin(number):
+                self._number = number
+                harmless = self._run_job(number, flags, jobs[payload:position])
+                self._baseline.restore()
+                if not harmless:
+                    self._baseline.restore_descriptors()
+                    self._leave_if_spent()
+
+    def _may_begin(self, number: int) -> bool:
+        # The host has put the claim before the message: if it is not there, the host has taken it
+        # back. What comes in its place is the claim of a job further on, before which only jobs
+        # that were taken back lie.
+        if not self._claimed:
+            try:
+                self._claimed = channel.claim(self._claims)
+            except OSError:
+                process.leave(LOST_CHANNEL_STATUS)
+        if self._claimed != number:
+            if channel.identify(self._claims.fileno()) != self._claims_identity:
+                process.leave(LOST_CHANNEL_STATUS)
+            return False
+        self._claimed = 0
+        return True
+
+    def _run_job(self, number: int, flags: int, payload: memoryview) -> bool:
+        """Run one job and reply; whether it can hardly have done what takes time: it was quick, and
+        a success."""
+        page = self._page
+        began = time.monotonic_ns()
+        page.write(number, Phase.DECODING, began)
+        try:
+            told, (function, args, kwargs) = (
+                _decode_kq(payload) if flags & FROM_KQ else (b"", codec.decode_call(payload))
+            )
+        except BaseException as error:  # noqa: BLE001  (a payload may raise anything)
+            outcome = not_loaded(error, payload)
+        else:
+            page.write(number, Phase.RUNNING, time.monotonic_ns())
+            if flags & (ANNOUNCE | FROM_KQ):
+                text = _text_of_call(function, args, kwargs) if flags & ANNOUNCE else ""
+                self._reply(BEGUN, number, told + text.encode("utf-8", "backslashreplace"))
+            outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
+        if os.getpid() != self._pid:
+            process.leave(
+                0
+            )  # the job forked and returned twice: only the process that was given it may answer
+        printed = self._baseline.end_output()
+        ended = time.monotonic_ns()
+        page.end(ended)
+        self._reply(ENDED_PRINTING if printed else ENDED, number, outcome.pack())
+        return ended < began + _QUICK_NANOSECONDS and outcome.status == "success"
+
+    def _reply(self, kind: int, number: int, content: bytes) -> None:
+        try:
+            if channel.identify(self._end.fileno()) != self._end_identity:
+                process.leave(LOST_CHANNEL_STATUS)
+            self._channel.send(REPLY_HEADER.pack(kind, number) + content)
+        except BlockingIOError:  # a job made the description non-blocking
+            channel.wait_writable(self._end.fileno())
+            self._reply(kind, number, content)
+        except OSError as error:
+            if error.errno not in channel.NO_ROOM or len(content) < channel.INLINE_BYTES:
+                process.leave(LOST_CHANNEL_STATUS)
+            self._reply(kind, number, failure(error).pack())
+
+    def _send_log(self, content: bytes) -> None:
+        try:
+            if channel.identify(self._end.fileno()) == self._end_identity:
+                self._end.send(REPLY_HEADER.pack(LOGGED, self._number) + content)
+        except OSError:  # a job has closed it; its end will say so
+            pass
+
+    def _leave_if_spent(self) -> None:
+        """Make room for another process where a job has left no descriptor for the next."""
+        try:
+            os.close(os.dup(self._end.fileno()))
+        except OSError as error:
+            output.warn(
+                f"a job has left its process without file descriptors ({error}): replacing the"
+                " process"
+            )
+            process.leave(SPENT_STATUS)
+
+
+def _decode_kq(payload: memoryview) -> tuple[bytes, tuple[Any, Any, Any]]:
+    from embedkq._formats import kq_record  # here, since most children never need it
+
+    job = kq_record.decode_job(payload)
+    return kq_record.pack_told(job), (job.func, job.args, job.kwargs)
+
+
+def set_job_context(context: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Run each job of this child inside a context manager that this makes. For initializers."""
+    global _surrounding
+    _surrounding = context
+
+
+_surrounding: Callable[[], AbstractContextManager[Any]] | None = None
+_NOTHING = nullcontext()
+
+
+def run_call(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], describe: bool
+) -> Outcome:
+    """Call the function and turn whatever comes of it into an outcome; raises nothing."""
+    try:
+        with _surrounding() if _surrounding else _NOTHING:
+            result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                import asyncio
+
+                result = asyncio.run(result)
+    except MemoryError as error:
+        traceback.clear_frames(
+            error.__traceback__
+        )  # they hold what took all the memory, and telling takes some
+        return failure(error)
+    except Exception as error:  # noqa: BLE001  (every exception of a job is its outcome)
+        return failure(error)
+    except BaseException as error:  # noqa: BLE001  (SystemExit and its like must not end the child)
+        return failure(_exited(error), error)
+    return _success(result, describe)
+
+
+def _success(result: Any, describe: bool) -> Outcome:
+    try:
+        payload = codec.encode_object(result)
+        _check_rebuilds(result, payload)
+    except BaseException as error:  # noqa: BLE001  (pickling runs the result's own code)
+        unsound = ResultNotPicklable(type_name(type(result)), _message_of(error))
+        return failure(unsound, error)
+    if len(payload) > LARGEST_RESULT:
+        return failure(ResultTooLarge(len(payload), LARGEST_RESULT))
+    return Outcome("success", payload, text=_bounded(_text_of(result)) if describe else "")
+
+
+def failure(told: Exception, raised: BaseException | None = None) -> Outcome:
+    """The outcome of a job that raised; `told` is what the callback gets, `raised` what the
+    traceback is about."""
+    raised = raised or told
+    name, message = type_name(type(told)), _message_of(told)
+    try:
+        payload = codec.encode_object(told)
+        _check_rebuilds(told, payload)
+        if len(payload) > LARGEST_RESULT:
+            raise ValueError(f"the pickled exception takes {len(payload):,} bytes")
+    except BaseException:  # noqa: BLE001  (pickling runs the exception's own code)
+        payload = codec.encode_object(JobFailed(name, message))
+    kinds = "\n".join(
+        dict.fromkeys(type_name(kind) for error in (told, raised) for kind in type(error).__mro__)
+    )
+    return Outcome(
+        "failure",
+        payload,
+        name,
+        message,
+        _traceback_of(raised) or f"{name}: {message}\n",
+        kinds[:_KINDS_CHARACTERS],
+    )
+
+
+def not_loaded(error: BaseException, payload: bytes | memoryview | None = None) -> Outcome:
+    """The outcome of a job whose payload could not be unpickled.
+
+    Args:
+        error: what unpickling raised; a `DecodeError` with the reason as its cause, or anything
+            else.
+        payload: to tell a damaged one from one that other surroundings may load; None if it was not
+            looked at.
+    """
+    told = (
+        error
+        if isinstance(error, DecodeError)
+        else DecodeError(f"the payload cannot be unpickled: {_kind_and_message_of(error)}")
+    )
+    damaged = payload is not None and (
+        (error is told and error.__cause__ is None) or not codec.is_pickle(payload)
+    )
+    return failure(told, error.__cause__ or error)._replace(
+        status="malformed" if damaged else "undecodable"
+    )
+
+
+def _check_rebuilds(value: Any, payload: bytes) -> None:
+    # The owner unpickles in the host, on its own thread: it must neither raise nor hang there, so
+    # it is tried here first, under the job's limit. Without a reference to a class or function
+    # there is nothing that could.
+    if type(value) not in _PLAIN_VALUES and _GLOBAL_OPCODE in payload:
+        codec.decode_object(payload)
+
+
+def _exited(error: BaseException) -> JobExited:
+    plain = tuple(
+        arg if type(arg) in _PLAIN_VALUES else _bounded(_text_of(arg)) for arg in error.args
+    )
+    return JobExited(type_name(type(error)), plain)
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException:  # noqa: BLE001  (formatting runs the exception's __str__)
+        return ""
+    return text if len(text) <= _TRACEBACK_CHARACTERS else "...\n" + text[-_TRACEBACK_CHARACTERS:]
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)[:_MESSAGE_CHARACTERS]
+    except BaseException:  # noqa: BLE001  (the exception's own code)
+        return "(its text cannot be made)"
+
+
+def _kind_and_message_of(error: BaseException) -> str:
+    return f"{type_name(type(error))}: {_message_of(error)}"
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return repr(value)
+    except BaseException:  # noqa: BLE001  (the value's own code)
+        return f"<{type(value).__name__} without repr>"
+
+
+def _text_of_call(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    name = getattr(function, "__qualname__", None) or _text_of(function)
+    module = getattr(function, "__module__", None)
+    parts = [_text_of(arg) for arg in args] + [
+        f"{key}={_text_of(value)}" for key, value in kwargs.items()
+    ]
+    return _bounded(
+        f"{module}.{name}({', '.join(parts)})" if module else f"{name}({', '.join(parts)})"
+    )
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _TEXT_BYTES else text[: _TEXT_BYTES - 3] + "..."

@@ -1,0 +1,321 @@
+"""What a Kafka cluster holds and how far its consumer groups are: offsets, lag, members, owners.
+
+The only KafkaAdminClient. No topic is created by being asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
+
+from embedkq._clients import broker_errors
+from embedkq._clients.broker_errors import Asked, explaining
+from embedkq._clients.cluster_info import GroupInfo, Info, MemberInfo, PartitionInfo
+from embedkq._clients.private import Admin
+from embedkq._formats.commit_metadata import TopicMark
+from embedkq._formats.partition_progress import Committed, Log, lag_of, progress_of
+from embedkq.errors import EmbedkqError
+
+CONNECT_SECONDS = 5.0
+REQUEST_SECONDS = 4.5
+
+
+def describe(
+    hosts: str, topic: str | None = None, group: str | None = None, **client_options: Any
+) -> Info:
+    """Ask a cluster once. Any thread.
+
+    Args:
+        hosts: Kafka brokers, "host:port" or several separated by commas.
+        topic: only this one; None for all but Kafka's internal ones.
+        group: only this one; None for all that have to do with the topics.
+        client_options: further options of kafka-python's KafkaAdminClient, such as
+            `security_protocol`.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 10 s.
+        EmbedkqError: the broker refuses.
+    """
+    with Inspector(hosts, **client_options) as inspector:
+        return inspector.describe(topic, group)
+
+
+def admin_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of another kafka-python client that are of use here: addresses, TLS, SASL."""
+    return {name: value for name, value in options.items() if name in Admin.DEFAULT_CONFIG}
+
+
+def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[str]:
+    """Ids of all members of a consumer group. Any thread.
+
+    Args:
+        options: of any kafka-python client; those that are of no use here are passed over.
+
+    Raises:
+        BrokerUnavailable, EmbedkqError: as `describe`.
+    """
+    with Inspector(hosts, **admin_options(options)) as inspector:
+        return frozenset(member.id for member in inspector.members(group))
+
+
+def is_hidden(hosts: str, topic: str, options: Mapping[str, Any]) -> bool:
+    """Whether a topic is kept from this user, be it there or not; False if the broker does not
+    tell. Any thread.
+
+    Args:
+        options: of any kafka-python client; those that are of no use here are passed over.
+    """
+    try:
+        with Inspector(hosts, **admin_options(options)) as inspector:
+            return inspector.is_hidden(topic)
+    except EmbedkqError:
+        return False
+
+
+def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | None:
+    """Bytes of the largest batch of records that a topic takes; None if the broker does not tell.
+    Any thread.
+
+    Args:
+        options: of any kafka-python client; those that are of no use here are passed over.
+    """
+    try:
+        with Inspector(hosts, **admin_options(options)) as inspector:
+            return inspector.largest_batch(topic)
+    except Exception:  # noqa: BLE001  (not every user may ask, not every broker can answer)
+        return None
+
+
+class Inspector:
+    """A connection that can be asked again and again, by one thread at a time. Connects when it is
+    made.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 5 s (and 2 s in which the reason is looked
+            for).
+        BrokerRefused: certificates or passwords are not accepted.
+    """
+
+    def __init__(self, hosts: str, **client_options: Any) -> None:
+        self.hosts = hosts
+        deadline = time.monotonic() + CONNECT_SECONDS
+
+        def make() -> Admin:
+            options = {
+                "request_timeout_ms": int(REQUEST_SECONDS * 1000),
+                **client_options,
+                "bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000),
+                "bootstrap_servers": hosts.split(","),
+            }
+            return Admin(**options)
+
+        try:
+            self._admin = broker_errors.connect(make, hosts, client_options, CONNECT_SECONDS)
+        except ValueError as error:
+            raise EmbedkqError(str(error)) from error
+
+    def __enter__(self) -> Inspector:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._admin.close()
+
+    def describe(self, topic: str | None = None, group: str | None = None) -> Info:
+        """Ask once; see the function `describe`.
+
+        Raises:
+            BrokerUnavailable: a broker did not answer within 5 s.
+            EmbedkqError: the broker refuses.
+        """
+        with explaining(Asked(self.hosts, "DESCRIBE", topic, group)):
+            groups = self._groups(group)
+            committed = self._committed([found.name for found in groups])
+            partitions = self._partitions(topic)
+            logs = self._logs({place: mark for place, (led, mark) in partitions.items() if led})
+        topics_of = {found.name: _topics_of(found, committed[found.name]) for found in groups}
+        topics = {place.topic for place in partitions}
+        if group and topic:  # asked about together, also where the one has never read the other
+            topics_of[group].add(topic)
+        elif group:
+            topics &= topics_of[group]
+        rows: list[PartitionInfo] = []
+        for place in partitions:
+            if place.topic in topics:
+                concerned = [found for found in groups if place.topic in topics_of[found.name]]
+                rows += _rows_of(place, logs.get(place), concerned, committed)
+        rows.sort(key=lambda row: (row.topic, row.group or "", row.partition))
+        shown = [found for found in groups if group or topics & topics_of[found.name]]
+        return Info(self.hosts, tuple(rows), tuple(shown))
+
+    def members(self, group: str) -> tuple[MemberInfo, ...]:
+        """Who is in a consumer group now; raises as `describe` does."""
+        with explaining(Asked(self.hosts, "DESCRIBE", group=group)):
+            return self._groups(group)[0].members
+
+    def largest_batch(self, topic: str) -> int | None:
+        """Bytes of the largest batch of records that a topic takes, None if the broker does not
+        tell; raises as `describe` does."""
+        with explaining(Asked(self.hosts, "DESCRIBE", topic)):
+            asked = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
+            told = self._admin.describe_configs([asked], config_filter="all")
+        for of_type in told.values():
+            found = of_type.get(topic, {}).get("max.message.bytes")
+            if found:
+                return int(found["value"])
+        return None
+
+    def is_hidden(self, topic: str) -> bool:
+        """Whether the topic is kept from this user, be it there or not; raises as `describe`
+        does."""
+        with explaining(Asked(self.hosts, "DESCRIBE", topic)):
+            found = self._admin.describe_topics([topic])
+        return any(
+            each["error_code"] == kafka_errors.TopicAuthorizationFailedError.errno for each in found
+        )
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Create a topic, replicated as the cluster does by default; raises as `describe` does."""
+        with explaining(Asked(self.hosts, "CREATE", topic)):
+            self._admin.create_topics({topic: {"num_partitions": partitions}})
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic and all that it holds; raises as `describe` does."""
+        with explaining(Asked(self.hosts, "DELETE", topic)):
+            self._admin.delete_topics([topic])
+
+    def _partitions(self, topic: str | None) -> dict[TopicPartition, tuple[bool, TopicMark]]:
+        """All partitions; of each whether it has a leader, and of which topic it is."""
+        # All topics are asked for, also when one is wanted: some brokers create a topic that is
+        # asked for by name.
+        return {
+            TopicPartition(found["name"], partition["partition_index"]): (
+                partition["leader_id"] >= 0,
+                _mark_of(found),
+            )
+            for found in self._admin.describe_topics()
+            if (found["name"] == topic or topic is None) and not found["is_internal"]
+            for partition in found["partitions"]
+        }
+
+    def _logs(self, marks: Mapping[TopicPartition, TopicMark]) -> dict[TopicPartition, Log]:
+        if not marks:
+            return {}
+        first = self._admin.list_partition_offsets(dict.fromkeys(marks, OffsetSpec.EARLIEST))
+        last = self._admin.list_partition_offsets(dict.fromkeys(marks, OffsetSpec.LATEST))
+        return {
+            place: Log(first[place].offset, last[place].offset, mark)
+            for place, mark in marks.items()
+        }
+
+    def _groups(self, group: str | None) -> list[GroupInfo]:
+        names = (
+            [group]
+            if group
+            else sorted(
+                found["group_id"]
+                for found in self._admin.list_groups()
+                if found["protocol_type"] in ("consumer", "")
+            )
+        )
+        if not names:
+            return []
+        described = self._admin.describe_groups(names)
+        return [
+            GroupInfo(name, described[name]["group_state"], _members_of(described[name]))
+            for name in names
+        ]
+
+    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[TopicPartition, Committed]]:
+        if not groups:
+            return {}
+        answer = self._admin.list_group_offsets(dict.fromkeys(groups))
+        return {
+            group: {
+                partition: Committed(found.offset, found.metadata or "")
+                for partition, found in answer.get(group, {}).items()
+                if found.offset >= 0
+            }
+            for group in groups
+        }
+
+
+def _rows_of(
+    place: TopicPartition,
+    log: Log | None,
+    groups: list[GroupInfo],
+    committed: Mapping[str, Mapping[TopicPartition, Committed]],
+) -> list[PartitionInfo]:
+    first, last = (None, None) if log is None else (log.first, log.end)
+    if not groups:
+        return [PartitionInfo(place.topic, place.partition, first, last)]
+    rows = []
+    for group in groups:
+        found = committed[group.name].get(place)
+        owner = next(
+            (member.id for member in group.members if tuple(place) in member.partitions), None
+        )
+        row = PartitionInfo(
+            place.topic,
+            place.partition,
+            first,
+            last,
+            group.name,
+            found and found.offset,
+            owner=owner,
+        )
+        if log is not None:
+            progress = progress_of(found, log)
+            row = replace(row, committed=progress and progress.offset, lag=lag_of(progress, log))
+        rows.append(row)
+    return rows
+
+
+def _mark_of(found: Mapping[str, Any]) -> TopicMark:
+    told = found.get("topic_id")  # brokers before Kafka 2.8 know none
+    return TopicMark.of(None if told is None else UUID(str(told)), len(found["partitions"]))
+
+
+def _members_of(described: Mapping[str, Any]) -> tuple[MemberInfo, ...]:
+    return tuple(
+        MemberInfo(
+            member["member_id"],
+            member["client_id"],
+            member["client_host"].lstrip("/"),
+            _owned_by(member),
+        )
+        for member in sorted(described["members"], key=lambda member: str(member["member_id"]))
+    )
+
+
+def _owned_by(member: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    assignment = member["member_assignment"]
+    if not isinstance(assignment, Mapping):  # none yet: the group is in the middle of a rebalance
+        return ()
+    owned = (
+        (topic["topic"], number)
+        for topic in assignment["assigned_partitions"]
+        for number in topic["partitions"]
+    )
+    return tuple(sorted(owned))
+
+
+def _topics_of(group: GroupInfo, committed: Mapping[TopicPartition, Committed]) -> set[str]:
+    owned = {topic for member in group.members for topic, _ in member.partitions}
+    return owned | {partition.topic for partition in committed}

@@ -1,0 +1,177 @@
+"""What goes wrong with a broker, in embedkq's own errors: the same fault is the same error in the
+same words, whoever meets it. Any thread.
+
+kafka-python raises some hundred kinds of errors, and wraps some in others. Whoever uses a client of
+it says here what was asked of the broker, and raises what comes back.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from kafka import errors as kafka_errors
+
+from embedkq._clients.probe import CREDENTIALS, look_for_reason, refuse_early
+from embedkq.errors import BrokerRefused, BrokerUnavailable, EmbedkqError
+
+T = TypeVar("T")
+
+AWAY = (
+    kafka_errors.KafkaTimeoutError,
+    kafka_errors.KafkaConnectionError,
+    kafka_errors.NodeNotReadyError,
+    kafka_errors.RequestTimedOutError,
+    kafka_errors.CoordinatorNotAvailableError,
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.NotCoordinatorError,
+    kafka_errors.NotLeaderForPartitionError,
+)
+"""Errors that say: no answer, or not from this broker, for now."""
+_NO_RIGHT = "AuthorizationFailedError"
+_VERBS = {
+    "READ": "read",
+    "WRITE": "write to",
+    "DESCRIBE": "see",
+    "CREATE": "create",
+    "DELETE": "delete",
+}
+_REFUSED = (
+    kafka_errors.InvalidTopicError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.FencedInstanceIdError,
+    kafka_errors.InvalidSessionTimeoutError,
+    kafka_errors.PolicyViolationError,
+)
+"""Further errors that trying again does not cure."""
+
+
+class Asked(NamedTuple):
+    """What was asked of a broker.
+
+    Attributes:
+        hosts: Kafka brokers, "host:port" or several separated by commas.
+        right: the operation that a user needs for it: READ, WRITE, DESCRIBE, CREATE or DELETE.
+        topic, group: on what; None for all, or none.
+    """
+
+    hosts: str
+    right: str
+    topic: str | None = None
+    group: str | None = None
+
+
+def explained(error: BaseException, asked: Asked) -> BaseException:
+    """The error to raise in place of one of kafka-python, with it as the cause; any other error as
+    it is."""
+    if not isinstance(error, kafka_errors.KafkaError):
+        return error
+    told: EmbedkqError | None = refusal(error, asked)
+    if told is None and isinstance(error, AWAY):
+        told = BrokerUnavailable(asked.hosts, f"no answer in time ({type(error).__name__})")
+    if told is None:
+        told = EmbedkqError(f"the broker at {asked.hosts} refuses: {error}")
+    told.__cause__ = error
+    return told
+
+
+@contextmanager
+def explaining(asked: Asked) -> Iterator[None]:
+    """Raises what `explained` returns."""
+    try:
+        yield
+    except kafka_errors.KafkaError as error:
+        raise explained(error, asked) from error
+
+
+def refusal(error: BaseException, asked: Asked) -> BrokerRefused | None:
+    """What to raise where the broker answers, and trying again does not help; None for other
+    errors."""
+    text = _refusal_of(error, asked)
+    if text is None:
+        return None
+    told = BrokerRefused(text)
+    told.__cause__ = error
+    return told
+
+
+def _refusal_of(error: BaseException, asked: Asked) -> str | None:
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
+        return f"{asked.hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}"
+    if isinstance(error, kafka_errors.InconsistentGroupProtocolError):
+        return (
+            f"group {asked.group!r} at {asked.hosts} has members that are no workers of embedkq, or"
+            " that were started with another partition_assignment_strategy: give group=... a name"
+            " that no other program uses"
+        )
+    if (
+        isinstance(error, kafka_errors.AuthorizationError)
+        or _NO_RIGHT in f"{type(error).__name__}: {error}"
+    ):  # wrapped in another
+        lacking = _what_of(error, asked)
+        return (
+            # the text may be a request
+            f"this user may not {_VERBS[asked.right]} {lacking} at {asked.hosts}"
+            f" ({type(error).__name__}): grant it {asked.right} on {lacking}"
+        )
+    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError) and asked.topic is not None:
+        return no_topic(asked).args[0]  # type: ignore[no-any-return]
+    return f"the broker at {asked.hosts} refuses: {error}" if isinstance(error, _REFUSED) else None
+
+
+def _what_of(error: BaseException, asked: Asked) -> str:
+    topic = "all topics" if asked.topic is None else f"topic {asked.topic!r}"
+    group = "all groups" if asked.group is None else f"group {asked.group!r}"
+    if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
+        return group
+    if isinstance(error, kafka_errors.TopicAuthorizationFailedError) or asked.group is None:
+        return topic
+    return group if asked.topic is None else f"{topic} and {group}"
+
+
+def hidden(asked: Asked) -> BrokerRefused:
+    """Of a topic that is kept from this user: it looks like one that is not there, and kafka-python
+    3.0.12 says nothing of it."""
+    if asked.right != "DESCRIBE":
+        return BrokerRefused(_refusal_of(kafka_errors.TopicAuthorizationFailedError(), asked))
+    return BrokerRefused(
+        f"this user may not see topic {asked.topic!r} at {asked.hosts}: grant it DESCRIBE on that"
+        " topic"
+    )
+
+
+def no_topic(asked: Asked, cure: str = "") -> BrokerRefused:
+    """Of a topic that is not there."""
+    return BrokerRefused(f"there is no topic {asked.topic!r} at {asked.hosts}{cure and ': '}{cure}")
+
+
+def connect(make: Callable[[], T], hosts: str, options: Mapping[str, Any], seconds: float) -> T:
+    """A client of kafka-python, which connects when `make` makes it.
+
+    Args:
+        options: of the client.
+        seconds: how long it may take, to be told.
+
+    Raises:
+        BrokerUnavailable: no broker answered.
+        BrokerRefused: certificates or passwords are not accepted.
+        ValueError: a TLS file does not hold what it should, or an option of kafka-python has a
+            value that it does not take.
+    """
+    refuse_early(hosts, options)
+    try:
+        return make()
+    except kafka_errors.KafkaConfigurationError as error:
+        raise ValueError(f"kafka={{...}}: {error}") from error
+    except (kafka_errors.KafkaError, ssl.SSLError) as error:
+        reason = look_for_reason(hosts, options)
+        refused = (
+            reason.as_error(hosts)
+            if reason is not None
+            else refusal(error, Asked(hosts, "DESCRIBE"))
+        )
+        raise refused or BrokerUnavailable(
+            hosts, f"no answer within {seconds:g} s ({type(error).__name__})"
+        ) from error

@@ -1,0 +1,177 @@
+"""TLS: the context that options stand for, and what a failure means: which option or file to
+change."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+FILE_OPTIONS = {
+    "cafile": "ssl_cafile",
+    "certfile": "ssl_certfile",
+    "keyfile": "ssl_keyfile",
+    "crlfile": "ssl_crlfile",
+}
+"""Arguments of Queue and Worker, and what kafka-python calls them."""
+_NOT_YET_VALID = (9,)
+_EXPIRED = (10,)
+_UNTRUSTED = (2, 7, 18, 19, 20, 21, 24, 26)
+_REVOKED = (23,)
+_NO_LIST = (3, 8)
+_LIST_OUT_OF_DATE = (11, 12)
+_OTHER_NAME = (62, 63, 64)
+"""OpenSSL's numbers for why a certificate is not accepted."""
+_OPENSSL_NOISE = re.compile(r"^\[[^\]]*\] |\s*\(_ssl\.c:\d+\)$")
+
+
+def uses_tls(config: Mapping[str, Any]) -> bool:
+    """Whether a client with these options talks TLS."""
+    return config.get("security_protocol") in ("SSL", "SASL_SSL")
+
+
+def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
+    """The context that these options of a client stand for.
+
+    Raises:
+        ValueError: a file does not hold what it should; the message names it.
+    """
+    if config.get("ssl_context") is not None:
+        given: ssl.SSLContext = config["ssl_context"]
+        return given
+    cafile, certfile, keyfile, crlfile = (config.get(option) for option in FILE_OPTIONS.values())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = config.get("ssl_check_hostname", True)
+    loading = f"cafile={cafile!r}"
+    try:
+        if cafile:
+            context.load_verify_locations(cafile)
+        else:
+            context.load_default_certs()
+        loading = f"certfile={certfile!r}, keyfile={keyfile!r}"
+        if certfile:
+            # A password, though an empty one: without any OpenSSL would ask for it on the terminal,
+            # and wait.
+            context.load_cert_chain(certfile, keyfile, config.get("ssl_password") or "")
+        loading = f"crlfile={crlfile!r}"
+        if crlfile:
+            context.load_verify_locations(crlfile)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    except OSError as error:
+        told = _without_noise(error)
+        hint = (
+            ". A key that is encrypted needs kafka={'ssl_password': ...}"
+            if "PEM lib" in told or "decrypt" in told
+            else ""
+        )
+        raise ValueError(f"{loading}: {told}{hint}") from error
+    return context
+
+
+class ContextFromFiles(ssl.SSLContext):
+    """Reads its files anew for each connection: lists and certificates are replaced while workers
+    run."""
+
+    def __new__(cls, config: Mapping[str, Any]) -> ContextFromFiles:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """As every context's."""
+        return tls_context(self._config).wrap_socket(*args, **kwargs)
+
+
+def explained(address: str, error: OSError, options: Mapping[str, Any]) -> tuple[str, bool]:
+    """What failed and what to change, and whether that is certain; `options` are those of a
+    kafka-python client."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        change = _for_certificate(error.verify_code, options)
+    elif isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        change = _for_alert(error.reason or "", options)
+    else:
+        return closed(address, options)
+    return f"TLS with {address} fails: {_without_noise(error)}. {change}", True
+
+
+def closed(address: str, options: Mapping[str, Any]) -> tuple[str, bool]:
+    """The same for a connection that was closed without a reason."""
+    own = (
+        "is one that the broker accepts"
+        if options.get("ssl_certfile")
+        else "is given if the broker asks for one"
+    )
+    return (
+        (
+            f"TLS with {address} fails: it closes the connection. Check that the port is a TLS"
+            f" listener's, and that certfile {own}"
+        ),
+        False,
+    )
+
+
+def _without_noise(error: OSError) -> str:
+    return _OPENSSL_NOISE.sub("", str(error)).rstrip(".")
+
+
+def _for_certificate(code: int, options: Mapping[str, Any]) -> str:
+    cafile, crlfile = _shown(options, "cafile"), _shown(options, "crlfile")
+    changes = {
+        _NOT_YET_VALID: (
+            "The broker's certificate is not valid yet: check the clocks of both machines"
+        ),
+        _EXPIRED: (
+            f"The broker's certificate, or its authority's in {cafile}, has expired and must be"
+            " renewed"
+        ),
+        _UNTRUSTED: (
+            f"Give as cafile the certificate of the authority that signed the broker's; {cafile}"
+            " is not"
+        ),
+        _REVOKED: f"{crlfile} revokes the broker's certificate: the broker needs a new one",
+        _NO_LIST: (
+            f"{crlfile} holds no list of the authority that signed the broker's certificate: add it"
+        ),
+        _LIST_OUT_OF_DATE: f"{crlfile} is out of date: fetch the authority's present one",
+        _OTHER_NAME: (
+            "Give in hosts a name that the broker's certificate is made for, or have it made for"
+            " this name too"
+        ),
+    }
+    return next(
+        (change for codes, change in changes.items() if code in codes),
+        f"Check the broker's certificate and {cafile}",
+    )
+
+
+def _for_alert(reason: str, options: Mapping[str, Any]) -> str:
+    if "PROTOCOL_VERSION" in reason:
+        return (
+            "The broker does not speak TLS 1.2 or newer: it must be set up to"
+            " (ssl.enabled.protocols)"
+        )
+    if not options.get("ssl_certfile") and not _has_context(options):
+        return "The broker asks for a certificate of the client: give certfile and keyfile"
+    return (
+        f"The broker does not accept {_shown(options, 'certfile')}: it may have expired, be"
+        " revoked, or be of an authority that the broker does not trust"
+    )
+
+
+def _shown(options: Mapping[str, Any], name: str) -> str:
+    path = options.get(FILE_OPTIONS[name])
+    if path is not None:
+        return f"{name}={path!r}"
+    return (
+        f"the {name} of kafka={{'ssl_context': ...}}"
+        if _has_context(options)
+        else f"the system's {name}"
+    )
+
+
+def _has_context(options: Mapping[str, Any]) -> bool:
+    """Whether the user has made a context, in place of naming files."""
+    return not isinstance(options.get("ssl_context"), (ContextFromFiles, type(None)))

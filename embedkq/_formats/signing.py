@@ -1,0 +1,174 @@
+"""Signed records: whoever has no secret cannot have a worker run code. Pure; any thread.
+
+HMAC-SHA256 (RFC 2104) over topic, key, embedkq's header and the payload, each with its length, so
+that no two records share a signed text. The signature ends the header, and names the secret by a
+digest of it, so that secrets can be changed without a gap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from embedkq._formats.headers import SIGNATURE, value_of, with_value
+from embedkq.errors import DecodeError, SecretUnknown, SignatureRefused
+
+_ABSENT = -1
+_BLOCK = 64
+"""Bytes that SHA-256 takes at a time."""
+_LENGTHS = struct.Struct(">4q").pack
+_SHORTEST_SECRET = 16
+_NAME = re.compile(rb"[0-9a-f]{16}").fullmatch
+
+Secret = str | bytes | Path
+"""A secret itself, or the path of a file that holds one."""
+
+
+class Signer:
+    """Signs with its first secret, and accepts signatures of any of them. Tells its secrets to
+    nobody, and does not pickle."""
+
+    def __init__(self, secrets: Secret | Sequence[Secret]) -> None:
+        """
+        Args:
+            secrets: one, or several: the one to sign with first, then those whose signatures are
+                still accepted.
+
+        Raises:
+            TypeError, ValueError: a secret is no text, too short, or its file cannot be read. The
+                message never holds the secret.
+        """
+        listed: Iterable[Any] = [secrets] if isinstance(secrets, (str, bytes, Path)) else secrets
+        keys = [_read(secret) for secret in listed]
+        if not keys:
+            raise ValueError(
+                "secret=[]: give at least one secret, or None to leave records unsigned"
+            )
+        self._keys = {_name_of(key): _Key(key) for key in keys}
+        self._first = _name_of(keys[0])
+
+    def __repr__(self) -> str:
+        return f"Signer({len(self._keys)} secrets)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets cannot be pickled: they would travel in a job's payload")
+
+    def sign(
+        self,
+        topic: str,
+        key: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+        payload: bytes | None,
+    ) -> list[tuple[str, bytes]]:
+        """The headers of an unsigned job with the signature in them.
+
+        Raises:
+            DecodeError: they are no job's.
+        """
+        told = value_of(headers)
+        digest = self._keys[self._first].digest(topic, key, told, payload)
+        return with_value(headers, b"".join((told, SIGNATURE, self._first, b":", digest)))
+
+    def check(
+        self,
+        topic: str,
+        key: bytes | None,
+        headers: Iterable[tuple[str, bytes | None]],
+        payload: bytes | None,
+    ) -> bytes:
+        """Accept a record, before anything of it is unpickled; what its header tells, without the
+        signature.
+
+        Raises:
+            SignatureRefused: it is not signed, altered, moved here from another topic, or signed
+                with a secret that is not known.
+        """
+        try:
+            told, is_signed, signature = value_of(headers).rpartition(SIGNATURE)
+        except DecodeError as error:
+            raise SignatureRefused(f"it is not signed: {error}") from None
+        if not is_signed:
+            raise SignatureRefused("it is not signed")
+        name, _, digest = signature.partition(b":")
+        secret = self._keys.get(name)
+        if secret is None:
+            if not _NAME(name):
+                raise SignatureRefused(
+                    "it is signed in a form that this version of embedkq does not know"
+                )
+            raise SecretUnknown(name.decode())
+        if not hmac.compare_digest(digest, secret.digest(topic, key, told, payload)):
+            raise SignatureRefused(
+                "its signature does not fit: it was altered, or signed for another topic"
+            )
+        return told
+
+
+def check_age(timestamp: int, max_age: float) -> None:
+    """Refuse what was enqueued too long ago; `timestamp` in milliseconds, `max_age` in seconds.
+
+    Raises:
+        SignatureRefused: it is older than that.
+    """
+    age = time.time() - timestamp / 1000
+    if age > max_age:
+        raise SignatureRefused(f"it was enqueued {age:.0f} s ago, and max_age is {max_age:g} s")
+
+
+class _Key:
+    """HMAC-SHA256 of many texts under one secret, begun once. The copies of `hmac.HMAC` take longer
+    than all of this."""
+
+    def __init__(self, secret: bytes) -> None:
+        block = (secret if len(secret) <= _BLOCK else hashlib.sha256(secret).digest()).ljust(
+            _BLOCK, b"\0"
+        )
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def digest(self, topic: str, key: bytes | None, told: bytes, payload: bytes | None) -> bytes:
+        """In hexadecimal; `told` is the header's value without a signature."""
+        name = topic.encode()
+        lengths = _LENGTHS(
+            len(name),
+            _ABSENT if key is None else len(key),
+            len(told),
+            _ABSENT if payload is None else len(payload),
+        )
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(b"".join((lengths, name, key or b"", told, payload or b"")))
+        outer.update(inner.digest())
+        return outer.hexdigest().encode()
+
+
+def _name_of(secret: bytes) -> bytes:
+    return hashlib.sha256(b"embedkq secret name\0" + secret).hexdigest()[:16].encode()
+
+
+def _read(secret: Any) -> bytes:
+    if isinstance(secret, Path):
+        try:
+            content = secret.expanduser().read_bytes().strip()
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
+            raise ValueError(
+                f"secret={secret!r}: {getattr(error, 'strerror', None) or error}"
+            ) from error
+    elif isinstance(secret, (str, bytes)):
+        content = secret.encode() if isinstance(secret, str) else secret
+    else:
+        raise TypeError(
+            "a secret must be a string, bytes or a pathlib.Path of a file that holds one, not a"
+            f" {type(secret).__name__}"
+        )
+    if len(content) < _SHORTEST_SECRET:
+        raise ValueError(
+            f"a secret must have at least {_SHORTEST_SECRET} bytes, this one has {len(content)}:"
+            " try secrets.token_hex(32)"
+        )
+    return content

@@ -1,0 +1,78 @@
+"""Waiting for a worker from within an asyncio loop, which goes on meanwhile. Owner's thread; no
+executor is used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from embedkq._clients.consumer import CONNECT_SECONDS
+from embedkq.worker.runtime import Runtime
+
+
+async def until_connected(runtime: Runtime) -> None:
+    """Until the broker has answered.
+
+    Raises:
+        BrokerUnavailable: it has not, within 10 s.
+        EmbedkqError: it refuses.
+    """
+    changed, wake = _event()
+    runtime.consumer.connected.add_done_callback(lambda _: wake())
+    await _wait(changed, CONNECT_SECONDS)
+    runtime.await_connection(0)
+
+
+async def until_done(runtime: Runtime, timeout: float | None) -> bool:
+    """Until all that the assigned partitions hold now is done; whether it is."""
+    async with _watching(runtime) as (changed, wake):
+        milestone = runtime.milestone(wake)
+        if not runtime.over:
+            await _wait(changed, timeout)
+        return milestone.reached
+
+
+async def until_over(runtime: Runtime, timeout: float | None) -> bool:
+    """Until nothing of the engine runs any more; whether it does not."""
+    async with _watching(runtime) as (changed, _):
+        if not runtime.over:
+            await _wait(changed, timeout)
+        return runtime.over
+
+
+async def end_now(runtime: Runtime) -> None:
+    """Kill what runs, and wait until nothing of the engine runs any more, or until its deadline."""
+    runtime.request_stop(now=True)
+    await until_over(runtime, runtime.deadline.patience)
+    runtime.leave_if_overdue()
+
+
+@asynccontextmanager
+async def _watching(runtime: Runtime) -> AsyncIterator[tuple[asyncio.Event, Callable[[], None]]]:
+    changed, wake = _event()
+    runtime.watchers.add(wake)
+    try:
+        yield changed, wake
+    finally:
+        runtime.watchers.discard(wake)
+
+
+def _event() -> tuple[asyncio.Event, Callable[[], None]]:
+    """An event of the running loop, and a function that sets it from any thread."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(event.set)
+        except RuntimeError:  # the loop was closed: nobody waits there any more
+            pass
+
+    return event, wake
+
+
+async def _wait(event: asyncio.Event, timeout: float | None) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout)
+    except asyncio.TimeoutError:
+        pass

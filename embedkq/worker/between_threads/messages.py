@@ -1,0 +1,221 @@
+"""What the worker's threads tell each other. Immutable, unless a line says which thread writes
+what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
+from embedkq._formats.outcome import Outcome
+from embedkq.worker.between_threads.progress import Progress
+from embedkq.worker.between_threads.task import Task
+
+
+class Record(Protocol):
+    """What the worker uses of a Kafka client's record, which is a `FetchedRecord`."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    timestamp: int
+    flaw: str | None
+
+
+class JobRun(Task):
+    """A record that was polled, until it is done.
+
+    Made on the consumer's thread, where the record is still at hand; from the batch on that carries
+    it, the worker's thread's.
+
+    Attributes:
+        retries, backoff: how often it may run again, and seconds before the first time, if its
+            record says so.
+        attempts: how often it has failed, timed out or crashed, in other hosts too.
+        life: of the partition's log; an offset is the same record only within one.
+        death: why it goes to the dead-letter topic, once its callback has returned; None if it does
+            not.
+        record: as it was polled.
+        refusal: why the record may not run; None if it may.
+        unloadable: a child of this worker could not unpickle it.
+        unread: it took hosts down, or no child could unpickle it: nothing of it may be unpickled
+            here.
+        timeout: the job's own limit; `limit` is the one that counts.
+    """
+
+    __slots__ = (
+        "attempts",
+        "backoff",
+        "death",
+        "epoch",
+        "key",
+        "life",
+        "offset",
+        "partition",
+        "record",
+        "refusal",
+        "retries",
+        "size",
+        "timeout",
+        "timestamp",
+        "unloadable",
+        "unread",
+    )
+
+    def __init__(self, partition: int, epoch: int, record: Record) -> None:
+        super().__init__("", record.value or b"")
+        self.partition = partition
+        self.offset = record.offset
+        self.epoch = epoch
+        self.life = 0
+        self.key = record.key
+        self.size = len(self.payload) + len(self.key or b"")
+        self.timestamp = 0
+        self.timeout: float | None = None
+        self.record = record
+        self.attempts = 0
+        self.retries: int | None = None
+        self.backoff: float | None = None
+        self.refusal: Exception | None = None
+        self.unloadable = False
+        self.unread = False
+        self.death: Death | None = None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What no other record has: partition, life of its log, offset."""
+        return self.partition, self.life, self.offset
+
+    def forget_payload(self) -> None:
+        """Keep nothing but the record's place: it will not run here, nor be written elsewhere."""
+        self.key, self.payload, self.size, self.record = None, b"", 0, _Forgotten(self.offset)
+
+
+@dataclass
+class _Forgotten:
+    """What is left of a record whose content is not needed any more."""
+
+    offset: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+    timestamp: int = 0
+    flaw: str | None = None
+
+
+class Death(NamedTuple):
+    """What a record died of.
+
+    Attributes:
+        reason: one of `deadletters.REASONS`.
+        exception: "type: message"; empty for none.
+        traceback: formatted; empty for none.
+        retries, backoff: how often it may run again, and seconds before the first time, if its
+            record says so.
+        attempts: how often the job was begun.
+    """
+
+    reason: str
+    exception: str
+    traceback: str
+    attempts: int
+
+
+class Finished(NamedTuple):
+    """Worker's thread to owner: a job's end, whose callback is due."""
+
+    run: JobRun
+    outcome: Outcome
+
+
+class Batch(NamedTuple):
+    """Consumer's thread to worker's: records of one partition, in order, their bytes, and the
+    consumer's position after them."""
+
+    partition: int
+    epoch: int
+    runs: Sequence[JobRun]
+    size: int
+    position: int
+
+
+class Assigned(NamedTuple):
+    """Consumer's thread to worker's: a partition is ours from `start` on; `metadata` came with the
+    committed offset.
+
+    `life` counts how often its log has started anew since this worker began; `topic` is which topic
+    these are offsets of.
+    """
+
+    partition: int
+    epoch: int
+    start: int
+    metadata: str
+    topic: TopicMark = UNKNOWN_TOPIC
+    life: int = 0
+
+
+@dataclass(eq=False)
+class Revoked:
+    """Client's I/O thread to worker's: these partitions are going away.
+
+    Attributes:
+        partitions: which.
+        lost: they are another's already, or their log starts anew: nothing of them may be
+            committed. What is waited for as `DrainTarget` is asked for anew.
+        settled: set by the worker's thread once all that runs of them is done.
+        snapshot: set before that, what to commit.
+    """
+
+    partitions: frozenset[int]
+    lost: bool
+    settled: bool = False
+    snapshot: Mapping[int, Progress] = field(default_factory=dict)
+
+
+class Released(NamedTuple):
+    """Client's I/O thread to worker's: the partitions of a `Revoked` are gone, whether all of them
+    was done or not."""
+
+    partitions: frozenset[int]
+
+
+class CallbacksDone(NamedTuple):
+    """Owner to worker's thread: these jobs' callbacks have returned."""
+
+    runs: list[JobRun]
+
+
+class DeadLettersWritten(NamedTuple):
+    """Writer of dead letters to worker's thread: all replicas of the dead-letter topic have these
+    records."""
+
+    runs: list[JobRun]
+
+
+class DrainTarget(NamedTuple):
+    """Consumer's thread to worker's: what `drain` or `burst` waits for, as end offsets by
+    partition."""
+
+    request: Any
+    ends: Mapping[int, int]
+
+
+class ConsumerFailed(NamedTuple):
+    """Consumer's thread to worker's: it cannot go on."""
+
+    error: BaseException
+
+
+Message = (
+    Batch
+    | Assigned
+    | Revoked
+    | Released
+    | CallbacksDone
+    | DeadLettersWritten
+    | DrainTarget
+    | ConsumerFailed
+)

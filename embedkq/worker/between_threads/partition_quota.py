@@ -1,0 +1,64 @@
+"""Load: how much of each partition is held somewhere, and of which partitions that is enough.
+Worker's thread."""
+
+from __future__ import annotations
+
+_ENOUGH_LESS = 0.75
+"""Once all partitions together have held too much, they are full until it is so much less: else
+they would be so in turns."""
+
+
+class PartitionQuota:
+    """Records and their bytes, by partition.
+
+    Args:
+        most_records, most_bytes: from so many on a partition is full.
+        most_bytes_in_all: from so many on each partition is full of which anything is held.
+    """
+
+    def __init__(self, most_records: int, most_bytes: int, most_bytes_in_all: int) -> None:
+        self.full: set[int] = set()
+        """Partitions of which no more should come."""
+        self.over = False
+        """Whether it is too much of all partitions together."""
+        self._most_records = most_records
+        self._most_bytes = most_bytes
+        self._most_bytes_in_all = most_bytes_in_all
+        self._bytes = 0
+        self._held: dict[int, tuple[int, int]] = {}
+
+    def add(self, partition: int, size: int) -> None:
+        """One record more, of so many bytes."""
+        self._change(partition, 1, size)
+
+    def remove(self, partition: int, size: int) -> None:
+        """One record less."""
+        self._change(partition, -1, -size)
+
+    def forget(self, partition: int) -> None:
+        """Nothing of the partition is held any more."""
+        records, size = self._held.get(partition, (0, 0))
+        if records:
+            self._change(partition, -records, -size)
+
+    def _change(self, partition: int, records: int, size: int) -> None:
+        held, held_bytes = self._held.get(partition, (0, 0))
+        held, held_bytes = held + records, held_bytes + size
+        self._bytes += size
+        if held:
+            self._held[partition] = held, held_bytes
+        else:
+            self._held.pop(partition, None)
+        if self._is_full(held, held_bytes):
+            self.full.add(partition)
+        else:
+            self.full.discard(partition)
+        over = self._bytes >= self._most_bytes_in_all * (_ENOUGH_LESS if self.over else 1)
+        if over != self.over:
+            self.over = over
+            self.full = {number for number, known in self._held.items() if self._is_full(*known)}
+
+    def _is_full(self, records: int, size: int) -> bool:
+        return (
+            records >= self._most_records or size >= self._most_bytes or (self.over and records > 0)
+        )

@@ -1,0 +1,42 @@
+"""What the pool runs: one attempt of one job. The worker's thread."""
+
+from __future__ import annotations
+
+from embedkq._child.runner import JOB, JOB_HEADER
+
+
+class Task:
+    """One run of a job's payload in some child.
+
+    Attributes:
+        job_id: marks what the child logs.
+        payload: the encoded call; the host never reads it.
+        limit: seconds that the call may take, from when it begins; None for no limit.
+        announce: whether the child tells when it begins, with the call's text, for the log.
+        number: given by the pool; a child's page and replies speak of it.
+        restarted: it was taken once by a child that died before the call began.
+    """
+
+    form = 0
+    """What the payload is: 0 for a call, or `FROM_KQ`."""
+
+    __slots__ = ("announce", "job_id", "limit", "number", "payload", "restarted")
+
+    def __init__(
+        self, job_id: str, payload: bytes, limit: float | None = None, announce: bool = False
+    ) -> None:
+        self.job_id = job_id
+        self.payload = payload
+        self.limit = limit
+        self.announce = announce
+        self.number = 0
+        self.restarted = False
+
+    def begun(self, content: bytes) -> str:
+        """A child has begun the call, and told this; returns the call's text."""
+        return content.decode("utf-8", "replace")
+
+    def parts(self) -> tuple[bytes, bytes]:
+        """What goes down the child's channel."""
+        payload = self.payload
+        return JOB_HEADER.pack(JOB | self.announce | self.form, self.number, len(payload)), payload

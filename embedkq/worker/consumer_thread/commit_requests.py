@@ -1,0 +1,123 @@
+"""Commit requests: offsets and their metadata, split into requests that a broker accepts. Any
+thread, one at a time for each commit."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from embedkq._clients.names import OffsetAndMetadata, TopicPartition, kafka_errors
+from embedkq._formats import commit_metadata, offset_map
+from embedkq._safe_logging import SafeLogger
+from embedkq.worker.between_threads.progress import Progress
+
+logger = SafeLogger("embedkq.worker")
+
+TOO_LARGE = (
+    kafka_errors.OffsetMetadataTooLargeError,
+    kafka_errors.InvalidCommitOffsetSizeError,
+    # Apache Kafka 4.3 answers so to a request whose records are larger than message.max.bytes
+    kafka_errors.UnknownError,
+)
+"""Errors of a commit after which a smaller one may be accepted."""
+REQUEST_BYTES = 256 * 1024
+"""The offsets of a group go into one partition of __consumer_offsets, each request as one batch,
+which message.max.bytes limits to 1 MB unless the broker is told otherwise."""
+_PARTITION_BYTES = 128
+"""What one partition takes beside its metadata, the name of group and topic included or nearly
+so."""
+_SHORTEST_METADATA = 64
+_LIMITED_SECONDS = 60.0
+
+
+class CommitLimits:
+    """What the broker of one consumer accepts, as far as it has refused. A limit is lifted after a
+    minute: the broker may have changed."""
+
+    def __init__(self) -> None:
+        self._request_bytes, self._metadata = REQUEST_BYTES, offset_map.LIMIT
+        self._lifted_at = 0.0
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes that one request may have."""
+        self._lift()
+        return self._request_bytes
+
+    @property
+    def metadata(self) -> int:
+        """Characters that the metadata of one partition may have."""
+        self._lift()
+        return self._metadata
+
+    def refuse_request(self, size: int) -> None:
+        """A request of so many bytes was too large."""
+        self._request_bytes = max(1, size // 2)
+        self._lifted_at = time.monotonic() + _LIMITED_SECONDS
+
+    def refuse_metadata(self, characters: int) -> None:
+        """Metadata of so many characters was too large."""
+        if self._metadata == offset_map.LIMIT:
+            logger.warning(
+                "The broker refuses commit metadata of %d characters (offset.metadata.max.bytes,"
+                " 4096 by default): what does not fit is left out. After a crash, jobs above the"
+                " committed offset that were done may run again, and their attempt counts restart.",
+                characters,
+            )
+        self._metadata = characters // 2 if characters >= _SHORTEST_METADATA else 0
+        self._lifted_at = time.monotonic() + _LIMITED_SECONDS
+
+    def _lift(self) -> None:
+        if time.monotonic() > self._lifted_at:
+            self._request_bytes, self._metadata = REQUEST_BYTES, offset_map.LIMIT
+
+
+class CommitRequests:
+    """One commit, request by request: `next_request`, then either `accepted` or `refused`, until
+    there is no further request."""
+
+    def __init__(self, topic: str, wanted: Mapping[int, Progress], limits: CommitLimits) -> None:
+        self._topic = topic
+        self._wanted = wanted
+        self._limits = limits
+        self._waiting = deque(wanted)
+        self._request: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._size = 0
+
+    def next_request(self) -> dict[TopicPartition, OffsetAndMetadata] | None:
+        """What to commit next, in the client's form; None once all is committed."""
+        self._request, self._size = {}, 0
+        most, characters = self._limits.request_bytes, self._limits.metadata
+        while self._waiting:
+            progress = self._wanted[self._waiting[0]]
+            metadata = commit_metadata.encode(
+                progress.offset, progress.done, progress.notes, characters, progress.topic
+            )
+            size = _PARTITION_BYTES + len(metadata)
+            if self._request and self._size + size > most:
+                break
+            self._request[TopicPartition(self._topic, self._waiting.popleft())] = OffsetAndMetadata(
+                progress.offset, metadata, -1
+            )
+            self._size += size
+        return self._request or None
+
+    def accepted(self) -> dict[int, Progress]:
+        """The last request is committed: its partitions."""
+        return {tp.partition: self._wanted[tp.partition] for tp in self._request}
+
+    def refused(self, error: kafka_errors.KafkaError) -> None:
+        """The last request was too large, with one of `TOO_LARGE`: the next ones are smaller.
+
+        Raises:
+            KafkaError: the same, if it cannot be made smaller.
+        """
+        longest = max(len(known.metadata) for known in self._request.values())
+        if isinstance(error, kafka_errors.OffsetMetadataTooLargeError) or len(self._request) == 1:
+            if not longest:
+                raise error
+            self._limits.refuse_metadata(longest)
+        else:
+            self._limits.refuse_request(self._size)
+        self._waiting.extendleft(reversed([tp.partition for tp in self._request]))

@@ -1,0 +1,61 @@
+"""Waiters: other threads that wait until so much is done. Worker's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from embedkq.worker.between_threads.messages import DrainTarget, JobRun, Revoked
+from embedkq.worker.between_threads.progress import Progress
+
+
+class Waiters:
+    """The rebalance listener, which waits for partitions to settle, and the owner, which waits for
+    offsets to be reached."""
+
+    def __init__(self) -> None:
+        self._revocations: list[tuple[Revoked, list[JobRun]]] = []
+        self._targets: list[tuple[DrainTarget, dict[int, int]]] = []
+
+    def add_revocation(self, revoked: Revoked, runs: Iterable[JobRun]) -> None:
+        """Tell `revoked` once none of these runs, which are all that is left of its partitions, is
+        under way any more."""
+        self._revocations.append((revoked, list(runs)))
+
+    def add_targets(self, targets: DrainTarget) -> None:
+        """Tell `targets` once all before its offsets is done, of the partitions that are still ours
+        then."""
+        self._targets.append((targets, dict(targets.ends)))
+
+    def drop_targets(self) -> None:
+        """The offsets that were waited for may be of a log that is gone: whoever waits is about to
+        be told others."""
+        self._targets.clear()
+
+    def tell(
+        self, snapshot: Mapping[int, Progress], under_way: Mapping[tuple[int, int, int], JobRun]
+    ) -> None:
+        """Tell those whose time has come."""
+        for waiting in self._revocations[:]:
+            revoked, runs = waiting
+            # What is open in the tracker would not do: what was taken back, or left not done by a
+            # callback, stays open there.
+            runs[:] = [run for run in runs if under_way.get(run.place) is run]
+            if not runs:
+                revoked.snapshot = {p: snapshot[p] for p in revoked.partitions & snapshot.keys()}
+                revoked.settled = True
+                self._revocations.remove(waiting)
+        for target in self._targets[:]:
+            if _are_reached(target[1], snapshot):
+                self._targets.remove(target)
+                target[0].request.set()
+
+
+def _are_reached(ends: dict[int, int], snapshot: Mapping[int, Progress]) -> bool:
+    """Whether all before these offsets is done, of the partitions that are ours; takes out what has
+    been reached."""
+    for partition in list(ends):
+        if partition in snapshot:
+            if snapshot[partition].offset < ends[partition]:
+                return False
+            del ends[partition]
+    return True

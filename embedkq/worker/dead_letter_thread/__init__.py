@@ -1,0 +1,1 @@
+"""Writes dead letters. Starts with the first one."""

@@ -1,0 +1,1 @@
+"""Runs callbacks on the thread that owns the worker."""

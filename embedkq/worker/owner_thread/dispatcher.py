@@ -1,0 +1,370 @@
+"""The thread that owns a worker, and how callbacks come to fire there."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from embedkq import codec
+from embedkq._child.runner import FROM_KQ
+from embedkq._formats import kq_record
+from embedkq._formats.outcome import Outcome
+from embedkq._safe_logging import SafeLogger, raise_signal, safe_repr
+from embedkq.errors import (
+    Closed,
+    DecodeError,
+    InsideCallback,
+    JobFailed,
+    ResultNotPicklable,
+    WorkerError,
+    WrongThread,
+    type_name,
+)
+from embedkq.job import Job
+from embedkq.worker.between_threads.mailbox import Mailbox
+from embedkq.worker.between_threads.messages import CallbacksDone, Finished, JobRun, Message
+
+logger = SafeLogger("embedkq.worker")
+
+Callback = Callable[[str, Job, Any, Any, Any], Any]
+
+_REPORT_SECONDS = 0.003
+_MOST_AT_ONCE = 100
+_MOST_CALLS = 3
+"""How often a callback is called that does not return, for it is cancelled or exits. After that it
+counts as failed."""
+_PAUSE_SECONDS = 1.0
+"""Pause between these calls on a loop: a loop that is shutting down cancels everything."""
+
+
+class CallbackDispatcher:
+    """A plain thread that fires callbacks whenever it calls one of the owner's methods."""
+
+    def __init__(self, callback: Callback | None, topic: str, inbox: Mailbox[Message]) -> None:
+        self.thread = threading.current_thread()
+        self.last_callback: float | None = None
+        """`time.monotonic()` at which a callback last returned."""
+        self._callback = callback
+        self._topic = topic
+        self._inbox = inbox
+        self._inside: JobRun | None = None
+        self._calls: dict[JobRun, int] = {}
+        """How often the callback of a run was called and did not return."""
+        self._held: Finished | None = None
+        """Whose callback is awaited."""
+        self._over = False
+        self.mailbox: Mailbox[Finished] = Mailbox(self._notified)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the owner."""
+        return threading.current_thread() is self.thread
+
+    def check(self, method: str) -> None:
+        """Refuse a call of an owner's method from anywhere else.
+
+        Raises:
+            InsideCallback, WrongThread
+        """
+        if not self.is_here:
+            raise WrongThread(
+                f"{method}() is for the thread that owns the worker, {self.thread.name!r}; this is"
+                f" {threading.current_thread().name!r}. From other threads call request_stop() and"
+                " wait()."
+            )
+        if self._is_inside():
+            raise InsideCallback(
+                f"{method}() was called from within a callback, where it would wait for itself:"
+                " call request_stop()."
+            )
+
+    def dispatch(self, most: int | None = None, deadline: float | None = None) -> int:
+        """Call the callback for what waits; how many times.
+
+        Args:
+            most: how many at most; None for all that wait at the call.
+            deadline: `time.monotonic()` after which no further one is begun.
+        """
+        finished = self.mailbox.take(most)
+        done = told = 0
+        reported = time.monotonic()
+        try:
+            while done < len(finished) and not self._over and self._held is None:
+                self._inside = finished[done].run
+                self._fire_one(finished[done])
+                done += 1
+                self._inside = None
+                self.last_callback = now = time.monotonic()
+                if now > reported + _REPORT_SECONDS:
+                    self._report(finished[told:done])
+                    told, reported = done, now
+                if deadline is not None and now > deadline:
+                    break
+        except (
+            BaseException
+        ) as error:  # KeyboardInterrupt and its like pass through; the callback has not returned
+            if (
+                done < len(finished)
+                and self._inside is finished[done].run
+                and self._count_interruption(self._inside, error)
+            ):
+                done += 1
+            raise
+        finally:
+            self._inside = None
+            self._report(finished[told:done])
+            if done < len(finished) and not self._over:
+                self.mailbox.put_back(finished[done:])
+                self._notified()
+        return done
+
+    def end(self) -> None:
+        """The worker is over: what still waits is not done, comes again, and is not fired. Worker's
+        thread."""
+        self._over = True
+        self.mailbox.take()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a callback is under way that this thread cannot finish by firing on."""
+        return False
+
+    def _notified(self) -> None:
+        """Callbacks are waiting. Worker's thread or the owner's."""
+        try:
+            self._notify()
+        except WorkerError:
+            raise
+        except BaseException as error:
+            raise_signal(error)
+            logger.error(
+                "Could not notify the owner that callbacks are waiting: %r. It will be notified"
+                " again.",
+                error,
+                exc_info=error,
+            )
+
+    def _notify(self) -> None:
+        """Have the owner fire, where it does not look by itself."""
+
+    def _is_inside(self) -> bool:
+        return self._inside is not None
+
+    def _fire_one(self, finished: Finished) -> None:
+        run = finished.run
+        arguments = arguments_of(self._topic, run, finished.outcome)
+        logger.info("Executing callback ...")
+        try:
+            given = self._callback(*arguments)  # type: ignore[misc]
+            if given is not None and inspect.isawaitable(given):
+                self._await(finished, given)
+        except Exception as error:  # noqa: BLE001  (the application's own code)
+            self._log_failure(run, error)
+
+    def _await(self, finished: Finished, given: Any) -> None:
+        """The callback has returned something that has to be awaited."""
+        if inspect.iscoroutine(given):
+            given.close()
+        raise TypeError(
+            f"it returned {type_name(type(given))}, which nothing awaits on thread"
+            f" {threading.current_thread().name!r}; for an asynchronous callback start the worker"
+            " from within a running asyncio loop, without `handoff`"
+        )
+
+    def _count_interruption(self, run: JobRun, error: BaseException) -> bool:
+        """A callback has not returned, for it raised SystemExit or was cancelled; whether that was
+        its last call."""
+        calls = self._calls.pop(run, 0) + 1
+        if calls >= _MOST_CALLS:
+            text = (
+                f"it was interrupted {calls} times, last by {type_name(type(error))}, and will not"
+                " be called again"
+            )
+            self._log_failure(run, error, text)
+            return True
+        self._calls[run] = calls
+        logger.warning(
+            "The callback was interrupted by %s (%s). It will be called again (%d of %d).",
+            type_name(type(error)),
+            self._described(run),
+            calls + 1,
+            _MOST_CALLS,
+        )
+        return False
+
+    def _log_failure(self, run: JobRun, error: BaseException, text: str = "") -> None:
+        logger.error(
+            "Callback failed: %s (%s)", text or error, self._described(run), exc_info=error
+        )
+
+    def _described(self, run: JobRun) -> str:
+        try:
+            function = (
+                "function unknown" if run.unread else codec.name_of(_job_of(self._topic, run).func)
+            )
+        except BaseException as error:  # noqa: BLE001  (the payload's own code)
+            raise_signal(error)
+            function = "function unknown"
+        return f"job {run.job_id[:8]}, {function}, topic {self._topic}"
+
+    def _report(self, fired: Sequence[Finished]) -> None:
+        if runs := [finished.run for finished in fired if finished is not self._held]:
+            self._tell(CallbacksDone(runs))
+
+    def _tell(self, message: Message) -> None:
+        try:
+            self._inbox.put(message)
+        except Closed:  # the worker has failed or was killed: these jobs come again
+            pass
+
+
+class HandoffDispatcher(CallbackDispatcher):
+    """The thread on which a function given to `handoff` runs."""
+
+    def __init__(
+        self,
+        callback: Callback | None,
+        topic: str,
+        inbox: Mailbox[Message],
+        handoff: Callable[[Callable[[], None]], Any],
+    ) -> None:
+        self._handoff = handoff
+        super().__init__(callback, topic, inbox)
+        # the thread that starts a worker need not be the one that runs what is handed over
+        self._notify()
+
+    def _notify(self) -> None:
+        self._handoff(self._fire_some)
+
+    def _fire_some(self) -> None:
+        self.thread = threading.current_thread()
+        # a callback that runs the owner's loop itself (a modal dialogue): the rest waits for its
+        # end
+        if self._is_inside():
+            return
+        if self.dispatch(_MOST_AT_ONCE) and len(self.mailbox):
+            self._notified()
+
+
+class AsyncioDispatcher(CallbackDispatcher):
+    """The thread of an asyncio loop, which fires by itself; what callbacks return is awaited if it
+    can be, one at a time."""
+
+    def __init__(
+        self,
+        callback: Callback | None,
+        topic: str,
+        inbox: Mailbox[Message],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._loop = loop
+        self._awaited: asyncio.Future[Any] | None = None
+        self._pausing = False
+        self._is_asynchronous = callback is not None and is_coroutine_function(callback)
+        super().__init__(callback, topic, inbox)
+
+    @property
+    def busy(self) -> bool:
+        return self._held is not None or (self._is_asynchronous and len(self.mailbox) > 0)
+
+    def _is_inside(self) -> bool:
+        return super()._is_inside() or (
+            self._held is not None and asyncio.current_task(self._loop) is self._awaited
+        )
+
+    def _notify(self) -> None:
+        if self._loop.is_closed():
+            raise WorkerError(
+                "the asyncio loop that owns the worker was closed: stop the worker before, or use"
+                " `async with worker:`"
+            )
+        self._loop.call_soon_threadsafe(self._pump)
+
+    def _pump(self) -> None:
+        if self.dispatch(_MOST_AT_ONCE) and len(self.mailbox):
+            self._loop.call_soon(self._pump)
+
+    def dispatch(self, most: int | None = None, deadline: float | None = None) -> int:
+        if self._held is not None or self._pausing or self._inside is not None:
+            return 0
+        return super().dispatch(1 if self._is_asynchronous else most, deadline)
+
+    def _await(self, finished: Finished, given: Any) -> None:
+        awaited = asyncio.ensure_future(given, loop=self._loop)
+        self._is_asynchronous, self._awaited, self._held = True, awaited, finished
+        awaited.add_done_callback(self._awaited_ended)
+
+    def _awaited_ended(self, awaited: asyncio.Future[Any]) -> None:
+        finished, self._held, self._awaited = self._held, None, None
+        if finished is None or self._over:
+            return
+        self.last_callback = time.monotonic()
+        error = asyncio.CancelledError() if awaited.cancelled() else awaited.exception()
+        if isinstance(error, Exception):
+            self._log_failure(finished.run, error)
+        elif error is not None and not self._count_interruption(finished.run, error):
+            self.mailbox.put_back([finished])
+            self._pausing = True
+            self._loop.call_later(_PAUSE_SECONDS, self._go_on)
+            return
+        self._report([finished])
+        self._pump()
+
+    def _go_on(self) -> None:
+        self._pausing = False
+        self._pump()
+
+
+def is_coroutine_function(callback: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine, as far as one can see from outside."""
+    call = getattr(callback, "__call__", None)  # noqa: B004  (that of an object)
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(call)
+
+
+def _unread_job(topic: str, run: JobRun) -> Job:
+    """What is known of a job whose payload cannot, or may not, be unpickled here."""
+    return Job(run.job_id, run.timestamp, topic, None, None, None, run.timeout, run.key)
+
+
+def _job_of(topic: str, run: JobRun) -> Job:
+    """The job of a run whose payload a child has unpickled before.
+
+    Raises:
+        DecodeError: this process cannot.
+    """
+    if run.form == FROM_KQ:
+        return kq_record.decode_job(run.payload)
+    return Job(
+        run.job_id, run.timestamp, topic, *codec.decode_call(run.payload), run.timeout, run.key
+    )
+
+
+def arguments_of(topic: str, run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
+    """What the callback gets; a child has unpickled all of it before, so here it is safe to."""
+    if run.unread:
+        return "failure", _unread_job(topic, run), None, _exception_of(outcome), outcome.traceback
+    try:
+        job = _job_of(topic, run)
+    except DecodeError as error:
+        return "failure", _unread_job(topic, run), None, error, f"{type(error).__name__}: {error}\n"
+    if outcome.status == "success":
+        try:
+            return "success", job, codec.decode_object(outcome.payload), None, None
+        except Exception as error:  # noqa: BLE001  (the result's own code)
+            told = ResultNotPicklable("its type", f"it cannot be rebuilt here: {safe_repr(error)}")
+            return "failure", job, None, told, f"{type(told).__name__}: {told}\n"
+    if outcome.status == "failure":
+        return "failure", job, None, _exception_of(outcome), outcome.traceback
+    return outcome.status, job, None, None, None
+
+
+def _exception_of(outcome: Outcome) -> Exception:
+    try:
+        error = codec.decode_object(outcome.payload)
+    except Exception:  # noqa: BLE001  (the exception's own code)
+        error = None
+    return error if isinstance(error, Exception) else JobFailed(outcome.type_name, outcome.message)
