@@ -105,7 +105,7 @@ def test_a_record_and_what_is_said_of_it_come_back_whatever_headers_it_had(
 def test_it_is_this_on_the_wire() -> None:
     assert dead_letter.bury(RECORD, LETTER).headers == [
         *RECORD.headers,
-        ("embedkq-dead-group", b"mail"),
+        ("dead-letter-group", b"mail"),
         ("embedkq-dead-topic", b"orders"),
         ("embedkq-dead-partition", b"3"),
         ("embedkq-dead-offset", b"17"),
@@ -132,7 +132,7 @@ def test_a_dead_letter_that_was_put_back_as_it_is_dies_again_with_all_that_it_br
 
 def test_a_dead_letter_is_no_job() -> None:
     sound = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)
-    with pytest.raises(DecodeError, match="embedkq-dead-group"):
+    with pytest.raises(DecodeError, match="embedkq-dead-topic"):
         headers.read_headers(dead_letter.bury(Record(None, b"", sound), LETTER).headers)
 
 
@@ -158,7 +158,7 @@ def test_a_letter_of_a_version_without_groups_is_read_and_tells_none() -> None:
     of_before = [
         header
         for header in dead_letter.bury(RECORD, LETTER).headers
-        if header[0] != "embedkq-dead-group"
+        if header[0] != "dead-letter-group"
     ]
     assert dead_letter.read(of_before) == LETTER._replace(group="")
     assert dead_letter.strip(of_before) == RECORD.headers

@@ -34,8 +34,9 @@ _NAMES = tuple(
     )
 )
 _POINTER = _PREFIX + "pointer"
-_GROUP = _PREFIX + "group"
-"""Stands before the others, where versions that do not know it take it for the record's own."""
+_GROUP = "dead-letter-group"
+"""It precedes the other headers and does not begin with "embedkq-": an earlier version takes it for
+one of the record's own, and refuses a record with a header of embedkq that it does not know."""
 _LONGEST_TRACEBACK = 64 * 1024
 _LONGEST_EXCEPTION = 4 * 1024
 _SHORT = 1024
