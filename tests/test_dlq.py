@@ -49,10 +49,10 @@ from embedkq._formats.partition_progress import (
     progress_of,
 )
 from embedkq._formats.signing import Signer
-from embedkq.dlq import DeadLetters, Selection, dealt
-from embedkq.dlq.dealing import deal, drop
-from embedkq.dlq.dealt import ResolvedLetters
+from embedkq.dlq import DeadLetters, Selection, resolved
 from embedkq.dlq.letters import letter_of
+from embedkq.dlq.resolve import drop, resolve
+from embedkq.dlq.resolved import ResolvedLetters
 from embedkq.dlq.retry import Retry, restored
 from embedkq.errors import EmbedkqError, LetterRefused, SignatureRefused
 
@@ -199,7 +199,7 @@ def only_line(done: Ended, status: int = 1) -> str:
 # list and show.
 
 
-def test_letters_are_listed_newest_first_with_what_they_tell(graveyard: Graveyard) -> None:
+def test_letters_are_listed_newest_first_with_their_content(graveyard: Graveyard) -> None:
     first = job(1)
     graveyard.put(first, reason="timeout", exception="", attempts=3, traceback="")
     second = job(2, func=jobs.note, key=b"k", rounds=2)
@@ -245,9 +245,10 @@ def test_letters_are_listed_newest_first_with_what_they_tell(graveyard: Graveyar
         None,
         "malformed",
     )
-    assert (foreign["letter"], foreign["reason"]) == ("0:3", None) and "no dead letter" in foreign[
-        "problem"
-    ]
+    assert (foreign["letter"], foreign["reason"]) == (
+        "0:3",
+        None,
+    ) and "not a dead letter" in foreign["problem"]
 
     table = ok(graveyard.kq("list"))
     shown = [
@@ -312,7 +313,7 @@ def test_filters_and_limit(graveyard: Graveyard) -> None:
     assert done.err == f"The newest 2; --limit=0 shows all. Open in {graveyard.topic}: 5.\n"
     assert (
         ok(graveyard.kq("list", "--origin=nowhere")).err
-        == f"No such letters in {graveyard.topic}; 5 are open.\n"
+        == f"No matching letters in {graveyard.topic}; 5 are open.\n"
     )
 
 
@@ -343,18 +344,24 @@ def test_one_letter_is_shown_with_everything(graveyard: Graveyard) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("0:7", "there is no letter 0:7: partition 0 of {topic!r} holds the offsets 0 to 1"),
-        ("3:0", "there is no letter 3:0: {topic!r} has the partitions 0 to 0"),
-        ("0:", "'0:' names no dead letter: give partition:offset, such as 0:17"),
+        ("0:7", "no letter 0:7: partition 0 of {topic!r} has offsets 0 to 1"),
+        ("3:0", "no letter 3:0: {topic!r} has partitions 0 to 0"),
+        ("0:", "'0:' does not name a dead letter: use partition:offset, such as 0:17"),
         (
             "zebra",
-            "'zebra' names no dead letter: give partition:offset, such as 0:17, or 4 or more characters of its job's id",
+            (
+                "'zebra' does not name a dead letter: use partition:offset, such as 0:17, or the first"
+                " 4 or more characters of its job's id"
+            ),
         ),
         (
             "00000000",
-            "no letter in {topic!r} is of a job whose id begins with '00000000': see `kq dlq list --all`",
+            (
+                "{topic!r} has no letter of a job whose id begins with '00000000'; `kq dlq list --all`"
+                " lists all letters"
+            ),
         ),
-        ("{id}", "'{id}' stands for 2 letters in {topic!r}: name one of 0:1, 0:0"),
+        ("{id}", "'{id}' matches 2 letters in {topic!r}: choose one of 0:1, 0:0"),
     ],
 )
 def test_a_name_that_stands_for_no_letter_is_told(
@@ -377,8 +384,8 @@ def test_of_several_letters_of_a_job_the_open_one_is_meant(graveyard: Graveyard)
     ok(graveyard.kq("drop", "0:0"))
     assert json.loads(ok(graveyard.kq("show", id_of(record), "--json")).out)["letter"] == "0:1"
     with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
-        box.dealt.add([(0, 1)])
-        with pytest.raises(EmbedkqError, match="stands for 2 letters"):
+        box.resolved.add([(0, 1)])
+        with pytest.raises(EmbedkqError, match="matches 2 letters"):
             box.find([id_of(record)])
 
 
@@ -415,7 +422,7 @@ def test_nothing_of_a_letter_is_unpickled_or_steers_the_terminal(
 # retry and drop.
 
 
-def test_a_letter_is_put_back_as_it_was_with_a_round_more_and_stays_dealt_with(
+def test_a_letter_is_put_back_as_it_was_with_a_round_more_and_stays_resolved(
     graveyard: Graveyard,
 ) -> None:
     records = [job(number, key=b"key" if number % 2 else None) for number in range(3)]
@@ -442,11 +449,12 @@ def test_a_letter_is_put_back_as_it_was_with_a_round_more_and_stays_dealt_with(
     }
 
     assert graveyard.listed() == ["0:0"] and graveyard.listed("--all") == ["0:2", "0:1", "0:0"]
-    assert "dealt with" in ok(graveyard.kq("list", "--all")).out
+    assert "resolved" in ok(graveyard.kq("list", "--all")).out
     again = only_line(graveyard.kq("retry", "0:1", "0:0"))
     assert (
         again
-        == "Error: retried or dropped before: 0:1. Leave that out; `kq dlq retry --again` puts it back once more"
+        == "Error: already retried or dropped: 0:1. Leave them out, or use `kq dlq retry --again`"
+        " to retry them again"
     )
     assert len(graveyard.put_back()) == 2
     ok(graveyard.kq("retry", "0:1", "--again"))
@@ -460,7 +468,7 @@ def test_what_has_no_key_goes_where_it_was_if_that_is_still_there(graveyard: Gra
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as box,
         Retry(graveyard.hosts, graveyard.topic, None, {}, {}) as action,
     ):
-        assert all(became.kept is None for became in deal(box, box.oldest(Selection()), action))
+        assert all(became.kept is None for became in resolve(box, box.oldest(Selection()), action))
         assert not list(box.newest(Selection()))
     places = {id_of(back): back.partition for back in graveyard.put_back()}
     assert places.keys() == {id_of(record) for record in graveyard.records}
@@ -490,9 +498,12 @@ def test_what_is_no_job_goes_back_unchanged_and_what_is_no_letter_not_at_all(
     ), done
     assert (
         "Kept 0:1: this is no dead letter" in done.err
-        and "Kept 0:2: it says that it is from topic 'a b'" in done.err
+        and "Kept 0:2: its topic of origin, 'a b', is not a valid topic name" in done.err
     )
-    assert f"Kept 0:3: it says that it is from {graveyard.topic!r} itself" in done.err
+    assert (
+        f"Kept 0:3: its topic of origin is the dead-letter topic {graveyard.topic!r} itself"
+        in done.err
+    )
     (back,) = graveyard.put_back()
     assert (back.value, back.headers) == (None, [("theirs", b"1"), ("nothing", b"")])
     assert (
@@ -501,7 +512,7 @@ def test_what_is_no_job_goes_back_unchanged_and_what_is_no_letter_not_at_all(
     )
     assert (
         ok(graveyard.kq("retry", "--all", "--yes")).err
-        == f"Nothing to do: no open letter of {graveyard.topic} is meant.\n"
+        == f"Nothing to do: no open letter of {graveyard.topic} matches.\n"
     )
 
 
@@ -510,8 +521,8 @@ def test_an_origin_that_is_gone_is_told_and_not_created(graveyard: Graveyard) ->
     graveyard.put(job(1), topic=missing)
     told = graveyard.kq("retry", "0:0").err.splitlines()[0]
     assert (
-        told
-        == f"Kept 0:0: topic {missing!r}, which it is from, does not exist (any more): create it, or drop the letter"
+        told == f"Kept 0:0: its topic of origin, {missing!r}, does not exist (any more): create the"
+        " topic, or drop the letter"
     )
     assert missing not in with_admin(
         graveyard.hosts, lambda admin: [known["name"] for known in admin.describe_topics()]
@@ -524,7 +535,7 @@ def test_a_topic_that_is_not_there_is_told_and_not_created(hosts: str) -> None:
     for verb in (["list"], ["show", "0:0"], ["retry", "--all"], ["drop", "--all"]):
         told = only_line(run("dlq", *verb, f"--hosts={hosts}", f"--dead-letter-topic={name}"))
         assert told.startswith(
-            f"Error: there is no topic {name!r} at {hosts}: give as --dead-letter-topic"
+            f"Error: there is no topic {name!r} at {hosts}: set --dead-letter-topic"
         ), told
     assert name not in with_admin(
         hosts, lambda admin: [known["name"] for known in admin.describe_topics()]
@@ -548,13 +559,14 @@ def test_filters_choose_what_is_dropped_and_the_lag_of_the_group_is_what_is_open
     assert not graveyard.put_back()
 
 
-def test_many_are_not_dealt_with_unasked(graveyard: Graveyard) -> None:
+def test_many_are_not_resolved_unasked(graveyard: Graveyard) -> None:
     graveyard.put(job(1))
     for verb, done in (("retry", "retried"), ("drop", "dropped")):
         told = only_line(graveyard.kq(verb, "--all"), 2)
         assert (
             told
-            == f"Error: letters of {graveyard.topic} to be {done}: 1, and nobody is there to ask. Give --yes"
+            == f"Error: letters of {graveyard.topic} to be {done}: 1. There is no terminal to ask"
+            " for confirmation: use --yes"
         )
     assert graveyard.listed() == ["0:0"] and not graveyard.put_back()
 
@@ -584,7 +596,7 @@ def test_on_a_terminal_it_is_asked(answer: str, left: list[str], graveyard: Grav
     os.close(slave)
     os.close(master)
     assert (
-        f"Letters of {graveyard.topic} to be dropped: 1. Go on?" in done.stderr
+        f"Letters of {graveyard.topic} to be dropped: 1. Continue?" in done.stderr
         and done.returncode == (1 if left else 0)
     ), done
     assert graveyard.listed() == left
@@ -595,12 +607,15 @@ def test_on_a_terminal_it_is_asked(answer: str, left: list[str], graveyard: Grav
     [
         (
             ["list"],
-            "Error: which topic? Give --dead-letter-topic, or the variable EMBEDKQ_DEAD_LETTER_TOPIC: the one of the workers",
+            (
+                "Error: no topic: set --dead-letter-topic or EMBEDKQ_DEAD_LETTER_TOPIC to the workers'"
+                " dead_letter_topic"
+            ),
         ),
-        (["retry", "--dead-letter-topic=t"], "Error: which letters? Name them"),
+        (["retry", "--dead-letter-topic=t"], "Error: no letters selected: name them"),
         (
             ["drop", "--dead-letter-topic=t", "0:1", "--all"],
-            "Error: letters are named, and --reason, --origin, --from-group, --function or",
+            "Error: letters are named, so --reason, --origin, --from-group, --function and",
         ),
         (["list", "--dead-letter-topic=a b"], "Error: dead-letter-topic='a b': Kafka takes"),
         (["list", "--dead-letter-topic=t", "--hosts=host:port"], "Error: hosts='host:port'"),
@@ -642,7 +657,7 @@ def test_what_is_signed_is_signed_anew_only_with_a_secret_that_fits(reason: str)
     record = signed(job(1, key=b"k", rounds=1), "origin", OLD_SECRET)
     with pytest.raises(LetterRefused, match="give the secret in --secret-file or EMBEDKQ_SECRET"):
         restored(record, dead, None)
-    with pytest.raises(SignatureRefused, match=r"not know.* It is not signed anew"):
+    with pytest.raises(SignatureRefused, match=r"not know.* It cannot be signed again"):
         restored(record, dead, Signer(SECRET))
     began = int(time.time() * 1000)
     told = restored(record, dead, Signer([SECRET, OLD_SECRET]))
@@ -686,7 +701,7 @@ def test_what_is_unsigned_stays_so_and_is_kept_where_it_was_refused() -> None:
     for signer in (None, Signer(SECRET)):
         assert restored(record, DeadLetter("origin", 0, 0, "failure"), signer) == expected
     assert restored(record, DeadLetter("origin", 0, 0, "refused"), None) == expected
-    with pytest.raises(LetterRefused, match="not signed, and was refused"):
+    with pytest.raises(LetterRefused, match="refused because it is not signed"):
         restored(record, DeadLetter("origin", 0, 0, "refused"), Signer(SECRET))
 
 
@@ -702,7 +717,7 @@ def test_signed_letters_run_again_and_forged_ones_are_kept(
     graveyard.put(signed(job(2), graveyard.origin, OTHER_SECRET), reason="refused")
     without = graveyard.kq("retry", "0:0")
     assert without.err.startswith(
-        "Kept 0:0: it is signed, and has to be signed anew: give the secret in --secret-file or EMBEDKQ_SECRET"
+        "Kept 0:0: it is signed and must be signed again: set --secret-file or EMBEDKQ_SECRET"
     )
     one = graveyard.kq("retry", "--all", "--yes", env={"EMBEDKQ_SECRET": SECRET})
     assert (
@@ -826,8 +841,14 @@ def test_a_letter_without_payload_is_put_back_from_its_origin(
     graveyard.put(large._replace(value=b""), **{**where, "offset": 77})
     assert "it was too large" in ok(graveyard.kq("show", "0:0")).out
     done = graveyard.kq("retry", "--all", "--yes", f"--secret-file={tmp_path / 'secret'}")
-    assert "Retried: 2, kept: 2." in done.err and "is another record now: drop it" in done.err, done
-    assert f"not kept any more at {graveyard.origin} {where['partition']}:77: drop it" in done.err
+    assert (
+        "Retried: 2, kept: 2." in done.err
+        and "now holds another record: drop the letter" in done.err
+    ), done
+    assert (
+        f"no longer keeps it at {graveyard.origin} {where['partition']}:77: drop the letter"
+        in done.err
+    )
     _, first, second = sorted(
         graveyard.put_back(), key=lambda record: headers.rounds_of(record.headers)
     )
@@ -868,7 +889,7 @@ def topic_config(topic: str, size: int) -> Any:
     return ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})
 
 
-# What was dealt with is remembered.
+# What was resolved is remembered.
 
 
 def test_two_at_once_remember_what_both_did(graveyard: Graveyard) -> None:
@@ -879,8 +900,8 @@ def test_two_at_once_remember_what_both_did(graveyard: Graveyard) -> None:
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as other,
     ):
         for box, places in ((one, [(0, 0)]), (other, [(0, 4)]), (one, [(0, 2)])):
-            list(deal(box, box.named(places), drop))
-        other.dealt.confirm()
+            list(resolve(box, box.named(places), drop))
+        other.resolved.confirm()
         assert [letter.name for letter in other.newest(Selection())] == ["0:5", "0:3", "0:1"]
     assert graveyard.listed() == ["0:5", "0:3", "0:1"]
 
@@ -894,14 +915,14 @@ def test_what_another_has_overwritten_is_committed_again(
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as box,
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as other,
     ):
-        box.dealt.add([(0, 1)])
+        box.resolved.add([(0, 1)])
         other._client.commit(
             graveyard.topic, {0: (0, offset_map.encode(0, [(3, 4)]).text)}
         )  # it has read before, and commits after
-        box.dealt.confirm()
+        box.resolved.confirm()
         assert graveyard.listed() == ["0:2", "0:0"]
         other._client.commit(graveyard.topic, {0: (0, "1vdamaged")})
-        box.dealt.confirm()
+        box.resolved.confirm()
     assert graveyard.listed() == ["0:3", "0:2", "0:0"] and "count as open" in caplog.text
 
 
@@ -918,7 +939,7 @@ def test_two_processes_at_once_lose_nothing(graveyard: Graveyard, tmp_path: Path
     ):
         assert (one.end().status, other.end().status) == (0, 0)
     with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
-        everything = {letter.job_id for letter in box.newest(Selection(), dealt=True)}
+        everything = {letter.job_id for letter in box.newest(Selection(), include_resolved=True)}
     back = [id_of(record) for record in graveyard.put_back()]
     assert len(everything) == 1400 == len(back) and set(back) == everything
 
@@ -953,7 +974,7 @@ def test_letters_that_retention_has_deleted_are_not_missed(graveyard: Graveyard)
         graveyard.hosts, lambda admin: admin.delete_records({TopicPartition(graveyard.topic, 0): 2})
     )
     assert graveyard.listed() == ["0:4", "0:2"]
-    assert "holds the offsets 2 to 4" in only_line(graveyard.kq("show", "0:1"))
+    assert "has offsets 2 to 4" in only_line(graveyard.kq("show", "0:1"))
     assert "Retried: 2. Open in" in ok(graveyard.kq("retry", "--all", "--yes")).err
     assert noted(graveyard.hosts, graveyard.group, graveyard.topic)[0] == (
         5,
@@ -963,7 +984,7 @@ def test_letters_that_retention_has_deleted_are_not_missed(graveyard: Graveyard)
 
 
 def test_letters_of_a_topic_that_was_made_anew_are_all_open(graveyard: Graveyard) -> None:
-    """Whatever was dealt with in the old one: offsets alone (0 to 1), and in the map above them
+    """Whatever was resolved in the old one: offsets alone (0 to 1), and in the map above them
     (3)."""
     for number in range(5):
         graveyard.put(job(number))
@@ -982,14 +1003,14 @@ def test_letters_of_a_topic_that_was_made_anew_are_all_open(graveyard: Graveyard
     )
 
 
-def test_a_letter_that_came_and_was_dealt_with_after_another_command_began_stays_so(
+def test_a_letter_that_came_and_was_resolved_after_another_command_began_stays_so(
     graveyard: Graveyard,
 ) -> None:
     graveyard.put(job(0))
     with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
         graveyard.put(job(1))
         ok(graveyard.kq("drop", "--all", "--yes"))
-        list(deal(box, box.named([(0, 0)]), drop))
+        list(resolve(box, box.named([(0, 0)]), drop))
     assert graveyard.listed() == []
 
 
@@ -1002,7 +1023,7 @@ def test_what_was_sent_before_a_kill_and_not_remembered_is_sent_again(graveyard:
     graveyard._producer.flush()
     code = (
         "import os, signal, sys\n"
-        "from embedkq.dlq.dealt import ResolvedLetters\n"
+        "from embedkq.dlq.resolved import ResolvedLetters\n"
         "add = ResolvedLetters.add\n"
         "def add_once(self, places):\n"
         "    if self._added:\n"
@@ -1062,7 +1083,7 @@ class FakeClient:
         self.offsets |= offsets
 
 
-def dealt_of(client: Any, first: int = 0, last: int = 100_000) -> ResolvedLetters:
+def resolved_letters(client: Any, first: int = 0, last: int = 100_000) -> ResolvedLetters:
     return ResolvedLetters(client, "topic", {0: Log(first, last, MARK), 1: Log(0, 0, MARK)})
 
 
@@ -1071,19 +1092,19 @@ def dealt_of(client: Any, first: int = 0, last: int = 100_000) -> ResolvedLetter
     st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 59), max_size=8)), max_size=12),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_is_added_in_any_order_is_dealt_with_and_nothing_else(
+def test_what_is_added_in_any_order_is_resolved_and_nothing_else(
     first: int, turns: list[tuple[bool, set[int]]]
 ) -> None:
     client = FakeClient()
-    two = [dealt_of(client, first, 60), dealt_of(client, first, 60)]
+    two = [resolved_letters(client, first, 60), resolved_letters(client, first, 60)]
     expected: set[int] = set()
     for who, offsets in turns:
         meant = {offset for offset in offsets if offset >= first}
         two[who].add((0, offset) for offset in meant)
         expected |= meant
-    for each in (*two, dealt_of(client, first, 60)):
+    for each in (*two, resolved_letters(client, first, 60)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(dealt, "AGAIN_SECONDS", 0)
+            patched.setattr(resolved, "AGAIN_SECONDS", 0)
             each.confirm()
         assert {offset for offset in range(first, 60) if (0, offset) in each} == expected
         assert each.open_count() == 60 - first - len(expected)
@@ -1092,7 +1113,7 @@ def test_what_is_added_in_any_order_is_dealt_with_and_nothing_else(
 
 def test_what_cannot_be_noted_is_not_done() -> None:
     client = FakeClient()
-    box = dealt_of(client)
+    box = resolved_letters(client)
     source = random.Random(7)
     offsets = sorted(source.sample(range(100_000), 30_000))
     fits = box.room(0, offsets)
@@ -1112,11 +1133,13 @@ def test_a_broker_that_drops_metadata_is_told() -> None:
     client.commit = lambda topic, offsets: client.offsets.update(
         {number: (at, "") for number, (at, _) in offsets.items()}
     )  # type: ignore
-    box = dealt_of(client)
+    box = resolved_letters(client)
     box.add([(0, 0)])
     box.confirm()
     box.add([(0, 7)])
-    with pytest.raises(EmbedkqError, match=r"cannot be kept in group 'group'.*development broker"):
+    with pytest.raises(
+        EmbedkqError, match=r"group 'group' did not keep the record.*development broker"
+    ):
         box.confirm()
 
 

@@ -95,8 +95,8 @@ def test_somebody_elses_broker_at_the_port_is_not_taken_for_it() -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 65536, "9092", None])
-def test_a_port_that_is_none_is_refused(port: object) -> None:
-    with pytest.raises(ValueError, match=rf"port must be a number from 0 to 65535, not {port!r}"):
+def test_a_port_out_of_range_is_refused(port: object) -> None:
+    with pytest.raises(ValueError, match=rf"port must be an integer from 0 to 65535, not {port!r}"):
         EmbeddedBroker(port=port)  # type: ignore[arg-type]
 
 
@@ -131,8 +131,8 @@ def test_it_outlives_the_thread_that_has_started_it() -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("exec sleep 60", r"did not answer within 2 s\. It printed last:\nthinking"),
-        ("exit 3", r"ended\. It printed last:\nthinking"),
+        ("exec sleep 60", r"did not answer within 2 s\. Its last output:\nthinking"),
+        ("exit 3", r"ended\. Its last output:\nthinking"),
         ("exit 1", "thinking$"),
     ],
 )
@@ -323,7 +323,7 @@ def test_kq_broker_tells_when_its_broker_ends_by_itself(tmp_path: Path) -> None:
         done = running.end()
     assert (
         done.status == 1
-        and "Error: the broker has ended by itself" in done.err
+        and "Error: the broker ended by itself" in done.err
         and "Traceback" not in done.err
     ), done
 

@@ -132,7 +132,8 @@ def test_make_demo_with_go_of_the_package_and_without_any(clone: Path, tmp_path:
     bare = Home(tmp_path / "bare", WITHOUT_GO)
     told, _ = bare.demo(clone)
     assert (
-        "No development broker of embedkq's own (there is no Go to build it with); Tansu takes its place."
+        "embedkq's own development broker is not available (there is no Go to build it with);"
+        " using Tansu instead."
         in told
         and not bare.builds
     )

@@ -202,7 +202,8 @@ def test_it_is_run_again_and_becomes_a_dead_letter_like_any_other(
         back = headers.put_back(dead_letter.strip(told[reason].headers), 5)
         assert back == [("traceparent", b"1")], "put back as it was, it is a job of KQ again"
     assert (
-        dlq_letters.letter_of(told["failure"], dealt=False).function == "workerjobs.note_and_fail"
+        dlq_letters.letter_of(told["failure"], resolved=False).function
+        == "workerjobs.note_and_fail"
     )
 
 

@@ -1,8 +1,8 @@
-"""The development broker: a Kafka-compatible broker of one process, for `kq demo`, `kq broker` and
+"""The development broker: a Kafka-compatible broker in one process, for `kq demo`, `kq broker` and
 tests. Not for production.
 
-`embedded.py` starts and ends it, `finder.py` finds its program, `build.py` builds that from the Go
-sources in `program/`.
+`embedded.py` starts and stops the broker, `finder.py` finds its program, and `build.py` builds the
+program from the Go sources in `program/`.
 """
 
 from __future__ import annotations

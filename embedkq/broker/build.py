@@ -1,4 +1,4 @@
-"""Builds the development broker's program from the Go sources in `program/`, once for each user."""
+"""Builds the development broker's program from the Go sources in `program/`, once per user."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ class BuildFailed(RuntimeError):
 
 @cache
 def fingerprint() -> str:
-    """What tells builds of one set of sources, and of the versions that they name, from those of
-    another: 16 hex digits."""
+    """A digest of the sources and of the module versions that they require: 16 hex digits."""
     digest = hashlib.sha256()
     sources = [path for path in SOURCES.glob("*.go") if not path.name.endswith("_test.go")]
     for path in sorted([*sources, SOURCES / "go.mod", SOURCES / "go.sum"]):
@@ -44,8 +43,7 @@ def fingerprint() -> str:
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: `embedkq` in XDG_CACHE_HOME or in the system's own folder for
-    caches."""
+    """The folder that holds builds: `embedkq` in XDG_CACHE_HOME or in the system's cache folder."""
     named = os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named) / "embedkq"
@@ -53,16 +51,17 @@ def cache_folder() -> Path:
 
 
 def cached() -> Path | None:
-    """The program that was built before from these sources for this machine, or None."""
+    """An earlier build from the same sources for this machine, or None."""
     program = _place()
     return program if os.access(program, os.X_OK) else None
 
 
 def build(go: str) -> Path:
-    """Build the program with this `go`, or wait for another process that does. Any thread.
+    """Build the program with this `go`, or wait for another process that is building it. Any
+    thread.
 
     Raises:
-        BuildFailed: it cannot be built, or not be kept.
+        BuildFailed: the program cannot be built or stored.
     """
     program = _place()
     try:
@@ -76,18 +75,18 @@ def build(go: str) -> Path:
                 draft.rename(program)
     except OSError as error:
         raise BuildFailed(
-            f"cannot keep a build in {program.parent} ({error}); XDG_CACHE_HOME names another"
+            f"cannot store the build in {program.parent} ({error}); set XDG_CACHE_HOME to another"
             " folder"
         ) from error
     return program
 
 
 def compile_for(go: str, target: Path, system: str = "", machine: str = "") -> None:
-    """Build the program as the file `target`, for this machine or for another (Go's names: linux,
-    darwin; amd64, arm64).
+    """Build the program into the file `target`, for this machine or for another one (in Go's names:
+    linux, darwin; amd64, arm64).
 
     Raises:
-        BuildFailed: Go could not.
+        BuildFailed: Go failed.
     """
     _compile(go, target, {"GOOS": system, "GOARCH": machine} if system else {})
 
@@ -98,12 +97,12 @@ def _place() -> Path:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees it with the process that has it."""
+    """Let one process in at a time. The kernel releases the lock when its holder ends."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("Waiting for another process that builds the development broker ...")
+            logger.info("Waiting for another process that is building the development broker ...")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -115,8 +114,8 @@ def _compile(go: str, target: Path, settings: dict[str, str] | None = None) -> N
     environment |= {
         "CGO_ENABLED": "0",
         "GOWORK": "off",
-    }  # static, and whatever Go workspace the user is in
-    logger.info("Building the development broker with %s: once, for about half a minute ...", go)
+    }  # a static binary, and no Go workspace of the user's
+    logger.info("Building the development broker with %s (once; takes about half a minute) ...", go)
     begun = time.monotonic()
     process = subprocess.Popen(
         [go, "build", "-v", *FLAGS, "-o", str(target), "."],
@@ -137,7 +136,8 @@ def _compile(go: str, target: Path, settings: dict[str, str] | None = None) -> N
 
 
 def _follow(process: subprocess.Popen[str], begun: float) -> list[str]:
-    """Log what Go is at now and then, until it ends; its last lines that are no package's name."""
+    """Log Go's progress every few seconds until it ends. Returns its last lines that are not
+    package names."""
     last: deque[str] = deque(maxlen=_LAST_LINES)
     compiled = 0
     said = begun

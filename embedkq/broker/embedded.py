@@ -33,25 +33,24 @@ logger = SafeLogger("embedkq.broker")
 
 
 class EmbeddedBroker:
-    """A broker process on this machine that ends with this process, also when this process is
-    killed.
+    """A broker process on this machine. It ends with this process, even if this process is killed.
 
-    It may be stopped and started again, and keeps its port. In a forked copy of the process
+    You can stop and start the broker again; it keeps its port. In a forked copy of the process
     `stop()` does nothing.
 
     Args:
         port: TCP port to listen on; 0 for a free one.
-        host: address to listen on. With "0.0.0.0" or "::" clients are told this machine's host
+        host: address to listen on. With "0.0.0.0" or "::", clients receive this machine's host
             name.
-        data: folder for topics, committed offsets and dead letters, made if missing. None: in
-            memory, gone when the broker ends.
+        data: folder for topics, committed offsets and dead letters, created if missing. None keeps
+            everything in memory until the broker ends.
     """
 
     def __init__(
         self, port: int = 0, host: str = "127.0.0.1", data: str | os.PathLike[str] | None = None
     ) -> None:
         if not isinstance(port, int) or not 0 <= port <= 65535:
-            raise ValueError(f"port must be a number from 0 to 65535, not {port!r}")
+            raise ValueError(f"port must be an integer from 0 to 65535, not {port!r}")
         self._host = host
         self._port = port
         self._data = None if data is None else os.path.abspath(data)
@@ -62,30 +61,30 @@ class EmbeddedBroker:
 
     @property
     def hosts(self) -> str:
-        """Where clients find it, "host:port"; the port is 0 until it has been started."""
+        """The broker's address, "host:port"; the port is 0 before the first start."""
         host = self._advertised
         return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
     @property
     def port(self) -> int:
-        """TCP port; 0 until it has been started."""
+        """TCP port; 0 before the first start."""
         return self._port
 
     @property
     def pid(self) -> int | None:
-        """Process id, or None while it does not run."""
+        """Process id, or None while the broker is stopped."""
         return self._process.pid if self._process is not None and self._process.alive else None
 
     def start(self) -> EmbeddedBroker:
-        """Start the broker and wait until it takes connections, at most 10 s. Any thread; returns
-        the broker itself.
+        """Start the broker and wait up to 10 s until it accepts connections. Returns the broker
+        itself. Any thread.
 
         The first start on a machine may build the broker's program, which takes about half a
-        minute; the logger `embedkq.broker` tells of it.
+        minute. The logger `embedkq.broker` reports it.
 
         Raises:
-            BrokerMissing: there is no program for it on this machine.
-            BrokerFailed: it ended, or did not take connections; the message says why.
+            BrokerMissing: this machine has no program for the broker.
+            BrokerFailed: the broker ended, or did not accept connections; the message says why.
         """
         if self.pid is not None:
             return self
@@ -116,20 +115,20 @@ class EmbeddedBroker:
         return self
 
     def stop(self) -> None:
-        """End the broker. Without a data folder all that it holds is gone. Any thread; nothing
-        happens if it does not run."""
+        """Stop the broker. Without a data folder its contents are lost. Does nothing if the broker
+        is stopped. Any thread."""
         process, self._process = self._process, None
         atexit.unregister(self.stop)
         if process is not None:
             process.end()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the broker has ended, at most `timeout` seconds; True if it has. Any
+        """Wait up to `timeout` seconds for the broker to end. Returns True if it has ended. Any
         thread."""
         return self._process is None or self._process.ended.wait(timeout)
 
     def tail(self) -> str:
-        """What the broker printed last, at most 20 lines."""
+        """The last lines that the broker printed, at most 20."""
         return "" if self._process is None else self._process.tail()
 
     def __enter__(self) -> EmbeddedBroker:
@@ -149,8 +148,8 @@ class EmbeddedBroker:
 
 
 class _Process(threading.Thread):
-    """Starts the process and stays until it has ended: the kernel kills it when this thread ends
-    (see die_with_parent.py)."""
+    """Starts the process and waits for it. The kernel kills the process when this thread ends (see
+    die_with_parent.py)."""
 
     def __init__(self, command: list[str]) -> None:
         super().__init__(name="embedkq-broker", daemon=True)
@@ -174,8 +173,8 @@ class _Process(threading.Thread):
         self._process.result()
 
     def wait_ready(self, timeout: float) -> int:
-        """Wait for the line that says where the broker listens; its port. BrokerFailed with the
-        reason if there is none."""
+        """Wait for the line with the broker's address and return the port. Raises BrokerFailed with
+        the reason if the line does not arrive."""
         deadline = time.monotonic() + timeout
         with contextlib.suppress(queue.Empty):
             while line := self._first.get(timeout=max(0.0, deadline - time.monotonic())):
@@ -186,7 +185,7 @@ class _Process(threading.Thread):
             raise BrokerFailed(f"the embedded broker {self._lines[-1]}")
         what = f"did not answer within {timeout:g} s" if self.alive else "ended"
         raise BrokerFailed(
-            f"the embedded broker {what}. It printed last:\n{self.tail() or '(nothing)'}"
+            f"the embedded broker {what}. Its last output:\n{self.tail() or '(nothing)'}"
         )
 
     def run(self) -> None:
@@ -207,13 +206,13 @@ class _Process(threading.Thread):
         self._first.put("")
 
     def end(self) -> None:
-        """Ask the process to end, so that it can write down what it holds; kill it if it does not
-        within 5 s."""
+        """Terminate the process, so that it can save its data. Kill it if it does not end within 5
+        s."""
         if not self.alive:
             return
         process = self._process.result()
         process.terminate()
-        process.send_signal(signal.SIGCONT)  # one that is frozen would not see the first
+        process.send_signal(signal.SIGCONT)  # a frozen process would not handle SIGTERM
         if not self.ended.wait(_END_SECONDS):
             process.kill()
             self.ended.wait(_END_SECONDS)
@@ -223,8 +222,8 @@ class _Process(threading.Thread):
 
     def _popen(self) -> subprocess.Popen[str]:
         die_with_parent = Path(__file__).with_name("die_with_parent.py")
-        # A session of its own: a Ctrl-C at the terminal is for this process, which still needs its
-        # broker to finish.
+        # The broker gets its own session: a Ctrl-C in the terminal is meant for this process, which
+        # still needs its broker in order to finish.
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(die_with_parent), str(self._owner), *self._command],
             stdin=subprocess.DEVNULL,

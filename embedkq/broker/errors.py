@@ -1,4 +1,4 @@
-"""What keeps the development broker from running."""
+"""Errors of the development broker."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from embedkq.errors import EmbedkqError
 
 
 class BrokerMissing(EmbedkqError, ImportError):
-    """There is no program for the development broker on this machine; the message names the
-    cure."""
+    """This machine has no program for the development broker; the message says what to install."""
 
 
 class BrokerFailed(EmbedkqError, RuntimeError):
-    """The development broker did not start; the message says why, or holds what it printed last."""
+    """The development broker did not start; the message has the reason, or the broker's last
+    output."""

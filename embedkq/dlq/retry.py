@@ -1,7 +1,7 @@
-"""Retry: puts dead letters back on the topics that they are from.
+"""Retries dead letters: puts them back on their topics of origin.
 
-What was signed is signed anew, and only once its signature has been found good: nothing forged ever
-gets a good one here.
+A signed letter is signed again, but only if its signature is valid. So a forged letter never
+receives a valid signature here.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from embedkq.errors import (
 )
 
 _LARGEST = 2**30
-"""Bytes; what a topic takes is for its broker to say."""
+"""Bytes. The broker enforces the topic's own limit."""
 
 
 class Retry:
-    """Puts letters of one dead-letter topic back. One thread at a time.
+    """Puts letters of one dead-letter topic back on their topics. One thread at a time.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
         topic: the dead-letter topic.
-        signer: knows the secrets; None for none.
+        signer: has the secrets; None without secrets.
         consumer_options, producer_options: further options of kafka-python's clients.
-        every_group: put them back for all consumer groups of their topic, not only for the one
-            whose job failed.
+        every_group: put letters back for all consumer groups of their topic, not only for the group
+            where the job failed.
     """
 
     done = "retried"
@@ -73,10 +73,11 @@ class Retry:
         self._producer.close()
 
     def __call__(self, letters: Sequence[Letter]) -> list[EmbedkqError | None]:
-        """Put letters back and wait until all replicas have them; for each why it was not, or None.
+        """Put letters back and wait until all replicas have them. Returns for each one why it
+        failed, or None.
 
         Raises:
-            BrokerUnavailable, EmbedkqError: a topic cannot be looked at. Then none of these was put
+            BrokerUnavailable, EmbedkqError: a topic cannot be inspected. Then no letter was put
                 back.
         """
         outcomes: list[EmbedkqError | None] = [None] * len(letters)
@@ -88,7 +89,7 @@ class Retry:
                 outcomes[index] = error
         failures = self._send(messages)
         if any(isinstance(failure, JobTooLarge) for failure in failures.values()):
-            # What was on its way beside one that is too large fails with it, and may go now.
+            # Letters in flight beside one that is too large fail with it. Send them again.
             again = {
                 index: messages[index]
                 for index, failure in failures.items()
@@ -108,7 +109,7 @@ class Retry:
             indexes[number]: (
                 failure
                 if isinstance(failure, EmbedkqError)
-                else LetterRefused(f"it cannot be sent: {failure}")
+                else LetterRefused(f"sending it failed: {failure}")
             )
             for number, failure in failures.items()
         }
@@ -116,71 +117,71 @@ class Retry:
     def _message_of(self, letter: Letter) -> Message:
         dead = letter.dead
         if dead is None:
-            raise LetterRefused(f"{letter.problem}. It can only be dropped")
+            raise LetterRefused(f"{letter.problem}. You can only drop it")
         try:
             _options.check_topic(dead.topic)
         except ValueError:
             raise LetterRefused(
-                f"it says that it is from topic {dead.topic!r}, which is no topic's name"
+                f"its topic of origin, {dead.topic!r}, is not a valid topic name"
             ) from None
         if dead.topic == self._topic:
             raise LetterRefused(
-                f"it says that it is from {self._topic!r} itself, where no worker takes jobs from"
+                f"its topic of origin is the dead-letter topic {self._topic!r} itself, from which"
+                " no worker takes jobs"
             )
         partitions = self._origins.partitions(dead.topic)
         if not partitions:
             raise LetterRefused(
-                f"topic {dead.topic!r}, which it is from, does not exist (any more): create it, or"
-                " drop the letter"
+                f"its topic of origin, {dead.topic!r}, does not exist (any more): create the"
+                " topic, or drop the letter"
             )
         record = self._origins.record(letter, dead) if dead.pointer else letter.original
-        # A key decides by itself, also where partitions were added meanwhile.
+        # With a key, the key selects the partition, even if partitions were added meanwhile.
         partition = dead.partition if record.key is None and dead.partition in partitions else None
-        told = headers.for_group(
+        own = headers.for_group(
             restored(record, dead, self._signer), "" if self._every_group else dead.group
         )
-        return Message(dead.topic, record.value, record.key, told, partition)
+        return Message(dead.topic, record.value, record.key, own, partition)
 
 
 def restored(record: Record, dead: DeadLetter, signer: Signer | None) -> list[tuple[str, bytes]]:
-    """The headers with which a record goes back to its topic. Pure.
+    """The headers for a record that goes back to its topic. Pure.
 
     Args:
-        record: as it was before it died.
+        record: the record without the headers of a dead letter.
 
     Raises:
-        LetterRefused: it needs a secret.
-        SignatureRefused: its signature is not good.
+        LetterRefused: the record needs a secret.
+        SignatureRefused: its signature is not valid.
     """
     if not headers.is_signed(record.headers):
         if signer is not None and dead.reason == "refused":
             raise LetterRefused(
-                "it is not signed, and was refused: whoever sent it has no secret. Drop it, or"
-                " enqueue the job anew"
+                "it was refused because it is not signed: its sender has no secret. Drop it, or"
+                " enqueue the job again"
             )
         return headers.put_back(record.headers)
     if signer is None:
         raise LetterRefused(
-            "it is signed, and has to be signed anew: give the secret in --secret-file or"
-            " EMBEDKQ_SECRET"
+            "it is signed and must be signed again: set --secret-file or EMBEDKQ_SECRET"
         )
     try:
         signer.check(dead.topic, record.key, record.headers, record.value)
     except SignatureRefused as error:
         raise SignatureRefused(
-            f"{error}. It is not signed anew: give a secret that it was signed with as a further"
-            " --secret-file, or drop it"
+            f"{error}. It cannot be signed again: add the secret that it was signed with as"
+            " another --secret-file, or drop it"
         ) from None
-    told = headers.put_back(record.headers, int(time.time() * 1000))
-    return signer.sign(dead.topic, record.key, told, record.value)
+    unsigned = headers.put_back(record.headers, int(time.time() * 1000))
+    return signer.sign(dead.topic, record.key, unsigned, record.value)
 
 
-def _with_values(told: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
-    return [(name, value or b"") for name, value in told]
+def _with_values(own: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
+    return [(name, value or b"") for name, value in own]
 
 
 class _Origins:
-    """The topics that letters are from."""
+    """The letters' topics of origin."""
 
     def __init__(self, hosts: str, options: Mapping[str, Any]) -> None:
         self._hosts = hosts
@@ -193,13 +194,13 @@ class _Origins:
             self._client.close()
 
     def partitions(self, topic: str) -> frozenset[int]:
-        """Numbers of a topic's partitions; empty where there is no such topic."""
+        """Numbers of a topic's partitions; empty if the topic does not exist."""
         if topic not in self._partitions:
             self._partitions[topic] = frozenset(self._connected().logs(topic))
         return self._partitions[topic]
 
     def record(self, letter: Letter, dead: DeadLetter) -> Record:
-        """The record that a letter without payload points to."""
+        """The original record of a letter without payload."""
         where = f"{dead.topic} {dead.partition}:{dead.offset}"
         client = self._connected()
         log = client.logs(dead.topic).get(dead.partition)
@@ -211,8 +212,8 @@ class _Origins:
         )
         if found is None:
             raise LetterRefused(
-                "its payload was too large for the dead-letter topic, and is not kept any more at"
-                f" {where}: drop it"
+                "its payload was too large for the dead-letter topic, and Kafka no longer keeps it"
+                f" at {where}: drop the letter"
             )
         original = letter.original
         if original.headers and (found.key, _with_values(found.headers)) != (
@@ -220,8 +221,8 @@ class _Origins:
             _with_values(original.headers),
         ):
             raise LetterRefused(
-                f"its payload was too large for the dead-letter topic, and {where} is another"
-                " record now: drop it"
+                f"its payload was too large for the dead-letter topic, and {where} now holds"
+                " another record: drop the letter"
             )
         return Record(found.key, found.value, found.headers)
 

@@ -42,7 +42,7 @@ from embedkq._formats.signing import Signer
 from embedkq._ipc import channel
 from embedkq._ipc.progress_page import Phase, ProgressPage
 from embedkq.cli import callback_file, kq
-from embedkq.cli.dlq import view
+from embedkq.cli.dlq import render
 from embedkq.dlq import letters
 from embedkq.errors import DecodeError
 from embedkq.job import Job
@@ -582,12 +582,12 @@ def _show_letter(record: dead_letter.Record) -> bool:
         offset=1,
         timestamp=2,
     )
-    letter = letters.letter_of(given, dealt=False)
+    letter = letters.letter_of(given, resolved=False)
     assert json.dumps(letter.as_full_dict())
     stream = io.StringIO()
     console = Console(file=stream, width=100)
-    console.print(view.table_of([letter], with_state=True))
-    console.print(view.view_of(letter))
+    console.print(render.table([letter], with_state=True))
+    console.print(render.details(letter))
     assert not set(stream.getvalue()) & set("\x1b\x07\x08\r"), "what steers a terminal"
     return letter.dead is not None
 

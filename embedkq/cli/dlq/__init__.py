@@ -1,11 +1,11 @@
-"""`kq dlq`: what has died, and what becomes of it. Nothing of a letter is unpickled."""
+"""`kq dlq`: lists and resolves dead letters. Nothing in a letter is unpickled."""
 
 from __future__ import annotations
 
 import click
 
-from embedkq.cli.dlq.acting import drop, retry
-from embedkq.cli.dlq.looking import list_, show
+from embedkq.cli.dlq.list_show import list_, show
+from embedkq.cli.dlq.retry_drop import drop, retry
 
 _EPILOG = """\b
 Examples:
@@ -20,9 +20,9 @@ Examples:
 def dlq() -> None:
     """List, show, retry and drop dead letters.
 
-    A letter is named by partition:offset in the dead-letter topic, or by the first characters of
-    its job's id. Which letters were retried or dropped is kept in the consumer group TOPIC-dlq; its
-    lag, in `kq info`, is what is still to be dealt with.
+    Name a letter by partition:offset in the dead-letter topic, or by the first characters of its
+    job's id. The consumer group TOPIC-dlq records which letters were retried or dropped; its lag in
+    `kq info` is the number of open letters.
     """
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from embedkq.cli.common import option, table_console, tls_options
-from embedkq.cli.dlq import view
-from embedkq.cli.dlq.sharing import (
+from embedkq.cli.dlq import render
+from embedkq.cli.dlq.options import (
     filter_options,
+    find_places,
     json_option,
+    make_selection,
     opened,
     place_options,
-    places_of,
-    selection_of,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Examples:
   kq dlq list --dead-letter-topic=failed
   kq dlq list --dead-letter-topic=failed --reason=timeout --origin=images
   kq dlq list --dead-letter-topic=failed --function='shop.*' --limit=0
-  kq dlq list --dead-letter-topic=failed --all --json | jq .job    one line of JSON each
+  kq dlq list --dead-letter-topic=failed --all --json | jq .job    one line of JSON per letter
 """
 _SHOW_EPILOG = """\b
 Examples:
@@ -41,13 +41,15 @@ Examples:
 @click.command("list", epilog=_LIST_EPILOG)
 @place_options
 @filter_options
-@option("all", "dealt", is_flag=True, help="Also those that were retried or dropped.")
+@option(
+    "all", "include_resolved", is_flag=True, help="Include letters that were retried or dropped."
+)
 @option(
     "limit",
     type=click.IntRange(min=0),
     default=100,
     metavar="LETTERS",
-    help="How many at most; 0 for all.",
+    help="Maximum number of letters; 0 for all.",
 )
 @tls_options
 @json_option
@@ -58,40 +60,46 @@ def list_(
     origin: str | None,
     function: str | None,
     from_group: str | None,
-    dealt: bool,
+    include_resolved: bool,
     limit: int,
     as_json: bool,
     **tls: str | None,
 ) -> None:
-    """List dead letters, newest first. With --json, a line for each."""
-    with opened(hosts, dead_letter_topic, tls) as (box, _, _), view.progress_bar() as progress:
+    """List dead letters, newest first. --json prints one line per letter."""
+    with (
+        opened(hosts, dead_letter_topic, tls) as (dead_letters, _, _),
+        render.progress_bar() as progress,
+    ):
         bar = progress.add_task(
-            "Reading", total=sum(log.end - log.first for log in box.logs.values())
+            "Reading", total=sum(log.end - log.first for log in dead_letters.logs.values())
         )
-        found = box.newest(
-            selection_of(reasons, origin, function, from_group),
-            dealt=dealt,
+        found = dead_letters.newest(
+            make_selection(reasons, origin, function, from_group),
+            include_resolved=include_resolved,
             count=lambda read: progress.advance(bar, read),
         )
         shown = 0
         while page := list(islice(found, _ROWS if not limit else min(_ROWS, limit - shown))):
             shown += len(page)
-            progress.stop()  # it would be in the way of what is printed
+            progress.stop()  # the bar would mix with the output
             if as_json:
                 for letter in page:
                     click.echo(json.dumps(letter.as_dict()))
             else:
-                table_console().print(view.table_of(page, with_state=dealt))
+                table_console().print(render.table(page, with_state=include_resolved))
         more = limit and shown == limit and next(found, None) is not None
         if not as_json:
-            view.tell(_footer(box, shown, bool(more)))
+            render.message(_footer(dead_letters, shown, bool(more)))
 
 
-def _footer(box: DeadLetters, shown: int, more: bool) -> str:
+def _footer(dead_letters: DeadLetters, shown: int, more: bool) -> str:
     if not shown:
-        return f"No such letters in {box.topic}; {box.dealt.open_count()} are open."
+        return (
+            f"No matching letters in {dead_letters.topic}; {dead_letters.resolved.open_count()}"
+            " are open."
+        )
     rest = f"The newest {shown}; --limit=0 shows all. " if more else ""
-    return f"{rest}Open in {box.topic}: {box.dealt.open_count()}."
+    return f"{rest}Open in {dead_letters.topic}: {dead_letters.resolved.open_count()}."
 
 
 @click.command(epilog=_SHOW_EPILOG)
@@ -102,11 +110,10 @@ def _footer(box: DeadLetters, shown: int, more: bool) -> str:
 def show(
     letter: str, hosts: str, dead_letter_topic: str | None, as_json: bool, **tls: str | None
 ) -> None:
-    """Show everything about one letter: origin, headers, exception, traceback, the function
-    called."""
-    with opened(hosts, dead_letter_topic, tls) as (box, _, _):
-        found = next(box.named(places_of(box, [letter])))
+    """Show everything about one letter: origin, headers, exception, traceback, function."""
+    with opened(hosts, dead_letter_topic, tls) as (dead_letters, _, _):
+        found = next(dead_letters.named(find_places(dead_letters, [letter])))
         if as_json:
             click.echo(json.dumps(found.as_full_dict(), indent=2))
         else:
-            table_console().print(view.view_of(found))
+            table_console().print(render.details(found))

@@ -1,4 +1,4 @@
-"""What the verbs of `kq dlq` share: the options that name topic and letters, and the way to the
+"""Shared by the commands of `kq dlq`: options for the topic and the letters, and access to the
 letters."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from embedkq.cli.common import (
     option,
     silence_clients,
 )
-from embedkq.cli.dlq import view
+from embedkq.cli.dlq import render
 
 if TYPE_CHECKING:
     from embedkq.dlq import DeadLetters, Selection
@@ -28,40 +28,40 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def place_options(command: F) -> F:
-    """`--hosts` and `--dead-letter-topic`, the same for all verbs."""
+    """`--hosts` and `--dead-letter-topic`, the same for all commands."""
     topic = option(
         "dead-letter-topic",
         default=None,
         metavar="TOPIC",
         show_default=False,
-        help="The dead-letter topic. Needed.",
+        help="The dead-letter topic. Required.",
     )
     return hosts_option(topic(command))
 
 
 def filter_options(command: F) -> F:
-    """`--reason --origin --from-group --function`: which letters are meant."""
+    """`--reason --origin --from-group --function`: filters for letters."""
     adding = (
         option(
             "function",
             default=None,
             metavar="PATTERN",
             show_default=False,
-            help="Only calls of these functions, such as 'shop.*'.",
+            help="Only letters whose function matches this pattern, such as 'shop.*'.",
         ),
         option(
             "from-group",
             default=None,
             metavar="GROUP",
             show_default=False,
-            help="Only letters of workers of this consumer group.",
+            help="Only letters that workers of this consumer group wrote.",
         ),
         option(
             "origin",
             default=None,
             metavar="TOPIC",
             show_default=False,
-            help="Only letters that are from this topic.",
+            help="Only letters that come from this topic.",
         ),
         option(
             "reason",
@@ -69,7 +69,7 @@ def filter_options(command: F) -> F:
             multiple=True,
             type=click.Choice(REASONS),
             show_default=False,
-            help="Only letters with this reason; may be given several times.",
+            help="Only letters with this reason. Repeat the option for several reasons.",
         ),
     )
     return functools.reduce(lambda decorated, add: add(decorated), adding, command)
@@ -77,40 +77,39 @@ def filter_options(command: F) -> F:
 
 def json_option(command: F) -> F:
     """`--json`."""
-    return option("json", "as_json", is_flag=True, help="JSON, for scripts.")(command)
+    return option("json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
 
 
-def selection_of(
+def make_selection(
     reasons: Sequence[str], origin: str | None, function: str | None, group: str | None
 ) -> Selection:
-    """What these options ask for."""
+    """The filter that these options describe."""
     from embedkq.dlq import Selection
 
     return Selection(tuple(reasons), origin, function, group)
 
 
-def places_of(box: DeadLetters, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Where the letters of these names are, with a bar while they are looked for; raises as
-    `DeadLetters.find`."""
-    with view.progress_bar() as progress:
-        bar = progress.add_task("Looking", total=None)
-        return box.find(names, lambda read: progress.advance(bar, read))
+def find_places(dead_letters: DeadLetters, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Find the letters with these names, with a progress bar. Raises as `DeadLetters.find`."""
+    with render.progress_bar() as progress:
+        bar = progress.add_task("Searching", total=None)
+        return dead_letters.find(names, lambda read: progress.advance(bar, read))
 
 
 @contextmanager
 def opened(
     hosts: str, topic: str | None, tls: dict[str, str | None]
 ) -> Iterator[tuple[DeadLetters, dict[str, Any], dict[str, Any]]]:
-    """The letters of a topic, and the options of a consumer and a producer; what embedkq raises
-    meanwhile becomes one line."""
+    """The letters of a topic, and the options for a consumer and a producer. Errors of embedkq
+    inside the block become one line."""
     silence_clients()
     from embedkq import _options
     from embedkq.dlq import DeadLetters
 
     if topic is None:
         raise Refused(
-            "which topic? Give --dead-letter-topic, or the variable EMBEDKQ_DEAD_LETTER_TOPIC: the"
-            " one of the workers"
+            "no topic: set --dead-letter-topic or EMBEDKQ_DEAD_LETTER_TOPIC to the workers'"
+            " dead_letter_topic"
         )
     try:
         hosts, topic = _options.check_hosts(hosts), _options.check_topic(topic, "dead-letter-topic")

@@ -1,10 +1,10 @@
-"""Dealt: which letters of a topic were retried or dropped, kept in a consumer group as committed
-offsets and maps of what is done above.
+"""Records which letters of a topic are resolved, as committed offsets of a consumer group and as
+maps of the resolved letters above them.
 
-Kafka has no commit that succeeds only if nobody else has committed meanwhile. So what is committed
-is first read and merged, and at the end it is looked at twice more. Two that commit at the same
-moment can only forget: a letter that was dealt with is open again, and never one that was not dealt
-with is taken for done.
+Kafka has no conditional commit (one that fails if somebody else has committed meanwhile). So each
+commit first reads and merges what is committed, and at the end everything is read twice more. If
+two commands commit at the same moment, a resolved letter may show as open again. An open letter
+never shows as resolved.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from embedkq.errors import EmbedkqError
 logger = SafeLogger("embedkq.dlq")
 
 AGAIN_SECONDS = 0.1
-"""Between two looks at what is kept."""
+"""Seconds between two reads of what is committed."""
 _TRIES = 6
 
 
 class ResolvedLetters:
-    """What is dealt with in a topic. One thread at a time.
+    """The resolved letters of a topic. One thread at a time.
 
     Args:
-        logs: what the topic's partitions hold. What was dealt with in another topic of the same
-            name, since deleted, does not count.
+        logs: the logs of the topic's partitions. Commits for a deleted topic of the same name do
+            not count.
 
     Raises:
-        BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.progress`.
+        BrokerUnavailable, BrokerRefused, EmbedkqError: as `TopicReader.progress`.
     """
 
     def __init__(self, client: TopicReader, topic: str, logs: Mapping[int, Log]) -> None:
@@ -52,17 +52,16 @@ class ResolvedLetters:
             return True
         index = (
             bisect_left(runs, (offset + 1,)) - 1
-        )  # of the last run that begins at the offset or before
+        )  # of the last run that begins at or before the offset
         return index >= 0 and offset < runs[index][1]
 
     def starting_offset(self, partition: int) -> int:
-        """Offset of the first letter that is still to be dealt with; what is below is dealt with,
-        or not kept any more."""
+        """Offset of the first open letter. All letters below are resolved, or Kafka no longer keeps
+        them."""
         return self._known[partition][0]
 
     def open_count(self) -> int:
-        """How many letters are still to be dealt with; as offsets tell, so that holes in them
-        count."""
+        """The number of open letters, computed from offsets. Gaps in the log count as letters."""
         count = 0
         for partition, log in self._logs.items():
             start, runs = self._known[partition]
@@ -70,8 +69,8 @@ class ResolvedLetters:
         return count
 
     def room(self, partition: int, offsets: Sequence[int]) -> int:
-        """How many of these rising offsets, from the first on, can be noted beside what is known:
-        the map has so many characters."""
+        """How many of these rising offsets, counted from the first, fit into the map, whose length
+        is limited."""
         start, runs = self._known[partition]
         fits, misses = 0, len(offsets) + 1
         count = len(offsets)
@@ -87,20 +86,21 @@ class ResolvedLetters:
         return fits
 
     def check(self) -> None:
-        """Before anything is done: see that it can be noted, by committing what is known once more.
+        """Check that letters can be recorded, by committing the known ones again. Call this before
+        any action.
 
         Raises:
-            BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.commit`.
+            BrokerUnavailable, BrokerRefused, EmbedkqError: as `TopicReader.commit`.
         """
         self._commit(self._logs)
 
     def add(self, places: Iterable[tuple[int, int]]) -> None:
-        """These partitions and offsets are dealt with now: commit that, merged with what others
-        have committed.
+        """Record that the letters at these partitions and offsets are resolved, merged with what
+        others have committed.
 
         Raises:
-            BrokerUnavailable, BrokerRefused, EmbedkqError: as `Client.commit`. Then they are still
-                open.
+            BrokerUnavailable, BrokerRefused, EmbedkqError: as `TopicReader.commit`. The letters are
+                then still open.
         """
         offsets: dict[int, list[int]] = {}
         for partition, offset in places:
@@ -112,11 +112,11 @@ class ResolvedLetters:
         self._commit(offsets)
 
     def confirm(self) -> None:
-        """See that all that was added is kept, and add it again where somebody else has overwritten
-        it.
+        """Check that everything added is still committed, and add it again if somebody else has
+        overwritten it.
 
         Raises:
-            EmbedkqError: it is not kept; the message says why that may be.
+            EmbedkqError: it is not; the message names possible reasons.
         """
         seen = False
         for _ in range(_TRIES):
@@ -133,12 +133,12 @@ class ResolvedLetters:
             seen = not missing
             time.sleep(
                 AGAIN_SECONDS
-            )  # whoever has read before the last commit has committed by then
+            )  # a command that read before the last commit has committed by then
         raise EmbedkqError(
-            f"what was dealt with in topic {self._topic!r} cannot be kept in group"
-            f" {self._client.group!r}: some of these letters will show as open again. The broker"
-            " drops commit metadata (the development broker does), or another `kq dlq` works on"
-            " the same topic"
+            f"group {self._client.group!r} did not keep the record of the resolved letters of"
+            f" topic {self._topic!r}: some of them will show as open again. Either the broker"
+            " drops commit metadata (the development broker does), or another `kq dlq` is working"
+            " on the same topic"
         )
 
     def _has(self, partition: int, added: OffsetRanges) -> bool:
@@ -172,12 +172,12 @@ class ResolvedLetters:
         }
         for number, progress in self._client.progress(
             self._topic, wanted
-        ).items():  # what is not kept any more is dealt with
+        ).items():  # letters that Kafka no longer keeps count as resolved
             read[number] = offset_map.merge(*read[number], progress.offset, progress.done)
             if progress.damage:
                 logger.warning(
-                    "What group %s has noted for partition %d of topic %s above offset %d cannot be"
-                    " read, and those letters count as open: %s",
+                    "The commit metadata of group %s for partition %d of topic %s cannot be read."
+                    " Resolved letters above offset %d show as open: %s",
                     self._client.group,
                     number,
                     self._topic,

@@ -1,8 +1,7 @@
-"""Dealing: letters are retried or dropped in batches, each of which is noted once it is done. One
-thread.
+"""Retries or drops letters in batches, and records each batch once it is done. One thread.
 
-Whoever is killed between the two has put back letters that count as open: they are put back again,
-and none is lost.
+A process that is killed in between has retried letters that still count as open. The next command
+retries them again: no letter is lost.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from embedkq.dlq import DeadLetters, Letter
 from embedkq.errors import BrokerUnavailable, EmbedkqError
 
 Action = Callable[[Sequence[Letter]], Sequence[EmbedkqError | None]]
-"""Does something with letters; for each why it could not, or None."""
+"""Acts on letters. Returns for each one why it failed, or None."""
 _MOST_LETTERS = 500
 _MOST_BYTES = 8 * 1024 * 1024
 
 
 class Resolution(NamedTuple):
-    """What became of one letter.
+    """The result for one letter.
 
     Attributes:
-        letter: without value and traceback.
-        kept: why it is still open; None where it is dealt with.
+        letter: the letter without value and traceback.
+        kept: why the letter is still open; None if it is resolved.
     """
 
     letter: Letter
@@ -32,23 +31,25 @@ class Resolution(NamedTuple):
 
 
 def drop(letters: Sequence[Letter]) -> list[EmbedkqError | None]:
-    """Nothing: a letter that is noted is dropped. It stays in its topic as long as Kafka keeps
-    it."""
+    """Accept all letters. Recording a letter is enough to drop it; it stays in its topic as long as
+    Kafka keeps it."""
     return [None] * len(letters)
 
 
-def deal(box: DeadLetters, letters: Iterable[Letter], action: Action) -> Iterator[Resolution]:
-    """Do this with the letters; what became of each, once that is noted.
+def resolve(
+    dead_letters: DeadLetters, letters: Iterable[Letter], action: Action
+) -> Iterator[Resolution]:
+    """Apply the action to the letters. Yields the result for each one after it is recorded.
 
     Raises:
-        BrokerUnavailable: a broker is away; what was told until then is noted.
-        EmbedkqError: nothing can be noted (any more), or what was noted is not kept.
+        BrokerUnavailable: a broker does not answer; everything yielded before is recorded.
+        EmbedkqError: nothing (more) can be recorded, or the broker did not keep what was recorded.
     """
-    box.dealt.check()
+    dead_letters.resolved.check()
     for batch in _batches(letters):
-        fitting = _fitting(box, batch)
+        fitting = _fitting(dead_letters, batch)
         outcomes = action(fitting) if fitting else ()
-        box.dealt.add(
+        dead_letters.resolved.add(
             (letter.partition, letter.offset)
             for letter, kept in zip(fitting, outcomes, strict=True)
             if kept is None
@@ -61,11 +62,11 @@ def deal(box: DeadLetters, letters: Iterable[Letter], action: Action) -> Iterato
         if len(fitting) < len(batch):
             first = next(letter for letter in batch if letter not in fitting)
             raise EmbedkqError(
-                f"stopped before letter {first.name}: group {box.group!r} can note no more letters"
-                f" of partition {first.partition} beside those that are still open between them."
+                f"stopped before letter {first.name}: group {dead_letters.group!r} has no room to"
+                f" record more letters of partition {first.partition} while older ones are open."
                 " Retry or drop the oldest first"
             )
-    box.dealt.confirm()
+    dead_letters.resolved.confirm()
 
 
 def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
@@ -81,15 +82,15 @@ def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
         yield batch
 
 
-def _fitting(box: DeadLetters, batch: Sequence[Letter]) -> list[Letter]:
-    """Those of which can be noted that they are dealt with: what could not be would be retried
-    again and again."""
+def _fitting(dead_letters: DeadLetters, batch: Sequence[Letter]) -> list[Letter]:
+    """The letters that there is room to record. Without the record, each command would retry them
+    again."""
     offsets: dict[int, list[int]] = {}
     for letter in batch:
         offsets.setdefault(letter.partition, []).append(letter.offset)
-    noted = {
+    recorded = {
         (partition, offset)
-        for partition, told in offsets.items()
-        for offset in told[: box.dealt.room(partition, told)]
+        for partition, places in offsets.items()
+        for offset in places[: dead_letters.resolved.room(partition, places)]
     }
-    return [letter for letter in batch if (letter.partition, letter.offset) in noted]
+    return [letter for letter in batch if (letter.partition, letter.offset) in recorded]

@@ -1,5 +1,5 @@
-"""How dead letters are shown. What they hold may come from anybody: nothing of it reaches the
-terminal as a control sequence."""
+"""Renders dead letters for the terminal. Anybody may have written their content, so control
+sequences are escaped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedkq._printable import escaped
 
 if TYPE_CHECKING:
     from embedkq.dlq import Letter
-    from embedkq.dlq.dealing import Resolution
+    from embedkq.dlq.resolve import Resolution
 
 _SHORT_ID = 8
 _LONGEST_EXCEPTION = 100
@@ -26,7 +26,7 @@ _COLUMNS = (("Attempts", "attempts"), ("Rounds", "rounds"), ("Bytes", "size"))
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr that goes away at its end; none where stderr is no terminal."""
+    """A progress bar on stderr that disappears at the end; none if stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -38,42 +38,44 @@ def progress_bar() -> Progress:
 
 
 def printable(value: object) -> str:
-    """A value for the terminal: what could steer it is escaped."""
+    """A value for the terminal, with control characters escaped."""
     return "-" if value is None or value == "" else escaped(str(value))
 
 
-def table_of(letters: Iterable[Letter], with_state: bool) -> Table:
-    """Letters as rows; `with_state`: whether each is open, too."""
-    table = Table()
+def table(letters: Iterable[Letter], with_state: bool) -> Table:
+    """Letters as rows of a table. `with_state` adds a column for open or resolved."""
+    rows = Table()
     for name in ("Letter", "Died", "Reason", "From", "Job", "Function", "Exception"):
-        table.add_column(name, overflow="fold")
+        rows.add_column(name, overflow="fold")
     for name, _ in _COLUMNS:
-        table.add_column(name, justify="right")
+        rows.add_column(name, justify="right")
     if with_state:
-        table.add_column("State")
+        rows.add_column("State")
     for letter in letters:
-        told = letter.as_dict()
-        origin = f"{told['topic']} {told['partition']}:{told['offset']}" if letter.dead else None
-        exception = told["exception"] if letter.dead else letter.problem
+        fields = letter.as_dict()
+        origin = (
+            f"{fields['topic']} {fields['partition']}:{fields['offset']}" if letter.dead else None
+        )
+        exception = fields["exception"] if letter.dead else letter.problem
         cells = [
             letter.name,
             _clock(letter.time),
-            told["reason"] or "no dead letter",
+            fields["reason"] or "not a dead letter",
             origin,
-            told["job"] and told["job"][:_SHORT_ID],
-            told["function"],
+            fields["job"] and fields["job"][:_SHORT_ID],
+            fields["function"],
             exception and _one_line(exception),
-            *(told[key] for _, key in _COLUMNS),
+            *(fields[key] for _, key in _COLUMNS),
         ]
         if with_state:
             cells.append(_state(letter))
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    return table
+        rows.add_row(*(Text(printable(cell)) for cell in cells))
+    return rows
 
 
-def view_of(letter: Letter) -> RenderableType:
-    """Everything about one."""
-    told = letter.as_full_dict()
+def details(letter: Letter) -> RenderableType:
+    """Everything about one letter."""
+    fields = letter.as_full_dict()
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
@@ -87,47 +89,47 @@ def view_of(letter: Letter) -> RenderableType:
         rows.append(("from", f"{letter.dead.topic} {letter.dead.partition}:{letter.dead.offset}"))
         if letter.dead.pointer:
             rows.append(
-                ("payload", "only where it is from: it was too large for the dead-letter topic")
+                ("payload", "only at its origin: it was too large for the dead-letter topic")
             )
-    rows += [(name.replace("_", " "), told[name]) for name in names.split()]
+    rows += [(name.replace("_", " "), fields[name]) for name in names.split()]
     rows += [
         ("header", f"{name}: {value if value is not None else ''}")
-        for name, value in told["headers"]
+        for name, value in fields["headers"]
     ]
     for name, value in rows:
         facts.add_row(Text(name), Text(printable(value)))
-    if not told["traceback"]:
+    if not fields["traceback"]:
         return facts
-    return Group(facts, Text(), Text(printable(told["traceback"]).rstrip()))
+    return Group(facts, Text(), Text(printable(fields["traceback"]).rstrip()))
 
 
-def line_of(dealing: Resolution, done: str) -> str:
-    """What became of one letter, as a line of JSON."""
-    outcome = done if dealing.kept is None else "kept"
-    why = None if dealing.kept is None else str(dealing.kept)
+def json_line(resolution: Resolution, done: str) -> str:
+    """The result for one letter as a line of JSON."""
+    outcome = done if resolution.kept is None else "kept"
+    why = None if resolution.kept is None else str(resolution.kept)
     return json.dumps(
         {
-            "letter": dealing.letter.name,
-            "job": dealing.letter.job_id,
+            "letter": resolution.letter.name,
+            "job": resolution.letter.job_id,
             "outcome": outcome,
             "why": why,
         }
     )
 
 
-def tell(text: str) -> None:
-    """A line for the reader, on stderr, where it is in no script's way."""
+def message(text: str) -> None:
+    """Print a line for the user to stderr, so that scripts can read stdout."""
     click.echo(printable(text), err=True)
 
 
 def _state(letter: Letter) -> str:
-    return "dealt with" if letter.dealt else "open"
+    return "resolved" if letter.resolved else "open"
 
 
 def _clock(milliseconds: int) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
-    except (OverflowError, ValueError, OSError):  # a number that is no time
+    except (OverflowError, ValueError, OSError):  # out of range
         return str(milliseconds)
 
 
