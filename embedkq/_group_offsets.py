@@ -1,8 +1,8 @@
-"""Moving a consumer group's committed offsets: back, to run jobs once more, or past jobs that are
-not to run. One thread at a time.
+"""Moves a consumer group's committed offsets: back, to run jobs again, or forward, to skip jobs.
+One thread at a time.
 
-What is to change is planned first, so that it can be shown. Nothing is deleted: a purge is undone
-by a rewind, as long as Kafka keeps the records.
+Moves are planned first, so that they can be shown before they are committed. Nothing is deleted: a
+rewind undoes a purge as long as Kafka keeps the records.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _MOST_NAMED = 5
 
 
 class Move(NamedTuple):
-    """How one partition's committed offset changes.
+    """A change of one partition's committed offset.
 
     Attributes:
         partition: its number.
-        committed: the offset now; None if the group has committed none.
-        target: the offset afterwards.
-        records: how many records run once more (rewind), or are not run (purge). Holes that
-            compaction has left count too.
+        committed: the present offset; None if the group has not committed one.
+        target: the new offset.
+        records: number of records that run again (rewind) or are skipped (purge). Gaps left by
+            compaction count too.
     """
 
     partition: int
@@ -40,19 +40,19 @@ class Move(NamedTuple):
 
 
 class GroupOffsets:
-    """The committed offsets of one group in one topic, as they are when this is made.
+    """The committed offsets of a group in a topic, read at construction.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
         topic: the topic.
         group: the consumer group.
-        partitions: numbers of those that are meant; empty for all.
+        partitions: numbers of the partitions to move; empty for all.
         options: further options of kafka-python's KafkaConsumer.
 
     Raises:
         BrokerUnavailable: no broker answered in time; any method may raise it later.
-        BrokerRefused: this user may not; any method may raise it later.
-        EmbedkqError: there is no such topic or partition, or the group has members.
+        BrokerRefused: the user lacks a right; any method may raise it later.
+        EmbedkqError: the topic or a partition does not exist, or the group has members.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class GroupOffsets:
         self._client.close()
 
     def rewind(self, *, offset: int | None = None, time: int | None = None) -> list[Move]:
-        """Moves back to an offset, to the first record of a time (Unix milliseconds) or later, or
-        else to the oldest record kept.
+        """Plan moves back to an offset, or to the first record at a time (Unix milliseconds) or
+        later, or without either to the oldest record that Kafka keeps.
 
-        Partitions that are there already, or before, are left out: a rewind never skips a job. So
-        are those of which the group has committed nothing, which includes what it has committed of
-        a topic of the same name that was deleted since.
+        Partitions that are already at or before the target are left out: a rewind never skips a
+        job. Partitions without a commit are left out too. A commit for a deleted topic of the same
+        name does not count.
         """
         targets = self._targets(offset, time)
         to_start = offset is None and time is None
@@ -100,16 +100,15 @@ class GroupOffsets:
             target = min(max(first, first if to_start else targets.get(number, last)), last)
             committed, done = self._progress_in(number)
             if committed is not None and target < committed:
-                # What is done above the committed offset is known from its metadata alone, and is
-                # forgotten with it.
+                # Records done above the committed offset are known only from the commit's metadata,
+                # which the move discards.
                 moves.append(Move(number, committed, target, committed - target + _count(done)))
         return moves
 
     def purge(self, *, before: int | None = None) -> list[Move]:
-        """Moves past all that the partitions hold now, or past what is older than a time (Unix
-        milliseconds).
+        """Plan moves past all records, or past the records older than a time (Unix milliseconds).
 
-        Partitions in which nothing waits are left out.
+        Partitions without waiting records are left out.
         """
         targets = self._targets(None, before) if before is not None else {}
         moves = []
@@ -125,17 +124,18 @@ class GroupOffsets:
         return moves
 
     def commit(self, moves: Iterable[Move]) -> None:
-        """Have these committed.
+        """Commit the moves.
 
         Raises:
-            EmbedkqError: the group has got members meanwhile.
+            EmbedkqError: the group has members now.
         """
         self._client.commit(
             self.topic, {move.partition: self._commit_after(move) for move in moves}
         )
 
     def _commit_after(self, move: Move) -> Committed:
-        """With what is known to be done above the new offset; after a rewind nothing is."""
+        """The commit for a move. A purge keeps the map of records done above the new offset; a
+        rewind drops it."""
         committed, done = self._progress_in(move.partition)
         is_purge = committed is not None and move.target >= committed
         start, above = (
@@ -164,7 +164,8 @@ class GroupOffsets:
         for number in partitions:
             if number not in logs:
                 raise EmbedkqError(
-                    f"topic {self.topic!r} has no partition {number}: it has 0 to {max(logs)}"
+                    f"topic {self.topic!r} has no partition {number}: its partitions are 0 to"
+                    f" {max(logs)}"
                 )
         return {
             number: found
@@ -179,14 +180,14 @@ class GroupOffsets:
                 " and others" if len(members) > _MOST_NAMED else ""
             )
             raise EmbedkqError(
-                f"group {self.group!r} has {len(members)} members ({named}), which would commit"
-                f" their own offsets: stop these workers first (`kq info --group={self.group}`"
-                " shows them)"
+                f"group {self.group!r} has {len(members)} members ({named}), which would overwrite"
+                f" the offsets: stop these workers first (`kq info --group={self.group}` shows"
+                " them)"
             )
 
 
 def _count(runs: OffsetRanges, below: int | None = None) -> int:
-    """How many offsets the runs hold, or how many of these lie below another one."""
+    """Number of offsets in the ranges, or the number of those below an offset."""
     return sum(
         max(0, (last if below is None else min(last, below)) - first) for first, last in runs
     )

@@ -1,5 +1,5 @@
-"""Imports what a user names. Whatever goes wrong is told in one line, with the nearest name where
-there is none of that name."""
+"""Imports modules and functions that the user names. Errors are one line, and suggest the nearest
+name for an unknown one."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _MACHINERY = ("<frozen", os.path.dirname(__file__) + os.sep, importlib.__file__)
 
 
 class ImportFailed(Exception):
-    """An import has raised, which is the cause; the message says what and where, in one line."""
+    """An import has raised; `__cause__` is the exception. The message says in one line what failed
+    and where."""
 
 
 def import_by(load: Callable[[], T], where: str, doing: str = "importing") -> T:
-    """What the function imports.
+    """Call a function that imports something, and return its result.
 
     Args:
-        where: what the user has named, for the message.
-        doing: what is done to it, for the message.
+        where: the name that the user gave, for the message.
+        doing: the action, for the message.
 
     Raises:
-        ImportFailed: it raises, or wants to end the process.
+        ImportFailed: the function raises, or calls `sys.exit()`.
     """
     try:
         return load()
@@ -43,13 +44,14 @@ def import_by(load: Callable[[], T], where: str, doing: str = "importing") -> T:
 
 
 def text_of(error: BaseException) -> str:
-    """Its type and the first line of its message."""
+    """The error's type and the first line of its message."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
 def _place_of(error: BaseException) -> str:
-    """Where in the user's file it happened; the machinery of the import is of no interest."""
+    """The place in the user's file where the error was raised. Frames of the import system are
+    skipped."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -59,21 +61,21 @@ def _place_of(error: BaseException) -> str:
 
 
 def function_named(reference: str, option: str) -> Callable[[], Any]:
-    """The function that a text such as "shop.setup:connect" names, to be called without arguments.
-    Imports its module.
+    """Import the function that a text such as "shop.setup:connect" names. It will be called without
+    arguments.
 
     Args:
-        reference: MODULE:FUNCTION, both dotted where need be.
-        option: what the user has set to it, for messages.
+        reference: MODULE:FUNCTION, both with dots if necessary.
+        option: the option that the user set, for messages.
 
     Raises:
-        ValueError: there is no such module or function (the message names the nearest one), its
-            import fails, or it cannot be called so.
+        ValueError: the module or function does not exist (the message names the nearest one), its
+            import fails, or it cannot be called without arguments.
     """
     module_name, _, name = reference.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
         raise ValueError(
-            f"{option}={reference!r} is not of the form MODULE:FUNCTION, such as django:setup"
+            f"{option}={reference!r} does not have the form MODULE:FUNCTION, such as django:setup"
         )
     try:
         found: Any = import_by(partial(importlib.import_module, module_name), module_name)
@@ -86,8 +88,7 @@ def function_named(reference: str, option: str) -> Callable[[], Any]:
             raise ValueError(f"{option}={reference!r}: {error}") from error
         missing = cause.name or module_name
         raise ValueError(
-            f"{option}={reference!r}: there is no module"
-            f" {missing!r}{_hint(missing, _siblings(missing))}"
+            f"{option}={reference!r}: no module {missing!r}{_hint(missing, _siblings(missing))}"
         ) from None
     for part in name.split("."):
         if not hasattr(found, part):
@@ -99,22 +100,24 @@ def function_named(reference: str, option: str) -> Callable[[], Any]:
     return _check_callable(found, f"{option}={reference!r}")
 
 
-def _check_callable(found: Any, told: str) -> Callable[[], Any]:
+def _check_callable(found: Any, described: str) -> Callable[[], Any]:
     if not callable(found):
-        raise ValueError(f"{told} is no function, but {found!r}")
+        raise ValueError(f"{described} is not a function but {found!r}")
     if inspect.iscoroutinefunction(found):
-        raise ValueError(f"{told} is `async def`, and would not be awaited: make it a plain `def`")
+        raise ValueError(
+            f"{described} is `async def`, which nothing awaits here: use a plain `def`"
+        )
     try:
         inspect.signature(found).bind()
     except TypeError as error:
-        raise ValueError(f"{told} is called without arguments: {error}") from None
-    except ValueError:  # some builtins tell nothing
+        raise ValueError(f"{described} must accept a call without arguments: {error}") from None
+    except ValueError:  # some builtins have no signature
         pass
     return found  # type: ignore[no-any-return]
 
 
 def _siblings(name: str) -> list[str]:
-    """Names of the modules beside one that there is none of."""
+    """Names of the modules beside a missing one."""
     parent, dot, _ = name.rpartition(".")
     path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
     return [f"{parent}{dot}{module.name}" for module in pkgutil.iter_modules(path)]

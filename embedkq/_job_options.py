@@ -1,4 +1,4 @@
-"""What the jobs of a queue have of their own, as `Queue.using` gives it."""
+"""Settings of a queue's jobs, as `Queue.using` sets them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNCHANGED: Any = _Unchanged()
 
 
 class JobOptions(NamedTuple):
-    """What the jobs of a queue have of their own; None for nothing."""
+    """Settings of a queue's jobs; None if not set."""
 
     timeout: float | None = None
     key: bytes | None = None

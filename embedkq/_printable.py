@@ -1,33 +1,33 @@
-"""Text of others, made safe to show: what could steer a terminal, or pass for a line of a log, is
-escaped. Pure; any thread.
+"""Makes foreign text safe to show: escapes what could control a terminal or imitate a log line.
+Pure; any thread.
 
-Escaped are control characters (C0, DEL and C1, so ESC, BEL and CSI), and those that turn the
-direction of writing, which can make a text look like another one.
+Escapes control characters (C0, DEL and C1, so ESC, BEL and CSI), and characters that change the
+text direction, which can make a text look like another one.
 """
 
 from __future__ import annotations
 
 import re
 
-_STEERING = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-_IN_LINES = re.compile(f"[{_STEERING}]")
-_IN_ONE_LINE = re.compile(f"[{_STEERING}\n]")
+_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_IN_LINES = re.compile(f"[{_CONTROL}]")
+_IN_ONE_LINE = re.compile(f"[{_CONTROL}\n]")
 _LINE_THAT_BEGINS = re.compile(r"\n(?=[^\s])")
 
 
 def escaped(text: str) -> str:
-    """The text with escapes such as `\\x1b` in place of what steers; line feeds and tabs stay."""
+    """Replace control characters with escapes such as `\\x1b`. Line feeds and tabs stay."""
     return text if text.isprintable() else _IN_LINES.sub(_escape, text)
 
 
 def one_line(text: str) -> str:
-    """The same, with line feeds escaped too."""
+    """Like `escaped`, but line feeds are escaped too."""
     return text if text.isprintable() else _IN_ONE_LINE.sub(_escape, text)
 
 
 def in_one_record(text: str) -> str:
-    """Several lines, escaped; those from the second on are indented, so that none passes for
-    another record of the log."""
+    """Escape several lines. All lines but the first are indented, so that none looks like another
+    log record."""
     return _LINE_THAT_BEGINS.sub("\n  ", escaped(text))
 
 

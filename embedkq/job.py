@@ -1,4 +1,4 @@
-"""The job as callers and callbacks see it."""
+"""The job that `enqueue` returns and callbacks receive."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any, NamedTuple
 
 
 class Job(NamedTuple):
-    """One function call on its way through Kafka.
+    """A call of a function, enqueued in Kafka.
 
     Attributes:
         id: UUID as a string.
-        timestamp: Unix time in milliseconds at which the job was enqueued.
-        topic: the Kafka topic that it was sent to.
-        func: the function to call. None, like args and kwargs, where the payload could not be
-            decoded in this process.
+        timestamp: when the job was enqueued, in Unix milliseconds.
+        topic: the Kafka topic of the job.
+        func: the function to call. None, like args and kwargs, if this process could not decode the
+            payload.
         args: positional arguments.
         kwargs: keyword arguments.
-        timeout: the job's own limit in seconds; None for no limit of its own.
-        key: the record's key in bytes; jobs with the same key run one after another. None for no
-            key.
+        timeout: the job's own time limit in seconds; None if it has none.
+        key: the record's key in bytes, or None. Jobs with the same key run one after another.
     """
 
     id: str | None = None

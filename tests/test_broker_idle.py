@@ -46,7 +46,7 @@ def least_share(processes: list[psutil.Process]) -> float:
 @pytest.mark.usefixtures("embedded_broker_program")
 def test_an_idle_broker_takes_next_to_nothing(tmp_path: Path) -> None:
     with Program(tmp_path, "broker", "--port=0", f"--data={tmp_path}/kafka") as running:
-        running.says("Ctrl-C ends it")
+        running.says("Ctrl-C to stop it")
         family = running.family()
         assert len(family) == 2
         shares = {}

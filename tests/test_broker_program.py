@@ -261,7 +261,7 @@ def test_tansu_says_what_it_cannot_do_and_accepts_records(machine: Machine, tmp_
     needs_tansu()
     machine.really_has_tansu()
     with Program(tmp_path, "broker", "--port=0", env=machine.env) as running:
-        running.says("Ctrl-C ends it")
+        running.says("Ctrl-C to stop it")
         (hosts,) = running.out
         limits, _ = running.err
         assert limits.startswith(

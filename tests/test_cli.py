@@ -265,7 +265,7 @@ BAD_CALLBACKS = {
     "binary": ("\0", r"importing 'binary' failed.*"),
     "none.py": ("def Callback(*args): ...\n", r"'none\.py' has no function named 'callback'"),
     "json": (None, r"'json' has no function named 'callback'"),
-    "number.py": ("callback = 7\n", r"'callback' in 'number\.py' is not callable, but 7"),
+    "number.py": ("callback = 7\n", r"'callback' in 'number\.py' is not callable: 7"),
     "few.py": (
         "def callback(status, job): ...\n",
         r"'callback' in 'few\.py': .*five positional arguments.*",
@@ -280,7 +280,7 @@ BAD_CALLBACKS = {
     ),
     "later.py": (
         "async def callback(a, b, c, d, e): ...\n",
-        r"'callback' in 'later\.py' is `async def`.*make it a plain `def`",
+        r"'callback' in 'later\.py' is `async def`.*use a plain `def`",
     ),
 }
 
@@ -320,14 +320,14 @@ def job(number):
     return number
 """
 BAD_INITIALIZERS = {
-    "framework": r"--initializer='framework' is not of the form MODULE:FUNCTION, such as django:setup",
-    "framework:set up": r"--initializer='framework:set up' is not of the form MODULE:FUNCTION, .*",
-    "framwork:set_up": r"--initializer='framwork:set_up': there is no module 'framwork'; did you mean 'framework'\?",
-    "email.mesage:set_up": r"--initializer='email.mesage:set_up': there is no module 'email.mesage'; did you mean 'email.message'\?",
+    "framework": r"--initializer='framework' does not have the form MODULE:FUNCTION, such as django:setup",
+    "framework:set up": r"--initializer='framework:set up' does not have the form MODULE:FUNCTION, .*",
+    "framwork:set_up": r"--initializer='framwork:set_up': no module 'framwork'; did you mean 'framework'\?",
+    "email.mesage:set_up": r"--initializer='email.mesage:set_up': no module 'email.mesage'; did you mean 'email.message'\?",
     "framework:setup": r"--initializer='framework:setup': 'framework' has no 'setup'; did you mean 'set_up'\?",
-    "framework:number": r"--initializer='framework:number' is no function, but 7",
-    "framework:set_up_with": r"--initializer='framework:set_up_with' is called without arguments: missing a required argument: 'settings'",
-    "framework:set_up_later": r"--initializer='framework:set_up_later' is `async def`, and would not be awaited.*",
+    "framework:number": r"--initializer='framework:number' is not a function but 7",
+    "framework:set_up_with": r"--initializer='framework:set_up_with' must accept a call without arguments: missing a required argument: 'settings'",
+    "framework:set_up_later": r"--initializer='framework:set_up_later' is `async def`, which nothing awaits here.*",
     "shop_jobs:job": r"--initializer='shop_jobs:job': importing 'shop_jobs' failed in .*, line 4: RuntimeError: apps are not loaded yet",
     "framework:fail": r"--initializer: calling 'framework:fail' failed in .*, line 10: LookupError: no settings",
 }
@@ -535,7 +535,7 @@ def test_the_first_signal_finishes_what_runs(
         wait_until(lambda: lines(noted) == ["a"], "the first job runs")
         family = kq_worker.family()
         getattr(kq_worker, to)(number)
-        kq_worker.says("Waiting for what runs to finish")
+        kq_worker.says("Waiting for running jobs to finish")
         assert all(process.is_running() for process in family)
         gate.touch()
         done = kq_worker.end()
@@ -562,7 +562,7 @@ def test_a_second_signal_kills(
         kq_worker.send(signal.SIGINT)
         kq_worker.send(signal.SIGTERM)  # so soon after the first one that it is but an echo
         kq_worker.says(
-            "Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it."
+            "Waiting for running jobs to finish. Press Ctrl-C again (or send SIGTERM) to kill them."
         )
         assert kq_worker.running
         kq_worker.send(number)
@@ -570,7 +570,7 @@ def test_a_second_signal_kills(
     assert done.status == 128 + number, done
     assert (
         done.err.splitlines()[-1]
-        == "[WARNING] Killing what runs: it is not done and will run again."
+        == "[WARNING] Killing running jobs: they are not done and will run again."
     )
     assert not psutil.wait_procs(family, 10)[1]
     assert lag(hosts, topic, topic) == 1
@@ -593,8 +593,8 @@ def test_what_still_runs_after_the_stop_timeout_is_killed_and_runs_again(
         done = kq_worker.end()
     assert done.status == 0 and not done.out, done
     assert [line.partition(":")[0] for line in done.err.splitlines()] == [
-        "[WARNING] Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it.",
-        "[WARNING] Killing what still runs 1.5 s after the signal (stop_timeout)",
+        "[WARNING] Waiting for running jobs to finish. Press Ctrl-C again (or send SIGTERM) to kill them.",
+        "[WARNING] Killing jobs that still run 1.5 s after the signal (stop_timeout)",
     ]
     assert not psutil.wait_procs(family, 10)[1]
     assert lag(hosts, topic, topic) == 1

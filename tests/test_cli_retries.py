@@ -98,43 +98,46 @@ def test_the_environment_names_several(hosts: str, topic: str, shop: Path) -> No
     [
         (
             "--retry-on=OsError",
-            r"--retry-on='OsError': 'builtins' has no 'OsError'; did you mean 'OSError'\? Give .*, such as OSError or .*",
+            r"--retry-on='OsError': 'builtins' has no 'OsError'; did you mean 'OSError'\? Use .*, such as OSError or .*",
         ),
         (
             "--retry-on=Closed",
-            r"--retry-on='Closed': 'builtins' has no 'Closed'\. Give the dotted name of an exception class, .*",
+            r"--retry-on='Closed': 'builtins' has no 'Closed'\. Use the dotted name of an exception class, .*",
         ),
         (
             "--retry-on=stop.Closed",
-            r"--retry-on='stop\.Closed': there is no module 'stop'\. Give the dotted name .*",
+            r"--retry-on='stop\.Closed': no module 'stop'\. Use the dotted name .*",
         ),
         (
             "--retry-on=shop.Close",
-            r"--retry-on='shop\.Close': 'shop' has no 'Close'; did you mean 'Closed'\? Give .*",
+            r"--retry-on='shop\.Close': 'shop' has no 'Close'; did you mean 'Closed'\? Use .*",
         ),
         (
             "--retry-on=shop.stock.Out",
-            r"--retry-on='shop\.stock\.Out': 'shop' has no 'stock'\. Give .*",
+            r"--retry-on='shop\.stock\.Out': 'shop' has no 'stock'\. Use .*",
         ),
         (
             "--retry-on=shop.errors.Sold.In",
-            r"--retry-on='shop\.errors\.Sold\.In': 'shop\.errors\.Sold' has no 'In'\. Give .*",
+            r"--retry-on='shop\.errors\.Sold\.In': 'shop\.errors\.Sold' has no 'In'\. Use .*",
         ),
         (
             "--retry-on=shop.errors.Sold",
-            r"--retry-on='shop\.errors\.Sold' is no exception class, but <class 'shop\.errors\.Sold'>\. Give .*",
+            r"--retry-on='shop\.errors\.Sold' is not an exception class but <class 'shop\.errors\.Sold'>\. Use .*",
         ),
-        ("--retry-on=int", r"--retry-on='int' is no exception class, but <class 'int'>\. Give .*"),
-        ("--retry-on=shop", r"--retry-on='shop': 'builtins' has no 'shop'\. Give .*"),
+        (
+            "--retry-on=int",
+            r"--retry-on='int' is not an exception class but <class 'int'>\. Use .*",
+        ),
+        ("--retry-on=shop", r"--retry-on='shop': 'builtins' has no 'shop'\. Use .*"),
         (
             "--retry-on=shop.errors",
-            r"--retry-on='shop\.errors' is no exception class, but <module .*>\. Give .*",
+            r"--retry-on='shop\.errors' is not an exception class but <module .*>\. Use .*",
         ),
         (
             "--retry-on=OSError,KeyError",
-            r"--retry-on='OSError,KeyError' is no dotted name\. Give .*",
+            r"--retry-on='OSError,KeyError' is not a dotted name\. Use .*",
         ),
-        ("--retry-on=", r"--retry-on='' is no dotted name\. Give .*"),
+        ("--retry-on=", r"--retry-on='' is not a dotted name\. Use .*"),
         (
             "--retry-on=shop.broken.X",
             r"--retry-on='shop\.broken\.X': importing 'shop\.broken' failed in .*broken\.py, line 2: ZeroDiv.*zero",

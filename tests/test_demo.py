@@ -26,7 +26,7 @@ EXPECTED = {"return a result": 23, "raise": 2, "hang past 0.5 s": 1, "kill their
 
 
 def cells(done: Ended) -> dict[str, list[str]]:
-    """The closing table: the cells of each row behind its first one."""
+    """The final table: the cells of each row behind its first one."""
     rows = [
         [cell.strip() for cell in line.split("│")[1:-1]]
         for line in done.out.splitlines()
@@ -48,14 +48,17 @@ def test_as_a_new_user_runs_it(embedded_broker_program: None, tmp_path: Path) ->
         "raise": ["16", "failure", "ZeroDivisionError", "16"],
         "hang past 0.5 s": ["8", "timeout", "-", "8"],
         "kill their process": ["8", "failure", "JobCrashed", "8"],
-        "in all": ["200", "", "", "200"],
+        "total": ["200", "", "", "200"],
     }, done
     assert re.search(
         r"^200 callbacks in \d+\.\d s: \d+ jobs/s, although 8 of them hung for 0\.5 s\.$",
         done.out,
         re.M,
     ), done
-    assert "\nEvery job had exactly one callback, the right one, on the main thread.\n" in done.out
+    assert (
+        "\nEvery job had exactly one callback, with the right status and value, on the main thread.\n"
+        in done.out
+    )
     assert max(map(len, done.out.splitlines())) <= 80
     (hosts,) = re.findall(r"^Embedded broker at (127\.0\.0\.1:\d+): ", done.out)
     assert not is_open(hosts)
@@ -156,11 +159,11 @@ def test_what_is_wrong_is_told_and_its_status_is_1(harm: str, hosts: str) -> Non
     assert done.status == 1 and not done.err, done
     text = " ".join(done.out.split())
     assert (
-        f"Something is wrong: jobs without a callback: {missing}, with more than one: {doubled}, "
-        f"callbacks told something else: {wrong}, on another thread: {elsewhere}, of a job that is not the demo's: 0."
+        f"The demo failed. Jobs without a callback: {missing}; with several: {doubled}; "
+        f"callbacks with a wrong status or value: {wrong}; on another thread: {elsewhere}; for jobs that are not the demo's: 0."
     ) in text, done
     assert "Every job had exactly one callback" not in text
-    assert cells(done)["in all"] == ["6", "", "", right], done
+    assert cells(done)["total"] == ["6", "", "", right], done
 
 
 def job(number: int) -> Job:

@@ -288,7 +288,7 @@ def test_kq_broker_prints_its_address_first_and_ends_on_signals(
     number: signal.Signals, to: str, tmp_path: Path
 ) -> None:
     with Program(tmp_path, "broker", "--port=0", program=SCRIPT) as running:
-        running.says("Ctrl-C ends it")
+        running.says("Ctrl-C to stop it")
         (hosts,) = running.out
         assert is_open(hosts)
         family = running.family()
@@ -297,8 +297,8 @@ def test_kq_broker_prints_its_address_first_and_ends_on_signals(
     assert (done.status, done.out) == (0, f"{hosts}\n"), done
     (line,) = done.err.splitlines()
     assert line == (
-        "The development broker runs. Topics, offsets and dead letters are in memory and gone when it ends; --data=DIR keeps them. "
-        "Ctrl-C ends it."
+        "The development broker is running. Topics, offsets and dead letters are in memory and are lost when it stops; "
+        "--data=DIR keeps them. Press Ctrl-C to stop it."
     )
     assert not psutil.wait_procs(family, 10)[1] and not is_open(hosts)
 
@@ -317,7 +317,7 @@ def test_kq_broker_at_a_port_that_is_taken(tmp_path: Path) -> None:
 
 def test_kq_broker_tells_when_its_broker_ends_by_itself(tmp_path: Path) -> None:
     with Program(tmp_path, "broker", "--port=0") as running:
-        running.says("Ctrl-C ends it")
+        running.says("Ctrl-C to stop it")
         (program,) = (process for process in running.family() if process.pid != running.pid)
         program.kill()
         done = running.end()
@@ -330,7 +330,7 @@ def test_kq_broker_tells_when_its_broker_ends_by_itself(tmp_path: Path) -> None:
 
 def test_a_killed_kq_broker_takes_its_broker_along(tmp_path: Path) -> None:
     with Program(tmp_path, "broker", "--port=0") as running:
-        running.says("Ctrl-C ends it")
+        running.says("Ctrl-C to stop it")
         family = running.family()
         running.send(signal.SIGKILL)
         running.end()
@@ -339,7 +339,7 @@ def test_a_killed_kq_broker_takes_its_broker_along(tmp_path: Path) -> None:
 
 def test_a_first_job_with_nothing_but_kq(tmp_path: Path) -> None:
     with Program(tmp_path, "broker", "--port=0") as broker:
-        broker.says("Ctrl-C ends it")
+        broker.says("Ctrl-C to stop it")
         (hosts,) = broker.out
         (job_id,) = send_many(hosts, "default", jobs.echo, [(7,)])
         with Program(tmp_path, "worker", "--verbose", env={"EMBEDKQ_HOSTS": hosts}) as worker:

@@ -184,7 +184,9 @@ def test_it_is_shown_first_and_not_done_unasked(place: Place, verb: list[str]) -
         shown.status == 0 and "Partition" in shown.out and f"by group {place.group}: " in shown.err
     ), shown
     asked = place.kq(*verb)
-    assert asked.status == 2 and "Nobody is there to ask: give --yes" in asked.err, asked
+    assert (
+        asked.status == 2 and "There is no terminal to ask for confirmation: use --yes" in asked.err
+    ), asked
     assert place.run() == [3]
     done = place.kq(*verb, "--yes")
     assert done.status == 0 and done.err.splitlines()[-1] == (
@@ -195,8 +197,8 @@ def test_it_is_shown_first_and_not_done_unasked(place: Place, verb: list[str]) -
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["rewind"], 2, "Error: where to? Give one of --to-time, --to-offset and --to-start"),
-        (["rewind", "--to-start", "--to-offset=3"], 2, "Error: where to? Give one of"),
+        (["rewind"], 2, "Error: no target: use one of --to-time, --to-offset and --to-start"),
+        (["rewind", "--to-start", "--to-offset=3"], 2, "Error: no target: use one of"),
         (
             ["rewind", "--to-time=yesterday"],
             2,
@@ -204,7 +206,7 @@ def test_it_is_shown_first_and_not_done_unasked(place: Place, verb: list[str]) -
         ),
         (["purge", "--before=5 minutes"], 2, "'5 minutes' is neither"),
         (["rewind", "--to-offset=-1"], 2, "-1 is not in the range"),
-        (["purge", "--partition=7"], 1, "has no partition 7: it has 0 to 1"),
+        (["purge", "--partition=7"], 1, "has no partition 7: its partitions are 0 to 1"),
     ],
     ids=str,
 )

@@ -1,7 +1,7 @@
-"""The command line `kq`: worker, info, dlq, rewind, purge, demo, broker, guide. click and rich are
-used nowhere else.
+"""The command line `kq`: worker, info, dlq, rewind, purge, demo, broker, guide. Only this package
+uses click and rich.
 
-The verbs import what they need when they run, so that `kq --help` is there at once.
+Commands import their modules when they run, so that `kq --help` answers at once.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ _HELP = ("-h", "--help")
 _NOT_OURS = re.compile(
     r"EMBEDKQ_(CACHE|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 ).fullmatch
-"""What the tests, and Kubernetes (for a service whose name begins so) have in the environment."""
+"""Variables that the tests set, and those that Kubernetes sets for a service whose name begins with
+"embedkq"."""
 
 
 class _Kq(click.Group):
-    """The verbs; refuses a variable that nothing reads before any of them runs, but shows help
-    whatever there is."""
+    """The commands. Refuses unknown EMBEDKQ_ variables before a command runs. `--help` works with
+    any environment."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if not set(_HELP) & set(ctx.args):
@@ -57,19 +58,18 @@ class _Kq(click.Group):
 def kq() -> None:
     """A Kafka job queue whose worker lives inside your application.
 
-    Every option can also be given in the environment, under the name that its help shows.
+    Every option has an environment variable; the option's help shows its name.
     """
 
 
 def _check_environment(command: click.Command) -> None:
-    """Refuse a variable that nothing reads: a typing error in EMBEDKQ_SECRET would let unsigned
-    jobs run."""
+    """Refuse unknown EMBEDKQ_ variables. A typo in EMBEDKQ_SECRET would let unsigned jobs run."""
     given = [name for name in os.environ if name.startswith("EMBEDKQ_") and not _NOT_OURS(name)]
     if not given or set(given) <= set(_variables_of(command)):
         return
     from embedkq._configuration import check_names, known_names
 
-    try:  # a Flask app's own settings may stand beside those of the command line
+    try:  # settings of a Flask app are fine too
         check_names(given, {*_variables_of(command), *known_names()}, "the environment")
     except ValueError as error:
         raise Refused(str(error)) from error

@@ -10,22 +10,23 @@ import click
 from embedkq.cli.common import errors_in_one_line, option, show_broker_messages
 
 _LOOK_SECONDS = 0.2
-_RUNS = "The development broker runs. {} Ctrl-C ends it."
+_RUNS = "The development broker is running. {} Press Ctrl-C to stop it."
 _GOES = (
-    "Topics, offsets and dead letters are in memory and gone when it ends; --data=DIR keeps them."
+    "Topics, offsets and dead letters are in memory and are lost when it stops; --data=DIR keeps"
+    " them."
 )
-_STAYS = "Topics, offsets and dead letters are kept in {}."
+_STAYS = "Topics, offsets and dead letters are stored in {}."
 _EPILOG = """\b
 Examples:
   kq broker                      at localhost:9092, where `kq worker` looks by default
-  kq broker --data=./kafka       keeps topics, offsets and dead letters there between starts
-  kq broker --port=0             on a free port; its address is the first line of the output
+  kq broker --data=./kafka       stores topics, offsets and dead letters there
+  kq broker --port=0             on a free port; the first line of output is the address
 """
 
 
 @click.command(epilog=_EPILOG)
 @option("port", type=click.IntRange(0, 65535), default=9092, help="TCP port; 0 for a free one.")
-@option("host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
+@option("host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all addresses.")
 @option(
     "data",
     type=click.Path(file_okay=False),
@@ -33,14 +34,14 @@ Examples:
     metavar="DIR",
     show_default=False,
     help=(
-        "Keep topics, offsets and dead letters in this folder.  [default: in memory, gone when the"
-        " broker ends]"
+        "Store topics, offsets and dead letters in this folder.  [default: in memory, lost when the"
+        " broker stops]"
     ),
 )
 def broker(port: int, host: str, data: str | None) -> None:
-    """Run a Kafka-compatible broker for development, not for production. Ctrl-C ends it.
+    """Run a Kafka-compatible broker for development, not for production. Ctrl-C stops it.
 
-    Its first start on a machine may build it, which takes about half a minute.
+    The first start on a machine may build the broker, which takes about half a minute.
     """
     from embedkq.broker import EmbeddedBroker
 

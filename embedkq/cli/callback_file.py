@@ -1,4 +1,4 @@
-"""Loads the function that `--callback` names: a file of any extension or none, or a dotted module
+"""Loads the function that `--callback` names: a file with any extension or none, or a dotted module
 name."""
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _MODULE_NAME = "embedkq_callback"
 
 
 class CallbackRefused(Exception):
-    """The callback cannot be loaded or used; the message says why, in one line."""
+    """The callback cannot be loaded or used; the message has the reason in one line."""
 
 
 def load(where: str) -> Callable[..., Any]:
-    """The function named `callback` of a file or module.
+    """The function named `callback` in a file or module.
 
-    A file's folder is appended to `sys.path`, so that the file can import its neighbours.
+    A file's folder is appended to `sys.path`, so that the file can import modules beside it.
 
     Args:
         where: path of a Python file (relative, absolute or with `~`; any extension or none), or a
             module's dotted name.
 
     Raises:
-        CallbackRefused: no such file, its import fails, it has no such function, or not one that
-            takes five arguments.
+        CallbackRefused: the file does not exist, its import fails, it has no such function, or the
+            function does not accept five arguments.
     """
     try:
         path = Path(where).expanduser()
-    except (RuntimeError, ValueError) as error:  # no such user, or no name of one
+    except (RuntimeError, ValueError) as error:  # an unknown or invalid user name
         raise CallbackRefused(f"no such file: {where!r} ({text_of(error)})") from error
     if path.is_file():
         module = _import(where, lambda: _module_of_file(path))
@@ -54,7 +54,7 @@ def load(where: str) -> Callable[..., Any]:
 
 
 def _is_path(where: str) -> bool:
-    """Whether it can only be meant as a path."""
+    """Whether it can only be a path."""
     dotted = all(part.isidentifier() for part in where.split("."))
     return not dotted or where.startswith("~") or where.endswith(".py") or os.sep in where
 
@@ -69,7 +69,7 @@ def _module_of_file(path: Path) -> ModuleType:
     if spec is None:
         raise ImportError("it has no module specification")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE_NAME] = module  # what it defines (dataclasses, say) looks itself up there
+    sys.modules[_MODULE_NAME] = module  # dataclasses, for example, look up their module there
     loader.exec_module(module)
     return module
 
@@ -78,10 +78,10 @@ def _module_by_name(name: str) -> ModuleType:
     try:
         if importlib.util.find_spec(name) is None:
             raise CallbackRefused(f"no such file or module: {name!r}")
-    except ModuleNotFoundError as error:  # a package on the way to it
+    except ModuleNotFoundError as error:  # a parent package is missing
         raise CallbackRefused(f"no such file or module: {name!r} ({error})") from error
     except (ImportError, ValueError):
-        pass  # the import below says better what is wrong
+        pass  # the import below has a better message
     return _import(name, lambda: importlib.import_module(name))
 
 
@@ -98,11 +98,11 @@ def _function_of(module: ModuleType, where: str) -> Callable[..., Any]:
     except AttributeError as error:
         raise CallbackRefused(f"{where!r} has no function named {FUNCTION_NAME!r}") from error
     if not callable(function):
-        raise CallbackRefused(f"{FUNCTION_NAME!r} in {where!r} is not callable, but {function!r}")
+        raise CallbackRefused(f"{FUNCTION_NAME!r} in {where!r} is not callable: {function!r}")
     if inspect.iscoroutinefunction(function):
         raise CallbackRefused(
-            f"{FUNCTION_NAME!r} in {where!r} is `async def`, but the command line runs no event"
-            " loop: make it a plain `def`"
+            f"{FUNCTION_NAME!r} in {where!r} is `async def`, but `kq worker` runs no event loop:"
+            " use a plain `def`"
         )
     try:
         return _options.check_callback(function)

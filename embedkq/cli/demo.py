@@ -1,4 +1,4 @@
-"""`kq demo`: 200 jobs, good and bad, through a real broker; every one of them has its callback."""
+"""`kq demo`: runs 200 jobs, good and bad, on a real broker, and checks the callback of each."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ PROCESSES = 2
 _LOOK_SECONDS = 0.1
 _LATE_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
-_NEXT = "Your own jobs: `kq broker` in one terminal, `kq worker --verbose` in another."
+_NEXT = (
+    "To run your own jobs, start `kq broker` in one terminal and `kq worker --verbose` in another."
+)
 _EPILOG = """\b
 Examples:
   kq demo
   kq demo --jobs=1000
-  kq demo --hosts=kafka1:9092      on a real cluster, with a topic of its own that it deletes again
+  kq demo --hosts=kafka1:9092      on your cluster, with a temporary topic
   kq demo --json | jq .rate
 """
 
@@ -55,22 +57,22 @@ Examples:
     default=None,
     metavar="HOST:PORT,...",
     show_default=False,
-    help="Use this cluster instead of a broker of its own.",
+    help="Use this cluster instead of an embedded broker.",
 )
-@option("jobs", type=click.IntRange(min=1), default=200, metavar="JOBS", help="How many jobs.")
+@option("jobs", type=click.IntRange(min=1), default=200, metavar="JOBS", help="Number of jobs.")
 @tls_options
-@option("json", "as_json", is_flag=True, help="The closing table as JSON, for scripts.")
+@option("json", "as_json", is_flag=True, help="Print the final table as JSON, for scripts.")
 def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None:
     """Run a broker, a worker and 200 jobs, some of which raise, hang or kill their own process.
 
-    Callbacks fire on the main thread. Ends with status 1 if a job had no callback, or more than
-    one, or a wrong one.
+    Callbacks run on the main thread. Exits with status 1 if a job had no callback, more than one,
+    or a wrong one.
     """
     silence_clients()
     silence_worker()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
-    )  # it takes its topic along, as at a Ctrl-C
+    )  # SIGTERM deletes the demo's topic, like Ctrl-C
     console = Console(highlight=False, stderr=as_json)
     tally = Tally()
     try:
@@ -92,7 +94,7 @@ def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None
 def _cluster(
     hosts: str | None, tls: Mapping[str, Any], console: Console
 ) -> Iterator[tuple[str, str]]:
-    """Hosts, and a topic of the demo's own there."""
+    """Yield the hosts of a cluster and the name of a temporary topic."""
     topic = f"embedkq-demo-{uuid.uuid4().hex[:8]}"
     if hosts is None:
         from embedkq.broker import EmbeddedBroker
@@ -100,7 +102,8 @@ def _cluster(
         show_broker_messages()
         with EmbeddedBroker() as broker:
             console.print(
-                f"Embedded broker at {broker.hosts}: it lives in memory and ends with the demo."
+                f"Embedded broker at {broker.hosts}. It keeps its data in memory and ends with the"
+                " demo."
             )
             yield broker.hosts, topic
         return
@@ -111,7 +114,7 @@ def _cluster(
     with Inspector(hosts, **connection_options(tls)) as inspector:
         inspector.create_topic(topic, PARTITIONS)
         try:
-            console.print(f"Cluster at {hosts}, topic {topic}: it is deleted at the end.")
+            console.print(f"Cluster at {hosts}, temporary topic {topic}.")
             yield hosts, topic
         finally:
             try:
@@ -119,20 +122,19 @@ def _cluster(
                 if sys.exc_info()[0] is not None:
                     _delete_again(inspector, topic)
             except EmbedkqError as error:
-                console.print(f"Topic {topic} stays: {error}")
+                console.print(f"Could not delete topic {topic}: {error}")
 
 
 def _delete_again(inspector: Inspector, topic: str) -> None:
-    """Where clients were ended in the middle of something, the broker may answer their last
-    question late, and create it once more.
+    """Delete the topic again if it comes back. After clients were interrupted, the broker may
+    answer their last metadata request late and create the topic once more.
 
-    They cannot say that they do not want that: kafka-python 3.0.12 passes
-    `allow_auto_create_topics` over.
+    The clients cannot prevent this: kafka-python 3.0.12 ignores `allow_auto_create_topics`.
     """
     deadline = time.monotonic() + _LATE_SECONDS
     while time.monotonic() < deadline:
         if inspector.describe(topic).topics:
-            with contextlib.suppress(EmbedkqError):  # it is not back, but still on its way out
+            with contextlib.suppress(EmbedkqError):  # the first deletion is still in progress
                 inspector.delete_topic(topic)
         time.sleep(_LOOK_SECONDS)
 
@@ -140,7 +142,7 @@ def _delete_again(inspector: Inspector, topic: str) -> None:
 def _run(
     hosts: str, topic: str, jobs: int, tally: Tally, console: Console, tls: Mapping[str, Any]
 ) -> None:
-    """Enqueue, run, and wait for all callbacks."""
+    """Enqueue jobs, run them, and wait for all callbacks."""
     from embedkq import Queue, Worker
     from embedkq._clients import consumer_options, producer
 
@@ -170,11 +172,11 @@ def _run(
             )
         )
         console.print(f"Enqueued {jobs} jobs, each with a limit of {LIMIT_SECONDS:g} s.")
-        _fire_until_done(worker, tally, console)
+        _run_callbacks_until_done(worker, tally, console)
 
 
-def _fire_until_done(worker: Any, tally: Tally, console: Console) -> None:
-    """Fire callbacks until each job had its own, or nothing came for long."""
+def _run_callbacks_until_done(worker: Any, tally: Tally, console: Console) -> None:
+    """Run callbacks until every job had one, or until none has come for 30 s."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -195,10 +197,10 @@ def _report(tally: Tally, console: Console) -> None:
     table = Table(
         "Jobs that",
         "Enqueued",
-        "Callback told",
+        "Status",
         "With",
         "Times",
-        title="What the callbacks were told",
+        title="What the callbacks received",
         title_justify="left",
     )
     table.columns[1].justify = table.columns[4].justify = "right"
@@ -212,7 +214,7 @@ def _report(tally: Tally, console: Console) -> None:
             style=None if enqueued == right else "bold red",
         )
     table.add_section()
-    table.add_row("in all", str(tally.jobs), "", "", str(tally.fired - tally.wrong))
+    table.add_row("total", str(tally.jobs), "", "", str(tally.fired - tally.wrong))
     console.print("", table)
     if tally.rate is not None:
         hung = sum(enqueued for kind, enqueued, _ in tally.kinds() if kind is HANGING)
@@ -222,12 +224,14 @@ def _report(tally: Tally, console: Console) -> None:
         )
     if tally.well:
         console.print(
-            "Every job had exactly one callback, the right one, on the main thread.", style="green"
+            "Every job had exactly one callback, with the right status and value, on the main"
+            " thread.",
+            style="green",
         )
         return
     console.print(
-        f"Something is wrong: jobs without a callback: {tally.missing}, with more than one:"
-        f" {tally.doubled}, callbacks told something else: {tally.wrong}, on another thread:"
-        f" {tally.elsewhere}, of a job that is not the demo's: {tally.strange}.",
+        f"The demo failed. Jobs without a callback: {tally.missing}; with several:"
+        f" {tally.doubled}; callbacks with a wrong status or value: {tally.wrong}; on another"
+        f" thread: {tally.elsewhere}; for jobs that are not the demo's: {tally.strange}.",
         style="bold red",
     )

@@ -1,5 +1,5 @@
-"""The demo's jobs. A module of their own: children import jobs by name, and never the `__main__` of
-their host."""
+"""The demo's jobs. They are in a separate module because child processes import jobs by name and
+never import the host's `__main__`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 
 def square(number: int) -> int:
-    """A job that does as it should."""
+    """A job that returns a result."""
     return number * number
 
 
@@ -20,7 +20,7 @@ def divide_by_zero(number: int) -> float:
 
 
 def hang(number: int) -> NoReturn:
-    """A job that never ends, in one of three ways: asleep, spinning, and deaf to SIGTERM."""
+    """A job that never ends: it sleeps, spins, or ignores SIGTERM."""
     if number % 3 == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
@@ -29,7 +29,7 @@ def hang(number: int) -> NoReturn:
 
 
 def kill_own_process(number: int) -> None:
-    """A job whose process dies: killed (as when memory runs out), or ended by a library that calls
+    """A job whose process dies: by SIGKILL (as when memory runs out), or because a library calls
     `exit()`."""
     if number % 2:
         os.kill(os.getpid(), signal.SIGKILL)

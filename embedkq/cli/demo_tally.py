@@ -1,4 +1,4 @@
-"""What the demo's callbacks should be told, and what they were told."""
+"""Compares what the demo's callbacks receive with what they should receive."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 from embedkq.cli import demo_jobs
 
 LIMIT_SECONDS = 0.5
-"""Limit of every job of the demo."""
+"""Time limit of each of the demo's jobs."""
 
 
 class Kind(NamedTuple):
-    """One kind of job of the demo.
+    """One kind of job in the demo.
 
     Attributes:
-        name: what the closing table calls it.
-        function: the job.
-        status: what its callback has to be told.
-        outcome: what its callback has to be given, in words.
-        is_right: whether result and exception of its callback are right, for the job's number.
+        name: its name in the final table.
+        function: the function to enqueue.
+        status: the status that its callback should receive.
+        outcome: the result or exception that its callback should receive, in words.
+        is_right: whether its callback received the right result and exception for the job's number.
     """
 
     name: str
@@ -65,19 +65,18 @@ _ROUND = 25
 
 
 def kind_of(number: int) -> Kind:
-    """Which kind job `number` is: of 25 in a row 21 return a result, 2 raise, 1 hangs, 1 kills its
-    process."""
+    """The kind of job `number`. Of 25 consecutive jobs 21 return a result, 2 raise, 1 hangs and 1
+    kills its process."""
     return _BAD_ONES.get(number % _ROUND, GOOD)
 
 
 class Tally:
-    """What came back. Its `callback` is the worker's; all of it belongs to the thread that makes
-    it.
+    """Counts callbacks. Pass its `callback` to the worker. Belongs to the thread that creates it.
 
     Attributes:
         last: `time.monotonic()` of the last callback.
-        elsewhere: callbacks on another thread than that which made the tally.
-        strange: callbacks of jobs that the demo has not enqueued.
+        elsewhere: number of callbacks on another thread.
+        strange: number of callbacks for jobs that the demo did not enqueue.
     """
 
     def __init__(self) -> None:
@@ -91,11 +90,11 @@ class Tally:
         self._right: Counter[Kind] = Counter()
 
     def expect(self, jobs: Sequence[Any]) -> None:
-        """These jobs were enqueued; the first is number 0."""
+        """Register the enqueued jobs, in order."""
         self._numbers = {str(job.id): number for number, job in enumerate(jobs)}
 
     def callback(self, status: str, job: Any, result: Any, exception: Any, traceback: Any) -> None:
-        """Count one callback, and whether it is right."""
+        """Count one callback, and check it."""
         self.last = time.monotonic()
         self._first = self._first or self.last
         self.elsewhere += threading.current_thread() is not self._thread
@@ -109,53 +108,54 @@ class Tally:
 
     @property
     def jobs(self) -> int:
-        """How many were enqueued."""
+        """Number of enqueued jobs."""
         return len(self._numbers)
 
     @property
     def fired(self) -> int:
-        """How many callbacks there were."""
+        """Number of callbacks."""
         return sum(self._callbacks.values())
 
     @property
     def missing(self) -> int:
-        """Jobs without a callback."""
+        """Number of jobs without a callback."""
         return self.jobs - len(self._callbacks)
 
     @property
     def doubled(self) -> int:
-        """Jobs with more than one callback."""
+        """Number of jobs with several callbacks."""
         return sum(1 for count in self._callbacks.values() if count > 1)
 
     @property
     def wrong(self) -> int:
-        """Callbacks that were told something else than they should."""
+        """Number of callbacks with a wrong status or value."""
         return self.fired - sum(self._right.values())
 
     @property
     def well(self) -> bool:
-        """Whether each job had exactly one callback, the right one, on the right thread."""
+        """Whether each job had exactly one callback, with the right status and value, on the right
+        thread."""
         return not (self.missing or self.doubled or self.wrong or self.elsewhere or self.strange)
 
     @property
     def seconds(self) -> float:
-        """From the first callback to the last."""
+        """Seconds between the first and the last callback."""
         return 0.0 if self._first is None else self.last - self._first
 
     @property
     def rate(self) -> float | None:
-        """Jobs a second from the first callback to the last; None with less than two."""
+        """Jobs per second between the first and the last callback; None with fewer than two."""
         return (self.fired - 1) / self.seconds if self.fired > 1 and self.seconds else None
 
     def kinds(self) -> list[tuple[Kind, int, int]]:
-        """Each kind, how many of it were enqueued, and how many callbacks of it were right."""
+        """Each kind with its number of enqueued jobs and its number of right callbacks."""
         return [
             (kind, count, self._right[kind])
             for kind, count in Counter(map(kind_of, self._numbers.values())).items()
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same in dicts, lists, strings and numbers, ready for `json.dumps`."""
+        """The tally as plain data, ready for `json.dumps`."""
         return {
             "well": self.well,
             "jobs": self.jobs,

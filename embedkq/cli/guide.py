@@ -1,4 +1,4 @@
-"""`kq guide`: the documentation of the installed version, in the terminal."""
+"""`kq guide`: shows the documentation of the installed version in the terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _WIDEST = 110
 _START = "index"
 _EPILOG = """\b
 Examples:
-  kq guide                       the list of pages
-  kq guide delivery              one page
-  kq guide --search=watermark    where a word occurs
+  kq guide                       list all pages
+  kq guide delivery              show one page
+  kq guide --search=watermark    find a word
 """
 
 
@@ -34,7 +34,7 @@ Examples:
     help="List the lines of all pages that contain this word.",
 )
 def guide(page: str, search: str | None) -> None:
-    """Show a page of the guide, or the list of pages. In a terminal with a pager."""
+    """Show a page of the guide, or list all pages. A terminal uses a pager."""
     pages = pages_by_name()
     if search is not None:
         found = _found(pages, search)

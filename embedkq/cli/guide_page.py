@@ -1,5 +1,5 @@
-"""A page of the guide for the terminal: the part of reStructuredText that the guide uses, as
-renderables of rich. Pure."""
+"""Renders a page of the guide for the terminal with rich. Supports the part of reStructuredText
+that the guide uses. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INDENT = 4
 
 
 def rendered(text: str) -> Iterator[RenderableType]:
-    """The blocks of a page, with an empty line where the page has one."""
+    """Render the blocks of a page, with the page's empty lines."""
     for block in _blocks(text.splitlines()):
         yield from _rendered(block)
         if not block[-1]:
@@ -29,8 +29,8 @@ def rendered(text: str) -> Iterator[RenderableType]:
 
 
 def inline(text: str) -> Text:
-    """A paragraph with its markup shown as style; a link to a page is followed by the command that
-    shows that page."""
+    """A paragraph with its markup as style. After a link to a page comes the command that shows the
+    page."""
     shown, position = Text(), 0
     text = " ".join(text.split())
     for found in _INLINE.finditer(text):
@@ -50,8 +50,7 @@ def _place(target: str) -> str:
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Groups of lines that belong together: a heading, a paragraph with what is indented below it,
-    an item."""
+    """Split lines into blocks: a heading, a paragraph with its indented lines, a list item."""
     block: list[str] = []
     for number, line in enumerate(lines):
         is_text = bool(line) and not line.startswith(" ")
@@ -83,7 +82,7 @@ def _rendered(block: list[str]) -> Iterator[RenderableType]:
         row = Table.grid(padding=(0, 1))
         row.add_row(item[0].strip(), inline(" ".join([first[item.end() :], *block[1:]])))
         yield row
-    elif len(block) > 1 and block[1].startswith(" "):  # a term and what it means
+    elif len(block) > 1 and block[1].startswith(" "):  # a term and its definition
         yield inline(first)
         yield Padding(inline(indented), (0, 0, 0, _INDENT))
     else:

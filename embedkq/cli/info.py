@@ -1,4 +1,4 @@
-"""`kq info`: what the cluster holds, and how far the workers are."""
+"""`kq info`: shows topics, offsets, lag and members of a cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Examples:
   kq info
   kq info --topic=images --watch
   kq info --json | jq .lag
-  kq info --json --watch --interval=10     one line of JSON every ten seconds
+  kq info --json --watch --interval=10     a line of JSON every ten seconds
 """
 
 
@@ -47,15 +47,15 @@ Examples:
 @option("topic", default=None, help="Only this topic.", show_default=False)
 @option("group", default=None, help="Only this consumer group.", show_default=False)
 @tls_options
-@option("watch", is_flag=True, help="Stay, and show it anew again and again. Ctrl-C ends it.")
+@option("watch", is_flag=True, help="Refresh until you press Ctrl-C.")
 @option(
     "interval",
     type=click.FloatRange(min=0.1),
     default=2.0,
     metavar="SECONDS",
-    help="With --watch: how often.",
+    help="Refresh interval of --watch.",
 )
-@option("json", "as_json", is_flag=True, help="JSON, for scripts.")
+@option("json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def info(
     hosts: str,
     topic: str | None,
@@ -65,10 +65,10 @@ def info(
     as_json: bool,
     **tls: str | None,
 ) -> None:
-    """Show topics, offsets, lag and who owns what.
+    """Show topics, offsets, lag, and which worker owns which partition.
 
-    Lag is how many records a consumer group has still to do; a group without committed offset has
-    all of them to do.
+    Lag is the number of records that a consumer group has not done. A group without a committed
+    offset has done none.
     """
     silence_clients()
     from embedkq import _options
@@ -98,7 +98,7 @@ def _show_once(
 
 
 def show(found: Info, as_json: bool) -> None:
-    """Print what was found, as tables or as JSON."""
+    """Print the result as tables or as JSON."""
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -115,7 +115,7 @@ def _watch(
 ) -> None:
     from embedkq._clients.admin import Inspector
 
-    # A cluster that is not there at all is an error; one that goes is not.
+    # A cluster that does not answer at first is an error. One that goes away later is not.
     with contextlib.suppress(KeyboardInterrupt), Inspector(hosts, **connection) as inspector:
         if as_json:
             _watch_as_json(inspector, topic, group, interval)
@@ -152,7 +152,7 @@ def _view_now(inspector: Inspector, topic: str | None, group: str | None) -> Ren
 
 def _view(found: Info) -> RenderableType:
     if not found.partitions and not found.groups:
-        return Text(f"No topics at {found.hosts} yet: the first job makes one.")
+        return Text(f"No topics at {found.hosts} yet: the first job creates one.")
     return Group(_partitions_table(found), Text(), _members_table(found))
 
 
@@ -173,7 +173,7 @@ def _partitions_table(found: Info) -> Table:
             table.add_row(*names, *map(_shown, figures), _shown(row.owner and _short(row.owner)))
         if group is not None and len(rows) > 1:
             table.add_row(
-                "", "", *[""] * 4, f"[bold]{sum(row.lag or 0 for row in rows)}[/]", "[dim]in all[/]"
+                "", "", *[""] * 4, f"[bold]{sum(row.lag or 0 for row in rows)}[/]", "[dim]total[/]"
             )
         table.add_section()
     return table
@@ -212,8 +212,8 @@ def _owned(partitions: tuple[tuple[str, int], ...]) -> str:
 
 
 def _shown(value: object) -> Text:
-    """A cell; what it shows may be of others, so that nothing of it is markup, or steers the
-    terminal."""
+    """A table cell. Others may have written the value, so it is not parsed as markup and control
+    characters are escaped."""
     return Text("-" if value is None or value == "" else one_line(str(value)))
 
 

@@ -1,5 +1,5 @@
-"""`kq rewind` and `kq purge`: an operator's way back after a bad deploy, and past jobs that are not
-to run."""
+"""`kq rewind` and `kq purge`: run jobs again after a bad deploy, or skip jobs that should not
+run."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])").fullmatch
 _REWIND_EPILOG = """\b
 Examples:
-  kq rewind --topic=images --to-time=2h                  the last two hours once more
-  kq rewind --topic=images --to-time=2026-11-26T08:00    since eight, this machine's time
+  kq rewind --topic=images --to-time=2h                  run the last two hours again
+  kq rewind --topic=images --to-time=2026-11-26T08:00    since eight, in local time
   kq rewind --topic=images --to-offset=1200 --partition=3
   kq rewind --topic=images --to-start --group=mail --yes
 
 \b
-Stop the group's workers first. Jobs that were done since run once more, and so
-do their callbacks. A partition that is there already, or before, stays.
+Stop the group's workers first. Jobs that were done since then run again, and
+so do their callbacks. A partition that is already at or before the target stays.
 """
 _PURGE_EPILOG = """\b
 Examples:
-  kq purge --topic=images                   pass over all that waits now
-  kq purge --topic=images --before=1d       only what was enqueued more than a day ago
+  kq purge --topic=images                   skip all waiting jobs
+  kq purge --topic=images --before=1d       skip jobs older than a day
   kq purge --topic=images --dry-run --json
 
 \b
 Stop the group's workers first. The records stay in Kafka as long as it keeps
-them: `kq rewind` brings the jobs back, and other groups run them.
+them: `kq rewind` brings the jobs back, and other groups still run them.
 """
 
 
 class _Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """A time, "2026-11-26T08:00" (local, unless it says its zone), or how long ago, "90s", "2h"; as
-    Unix milliseconds."""
+    """A time such as "2026-11-26T08:00" (local, unless it has a zone), or an age such as "90s" or
+    "2h"; converted to Unix milliseconds."""
 
     name = "time"
 
@@ -83,9 +83,9 @@ _MOMENT = _Moment()
 
 def _shared_options(command: F) -> F:
     adding = (
-        option("json", "as_json", is_flag=True, help="JSON, for scripts."),
-        option("yes", is_flag=True, help="Do not ask."),
-        option("dry-run", is_flag=True, help="Only show what would be done."),
+        option("json", "as_json", is_flag=True, help="Print JSON, for scripts."),
+        option("yes", is_flag=True, help="Do not ask for confirmation."),
+        option("dry-run", is_flag=True, help="Only show what would change."),
         tls_options,
         option(
             "partition",
@@ -94,7 +94,7 @@ def _shared_options(command: F) -> F:
             type=click.IntRange(min=0),
             metavar="NUMBER",
             show_default=False,
-            help="Only this partition; may be given several times.",
+            help="Only this partition. Repeat the option for several partitions.",
         ),
         option(
             "group", default=None, help="Consumer group.  [default: the topic]", show_default=False
@@ -109,14 +109,14 @@ def _shared_options(command: F) -> F:
 
 @click.command(epilog=_REWIND_EPILOG)
 @_shared_options
-@option("to-start", is_flag=True, help="To the oldest record that Kafka keeps.")
+@option("to-start", is_flag=True, help="Move to the oldest record that Kafka keeps.")
 @option(
     "to-offset",
     type=click.IntRange(min=0),
     default=None,
     metavar="OFFSET",
     show_default=False,
-    help="To this offset.",
+    help="Move to this offset.",
 )
 @option(
     "to-time",
@@ -124,16 +124,16 @@ def _shared_options(command: F) -> F:
     default=None,
     metavar="TIME|AGE",
     show_default=False,
-    help="To what was enqueued then or later.",
+    help="Move to the first job enqueued at this time or later.",
 )
 def rewind(to_start: bool, to_offset: int | None, to_time: int | None, **how: Any) -> None:
-    """Run jobs once more: move a consumer group back to a time, an offset or the start.
+    """Run jobs again: move a consumer group back to a time, an offset or the start.
 
-    Shows what it will do, and asks. Refused while the group has members.
+    Shows the changes and asks for confirmation. Refused while the group has members.
     """
     if (to_start, to_offset is not None, to_time is not None).count(True) != 1:
-        raise Refused("where to? Give one of --to-time, --to-offset and --to-start")
-    _move(lambda offsets: offsets.rewind(offset=to_offset, time=to_time), "run once more", **how)
+        raise Refused("no target: use one of --to-time, --to-offset and --to-start")
+    _move(lambda offsets: offsets.rewind(offset=to_offset, time=to_time), "run again", **how)
 
 
 @click.command(epilog=_PURGE_EPILOG)
@@ -144,12 +144,12 @@ def rewind(to_start: bool, to_offset: int | None, to_time: int | None, **how: An
     default=None,
     metavar="TIME|AGE",
     show_default=False,
-    help="Only what was enqueued earlier.",
+    help="Only jobs enqueued before this time.",
 )
 def purge(before: int | None, **how: Any) -> None:
-    """Pass over jobs that wait: a consumer group will not run them.
+    """Skip waiting jobs: a consumer group will not run them.
 
-    Shows what it will do, and asks. Refused while the group has members.
+    Shows the changes and asks for confirmation. Refused while the group has members.
     """
     _move(lambda offsets: offsets.purge(before=before), "not be run", **how)
 
@@ -170,11 +170,11 @@ def _move(
     with _opened(hosts, topic, group, partitions, tls) as offsets:
         moves = plan(offsets)
         records = sum(move.records for move in moves)
-        told = f"Records of {topic} that will {effect} by group {offsets.group}: {records}."
+        summary = f"Records of {topic} that will {effect} by group {offsets.group}: {records}."
         if not as_json:
-            _show(moves, told)
+            _show(moves, summary)
         if moves and not dry_run:
-            _ask(told, yes)
+            _ask(summary, yes)
             offsets.commit(moves)
         done = bool(moves) and not dry_run
         if as_json:
@@ -213,7 +213,7 @@ def _opened(
         yield offsets
 
 
-def _show(moves: Sequence[Move], told: str) -> None:
+def _show(moves: Sequence[Move], summary: str) -> None:
     if moves:
         table = Table()
         for name in ("Partition", "Committed", "Will be", "Records"):
@@ -226,12 +226,12 @@ def _show(moves: Sequence[Move], told: str) -> None:
                 str(move.records),
             )
         table_console().print(table)
-    click.echo(told if moves else "Nothing to do.", err=True)
+    click.echo(summary if moves else "Nothing to do.", err=True)
 
 
-def _ask(told: str, yes: bool) -> None:
+def _ask(summary: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Refused(f"{told} Nobody is there to ask: give --yes")
-    click.confirm("Go on?", abort=True, err=True)
+        raise Refused(f"{summary} There is no terminal to ask for confirmation: use --yes")
+    click.confirm("Continue?", abort=True, err=True)

@@ -1,4 +1,4 @@
-"""Finds the exceptions that `--retry-on` names."""
+"""Imports the exceptions that `--retry-on` names."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 
 from embedkq._importing import ImportFailed, import_by
 
-_CURE = "Give the dotted name of an exception class, such as OSError or requests.exceptions.Timeout"
+_CURE = "Use the dotted name of an exception class, such as OSError or requests.exceptions.Timeout"
 _ALIKE = 0.8
 
 
 def exceptions_named(names: Sequence[str]) -> list[type[BaseException]] | None:
-    """The classes of these dotted names; None for no names, after which `Worker` takes all.
+    """The classes with these dotted names; None without names, which means all exceptions to
+    `Worker`.
 
-    They are imported: a name that stands for nothing is told before the worker starts, and one that
-    a class only is imported under (`requests.ConnectionError`) means the same as its own.
+    The classes are imported. So an unknown name is reported before the worker starts, and an alias
+    such as `requests.ConnectionError` works like the class's own name.
 
     Raises:
-        ValueError: a name is none, its import fails, or there is no exception class of that name.
+        ValueError: a name is invalid, its import fails, or it is not an exception class.
     """
     return [_exception(name) for name in names] or None
 
 
 def _exception(name: str) -> type[BaseException]:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"--retry-on={name!r} is no dotted name. {_CURE}")
+        raise ValueError(f"--retry-on={name!r} is not a dotted name. {_CURE}")
     found = _find(name)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
-        raise ValueError(f"--retry-on={name!r} is no exception class, but {found!r}. {_CURE}")
+        raise ValueError(f"--retry-on={name!r} is not an exception class but {found!r}. {_CURE}")
     return found
 
 
@@ -46,7 +47,7 @@ def _find(name: str) -> Any:
             cause = error.__cause__
             if isinstance(cause, ModuleNotFoundError) and f"{dotted}.".startswith(f"{cause.name}."):
                 raise ValueError(
-                    f"--retry-on={name!r}: {_lack(found, parts[:count])} {_CURE}"
+                    f"--retry-on={name!r}: {_missing(found, parts[:count])} {_CURE}"
                 ) from None
             raise ValueError(f"--retry-on={name!r}: {error}") from None
     return found
@@ -56,9 +57,9 @@ def _step(found: Any, part: str, dotted: str) -> Any:
     return getattr(found, part) if hasattr(found, part) else importlib.import_module(dotted)
 
 
-def _lack(found: Any, parts: list[str]) -> str:
+def _missing(found: Any, parts: list[str]) -> str:
     if found is None:
-        return f"there is no module {parts[0]!r}."
+        return f"no module {parts[0]!r}."
     close = difflib.get_close_matches(parts[-1], dir(found), 1, _ALIKE)
     return f"{'.'.join(parts[:-1])!r} has no {parts[-1]!r}" + (
         f"; did you mean {close[0]!r}?" if close else "."

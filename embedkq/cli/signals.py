@@ -1,5 +1,5 @@
-"""Stops a foreground worker on SIGINT and SIGTERM: the first one finishes what runs, a second one
-or a time limit kills it."""
+"""Stops a foreground worker on SIGINT and SIGTERM. The first signal lets running jobs finish; a
+second signal or a time limit kills them."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ logger = SafeLogger("embedkq.cli")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO_SECONDS = 1.0
-"""A signal so soon after the first is an echo of it (make and docker pass a Ctrl-C on a second
-time) and does not count."""
+"""A signal that follows the first one within this time does not count: make and docker forward a
+Ctrl-C a second time."""
 _TICK_SECONDS = 0.1
 _CALLBACK_SECONDS = 4.0
-"""How long a callback that runs may go on once jobs were killed. With the 25 s that these get at
-first it ends before the 30 s after which Kubernetes and systemd lose patience."""
+"""How long a running callback may continue after jobs are killed. Together with the default
+stop_timeout of 25 s this stays below the 30 s after which Kubernetes and systemd kill the
+process."""
 
 
 class Stoppable(Protocol):
-    """What a `Worker` is to this module."""
+    """The part of a `Worker` that this module uses."""
 
     def request_stop(self, now: bool = ...) -> None:
-        """Finish what runs and stop, or with `now` kill it and stop."""
+        """Stop after running jobs finish, or kill them and stop (`now`)."""
 
 
 class SignalStop:
-    """While entered, signals stop the worker; the handlers that were there before come back at the
-    end. Main thread.
+    """Inside the block, signals stop the worker. The previous handlers are restored at the end.
+    Main thread.
 
-    Python's handlers do nothing but exist: the signal's number arrives through the wakeup
-    descriptor at a thread that acts on it. So a signal is heeded also while a callback is stuck in
-    C code, and logs without the danger that a handler which interrupts a log call brings.
+    The signal handlers do nothing. Python writes the signal's number to the wakeup descriptor, and
+    a thread reads it and acts. So a signal takes effect even while a callback is stuck in C code,
+    and logging is safe: a handler could interrupt a log call.
 
     Args:
-        worker: to be stopped.
-        stop_timeout: seconds after the first signal when jobs that still run are killed; None for
-            never.
+        worker: the worker to stop.
+        stop_timeout: seconds after the first signal until running jobs are killed; None for never.
 
     Attributes:
-        killed_by: number of the second signal, which killed what ran; None if there was none.
+        killed_by: number of the second signal, which killed running jobs; None if there was none.
     """
 
     def __init__(self, worker: Stoppable, stop_timeout: float | None = None) -> None:
@@ -55,7 +55,7 @@ class SignalStop:
         self._worker = worker
         self._stop_timeout = math.inf if stop_timeout is None else stop_timeout
         self._first: float | None = None
-        self._told = False
+        self._has_warned = False
         self._killed_at: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="embedkq-signals", daemon=True)
@@ -94,27 +94,27 @@ class SignalStop:
                 numbers = b""
             for number in numbers:
                 if number in SIGNALS:
-                    self._heed(number)
-            self._insist()
+                    self._on_signal(number)
+            self._follow_up()
 
-    def _heed(self, number: int) -> None:
+    def _on_signal(self, number: int) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = now
             self._worker.request_stop()
         elif self.killed_by is not None:
-            os._exit(128 + number)  # a third one: somebody is not willing to wait for anything
+            os._exit(128 + number)  # a third signal: exit without waiting
         elif now - self._first >= ECHO_SECONDS:
             self.killed_by = number
-            self._kill(now, "Killing what runs: it is not done and will run again.")
+            self._kill(now, "Killing running jobs: they are not done and will run again.")
 
-    def _kill(self, now: float, told: str, *args: object) -> None:
+    def _kill(self, now: float, message: str, *args: object) -> None:
         self._killed_at = now
-        logger.warning(told, *args)
+        logger.warning(message, *args)
         self._worker.request_stop(now=True)
 
-    def _insist(self) -> None:
-        """What time brings about; asking again also reaches a worker that was not started yet at
+    def _follow_up(self) -> None:
+        """Enforce the time limits. Request the stop again, in case the worker had not started at
         the first signal."""
         if self._first is None:
             return
@@ -122,20 +122,21 @@ class SignalStop:
         self._worker.request_stop(now=self._killed_at is not None)
         if self._killed_at is not None:
             if now - self._killed_at >= _CALLBACK_SECONDS:
-                logger.error("A callback does not end: leaving without it.")
+                logger.error("A callback does not return: exiting without it.")
                 os._exit(1 if self.killed_by is None else 128 + self.killed_by)
         elif now - self._first >= self._stop_timeout:
-            told = (
-                "Killing what still runs %g s after the signal (stop_timeout): it is not done and"
-                " will run again."
+            message = (
+                "Killing jobs that still run %g s after the signal (stop_timeout): they are not"
+                " done and will run again."
             )
-            self._kill(now, told, self._stop_timeout)
-        elif not self._told and now - self._first >= ECHO_SECONDS:
-            self._told = True
+            self._kill(now, message, self._stop_timeout)
+        elif not self._has_warned and now - self._first >= ECHO_SECONDS:
+            self._has_warned = True
             logger.warning(
-                "Waiting for what runs to finish. Press Ctrl-C again (or send SIGTERM) to kill it."
+                "Waiting for running jobs to finish. Press Ctrl-C again (or send SIGTERM) to kill"
+                " them."
             )
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """A handler has to be there for the wakeup descriptor to be written to."""
+    """Without a handler, Python does not write to the wakeup descriptor."""
