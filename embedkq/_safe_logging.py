@@ -1,14 +1,14 @@
-"""Logging, and texts of objects, that cannot harm the thread that asks for them. Any thread, also a
-child's.
+"""Logging and conversion to text that never raise. Any thread; host and child.
 
 A log call runs code of the application: logger class, record factory, filters, handlers,
-formatters, `__str__` and `__repr__` of what is logged. Whatever these raise ends here, and the line
-goes to stderr instead. So embedkq logs through `SafeLogger` only, and makes texts of objects that
-are not its own with `safe_str` and `safe_repr` only; tests/test_architecture.py holds both.
+formatters, and `__str__` and `__repr__` of logged objects. If any of these raises, the exception is
+caught here and the line goes to stderr. So embedkq logs only through `SafeLogger`, and converts
+foreign objects to text only with `safe_str` and `safe_repr`. tests/test_architecture.py enforces
+both.
 
-What a signal handler raises on the main thread (KeyboardInterrupt of Ctrl-C, `sys.exit()` in a
-handler for SIGTERM) may come out of any line, a log call too. It is meant for the application and
-passes through.
+An exception from a signal handler on the main thread (KeyboardInterrupt of Ctrl-C, `sys.exit()` in
+a handler for SIGTERM) can surface in any line, also in a log call. It is meant for the application,
+so it is raised.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _explain_at = 0.0
 
 
 class SafeLogger:
-    """The logger of a name, whose methods never raise; the line is written to stderr if the
-    application's logging does.
+    """A logger whose methods never raise. If the application's logging raises, the line goes to
+    stderr.
 
     Args:
-        name: such as "embedkq.worker".
+        name: the logger's name, such as "embedkq.worker".
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         try:
             self._logger = logging.getLogger(name)
-        except Exception:  # noqa: BLE001  (a class given to logging.setLoggerClass)
+        except Exception:  # noqa: BLE001  (a class passed to logging.setLoggerClass)
             self._logger = _logger_below(name, logging.getLogger())
 
     def is_enabled_for(self, level: int) -> bool:
-        """Whether lines of this level are wanted."""
+        """Whether the logger emits lines of this level."""
         try:
             return self._enabled_logger(level) is not None
         except BaseException as error:  # noqa: BLE001  (the application's logger class)
@@ -60,7 +60,7 @@ class SafeLogger:
             return level >= WARNING
 
     def debug(self, message: str, *args: Any, **how: Any) -> None:
-        """Log at DEBUG; `args`, `exc_info` and `extra` as in `logging`."""
+        """Log at DEBUG. `args`, `exc_info` and `extra` as in `logging`."""
         self._log(DEBUG, message, args, **how)
 
     def info(self, message: str, *args: Any, **how: Any) -> None:
@@ -101,9 +101,9 @@ class SafeLogger:
     def _enabled_logger(self, level: int) -> logging.Logger | None:
         logger = self._logger
         if logger.disabled:
-            # logging.config.dictConfig and fileConfig do so, by default, with each logger that was
-            # there before and that they do not name: hardly ever on purpose. Its lines go where
-            # those of the nearest logger above it go.
+            # By default, logging.config.dictConfig and fileConfig disable every existing logger
+            # that they do not name, which is hardly ever intended. The nearest enabled parent
+            # logger takes over.
             above = logger.parent
             while above is not None and above.disabled:
                 above = above.parent
@@ -112,10 +112,10 @@ class SafeLogger:
 
 
 def handle(record: logging.LogRecord) -> None:
-    """Hand a record that was made elsewhere to the logger of its name; raises nothing.
+    """Pass a record from another process to the logger with its name. Never raises.
 
-    A logger is for ever: one for each name that jobs make up would fill the host's memory. What has
-    none of its own is handled by the nearest one above it, as it would be anyway.
+    Loggers are never freed, so a new one for each name that jobs use would fill the host's memory.
+    A record whose logger does not exist goes to the nearest parent, where it would end up anyway.
     """
     try:
         logger, name, known = logging.getLogger(), record.name, logging.Logger.manager.loggerDict
@@ -133,7 +133,7 @@ def handle(record: logging.LogRecord) -> None:
 
 
 def levels() -> dict[str, int]:
-    """The levels that this process's loggers have now, by name; "" for the root."""
+    """The present levels of this process's loggers, by name; "" is the root logger."""
     found = {"": logging.getLogger().level}
     for name, known in list(logging.Logger.manager.loggerDict.items()):
         if isinstance(known, logging.Logger) and known.level != logging.NOTSET:
@@ -142,7 +142,7 @@ def levels() -> dict[str, int]:
 
 
 def safe_repr(value: object) -> str:
-    """`repr(value)`, at most 16 KiB of it; where that raises, a text that names the type."""
+    """The first 16 KiB of `repr(value)`. If that raises, a text that names the type."""
     try:
         return _bounded(repr(value))
     except BaseException as error:  # noqa: BLE001  (the value's own code)
@@ -151,7 +151,7 @@ def safe_repr(value: object) -> str:
 
 
 def safe_str(value: object) -> str:
-    """`str(value)`, at most 16 KiB of it; where that raises, a text that names the type."""
+    """The first 16 KiB of `str(value)`. If that raises, a text that names the type."""
     try:
         return _bounded(str(value))
     except BaseException as error:  # noqa: BLE001  (the value's own code)
@@ -160,19 +160,19 @@ def safe_str(value: object) -> str:
 
 
 def raise_signal(error: BaseException) -> None:
-    """Raise an exception that was caught if a signal handler may have raised it: it is not the
-    answer of the code that was called.
+    """Raise a caught exception again if a signal handler may have raised it. Such an exception does
+    not come from the code that was called.
 
-    Signal handlers run on the main thread only: Python's own for SIGINT raises KeyboardInterrupt,
-    the application's may raise anything.
+    Signal handlers run only on the main thread. Python's handler for SIGINT raises
+    KeyboardInterrupt; the application's handlers may raise anything.
     """
     if threading.current_thread() is threading.main_thread() and (
-        isinstance(error, KeyboardInterrupt) or _came_out_of_handler(error)
+        isinstance(error, KeyboardInterrupt) or _is_from_handler(error)
     ):
         raise error
 
 
-def _came_out_of_handler(error: BaseException) -> bool:
+def _is_from_handler(error: BaseException) -> bool:
     codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
     return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
@@ -180,12 +180,13 @@ def _came_out_of_handler(error: BaseException) -> bool:
 def _code_of(handler: Any) -> Any:
     while isinstance(handler, partial):
         handler = handler.func
-    call = getattr(type(handler), "__call__", None)  # noqa: B004  (wanted for its code)
+    call = getattr(type(handler), "__call__", None)  # noqa: B004  (used for its code)
     return getattr(handler, "__code__", None) or getattr(call, "__code__", None)
 
 
 def _loggable(arg: object) -> object:
-    """What a handler may make a text of: it cannot raise, and steers no terminal."""
+    """A log argument that a handler can convert to text without an exception and without control
+    characters."""
     return (
         escaped(arg)
         if isinstance(arg, str)
@@ -196,7 +197,7 @@ def _loggable(arg: object) -> object:
 
 
 class _Text:
-    """Something that is logged, whose text is made when a handler asks for it."""
+    """A logged object. It is converted to text only when a handler asks for it."""
 
     __slots__ = ("_value",)
 
@@ -211,7 +212,7 @@ class _Text:
 
 
 def _logger_below(name: str, above: logging.Logger | None) -> logging.Logger:
-    """A logger that `logging` does not know of: not one of its own, so nothing can be set on it."""
+    """A logger that is not registered with `logging`, so that nobody can configure it."""
     logger = logging.Logger(name)
     logger.parent = above
     return logger
@@ -227,7 +228,8 @@ def _formatted(message: str, args: tuple[Any, ...]) -> str:
 def _write_instead(
     level: int, name: str, text: str, exc_info: BaseException | None, reason: BaseException
 ) -> None:
-    """Write what could not be logged to stderr: WARNING and above, and now and then why."""
+    """Write a line that could not be logged to stderr, at WARNING and above. Once a minute, add the
+    reason."""
     global _explain_at
     try:
         lines = []
@@ -240,13 +242,13 @@ def _write_instead(
         if time.monotonic() >= _explain_at:
             _explain_at = time.monotonic() + _EXPLAIN_SECONDS
             lines.append(
-                f"[ERROR] {name}: this process's logging raises, so embedkq writes to stderr what"
-                " it has to warn of. It raised:\n"
+                f"[ERROR] {name}: this process's logging raises exceptions, so embedkq writes"
+                " warnings to stderr. The exception:\n"
             )
             lines += traceback.format_exception(type(reason), reason, reason.__traceback__)
         if lines and sys.stderr is not None:
             sys.stderr.write("".join(lines))
-    except BaseException as error:  # noqa: BLE001  (stderr may be the application's own object, and broken too)
+    except BaseException as error:  # noqa: BLE001  (stderr may be the application's own broken object)
         raise_signal(error)
 
 

@@ -1,10 +1,11 @@
-"""Function calls, results and exceptions to bytes and back. Any thread; host and child.
+"""Encodes function calls, results and exceptions as bytes, and decodes them. Any thread; host and
+child.
 
-What can be found by name elsewhere is pickled by name, with the C pickler. Functions and classes of
-the host's `__main__` travel by value instead (`by_value`), since a child does not import
-`__main__`; where the bytes come back to a process whose own `__main__` has the same thing under
-that name, they give that very object, so that `job.func is f` and `isinstance(result, Point)` hold
-in the host.
+Objects that another process can import are pickled by name, with the C pickler. Functions and
+classes of the host's `__main__` travel by value (`_by_value`), because a child does not import
+`__main__`. If such bytes return to a process whose `__main__` has the same object under that name,
+they decode to that object, so that `job.func is f` and `isinstance(result, Point)` hold in the
+host.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from embedkq._by_value.importable import can_be_imported
 from embedkq._by_value.rebuild import _fill, _new_enum, _new_function, fingerprint, own_or_rebuilt
 from embedkq.errors import DecodeError, EncodeError
 
-# Payloads know the functions of `rebuild` as this module's.
+# Payloads refer to the functions of `rebuild` by this module's name.
 __all__ = [
     "_fill",
     "_new_enum",
@@ -39,7 +40,7 @@ _CURE_OF_FUNCTION = (
     "Create it inside the function, or move the function into a module that child processes can"
     " import"
 )
-_CURE_OF_ARGUMENT = "Pass what it is made from, and make it in the job"
+_CURE_OF_ARGUMENT = "Pass the values that it is made from, and create it in the job"
 
 
 # Calls.
@@ -48,12 +49,12 @@ _CURE_OF_ARGUMENT = "Pass what it is made from, and make it in the job"
 def encode_call(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bytes:
-    """The call as bytes. What travels by value is unpickled once, as a child will, so that no job
-    is accepted that no child can load.
+    """Encode a call. Payloads by value are unpickled once, as a child would, so that no job is
+    accepted that no child can load.
 
     Raises:
-        EncodeError: the function or an argument cannot be pickled, or not be rebuilt in a child;
-            the message names which.
+        EncodeError: the function or an argument cannot be pickled, or cannot be rebuilt in a child.
+            The message names it.
     """
     try:
         return _encode_checked(
@@ -67,10 +68,11 @@ def encode_call(
 def decode_call(
     payload: bytes | memoryview,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The function, its arguments and keyword arguments. Runs code that the payload names.
+    """Decode a call into the function, its arguments and its keyword arguments. Runs code that the
+    payload names.
 
     Raises:
-        DecodeError: the payload cannot be unpickled, or is no call; `__cause__` tells why.
+        DecodeError: the payload cannot be unpickled, or is not a call; `__cause__` has the reason.
     """
     try:
         call = decode_object(payload)
@@ -79,31 +81,31 @@ def decode_call(
             f"the payload cannot be unpickled: {type(error).__name__}: {error}"
         ) from error
     if type(call) is not tuple or len(call) != 3:
-        raise DecodeError(f"the payload is no function call but {type(call).__name__}")
+        raise DecodeError(f"the payload is not a function call but {type(call).__name__}")
     func, args, kwargs = call
     if not (callable(func) and isinstance(args, tuple) and isinstance(kwargs, dict)):
         raise DecodeError(
-            f"the payload is no function call but {type(func).__name__}, {type(args).__name__},"
+            f"the payload is not a function call but {type(func).__name__}, {type(args).__name__},"
             f" {type(kwargs).__name__}"
         )
     return func, args, kwargs
 
 
 def is_pickle(payload: bytes | memoryview) -> bool:
-    """Whether the payload is a whole pickle, whether or not what it names can be found here. Runs
-    none of its code.
+    """Whether the payload is a complete pickle, even if this process lacks what it names. Runs none
+    of its code.
 
-    Of a payload above 1 MiB only the end is checked.
+    For payloads above 1 MiB only the end is checked.
     """
     if payload[-1:] != pickle.STOP:
         return False
     if len(payload) > _MOST_LOOKED_AT:
         return True
-    import pickletools  # here, since hardly any process needs it
+    import pickletools  # here, because hardly any process needs it
 
     try:
         *_, (last, _, place) = pickletools.genops(bytes(payload))
-    except Exception:  # noqa: BLE001  (whatever it is, it is no pickle)
+    except Exception:  # noqa: BLE001  (anything that raises is not a pickle)
         return False
     return last.name == "STOP" and place == len(payload) - 1
 
@@ -114,12 +116,12 @@ def _encode_checked(value: Any, by_value: bool = False) -> bytes:
         return data
     try:
         return _encode_by_value(value, with_notes=True)
-    except Exception:  # noqa: BLE001  (a function does without annotations, and the second attempt says what else is wrong)
+    except Exception:  # noqa: BLE001  (a function works without annotations; the second attempt raises any other error)
         return _encode_by_value(value, with_notes=False)
 
 
 def _encode_by_value(value: Any, with_notes: bool) -> bytes:
-    from embedkq._by_value import pickler  # here, since most processes never need it, nor dill
+    from embedkq._by_value import pickler  # here, because most processes need neither it nor dill
 
     data = pickler.dumps(value, with_notes)
     try:
@@ -160,7 +162,7 @@ def name_of(func: Any) -> str:
 
 
 def encode_object(value: Any) -> bytes:
-    """Any object as bytes; raises whatever pickling it raises."""
+    """Encode any object. Raises whatever pickling raises."""
     data = _encode_by_name(value)
     if data is not None:
         return data
@@ -172,13 +174,13 @@ def encode_object(value: Any) -> bytes:
 def _encode_by_name(value: Any) -> bytes | None:
     try:
         data = pickle.dumps(value, _PROTOCOL)
-    except Exception:  # noqa: BLE001  (what cannot be taken by value either says why)
+    except Exception:  # noqa: BLE001  (pickling by value raises if that fails too)
         return None
-    # A name in __main__ means nothing to a child. (A string that merely says so takes the longer
-    # way unharmed.)
+    # A child does not know names in __main__. (A string that only contains "__main__" takes the
+    # slower path and is encoded correctly.)
     return None if _MAIN in data else data
 
 
 def decode_object(payload: bytes | memoryview) -> Any:
-    """The object; raises whatever unpickling it raises, and runs code that the payload names."""
+    """Decode an object. Raises whatever unpickling raises, and runs code that the payload names."""
     return pickle.loads(payload)

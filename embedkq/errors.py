@@ -1,34 +1,34 @@
-"""Every exception that embedkq raises or hands to a callback.
+"""Every exception that embedkq raises or passes to a callback.
 
 ::
 
     EmbedkqError
-    ├── BrokerUnavailable (ConnectionError)  hosts do not answer, or not in time
-    ├── BrokerRefused                        the broker answers, and does not allow it
-    ├── EnqueueFailed                        enqueue_many: some jobs were not acknowledged
-    ├── QueueIncomplete                      unpickled, without its secret or options
-    ├── EncodeError (ValueError)             a function or an argument cannot be pickled
-    ├── DecodeError (ValueError)             bytes that are no call and no outcome
-    ├── JobTooLarge (ValueError)             larger than job_size, or than the broker takes
-    ├── RecordRefused                        a record that may not run here; only logged
-    │   ├── SignatureRefused                 not signed, altered, moved, too old
-    │   │   └── SecretUnknown                signed with a secret that is unknown here
-    │   ├── OtherGroup                       put back for another consumer group
-    │   ├── FunctionRefused                  a function that `allow` does not name
-    │   └── LetterRefused                    a dead letter that may not be put back
-    ├── WorkerError                          (RuntimeError)
-    │   ├── WrongThread                      an owner's method called on another thread
-    │   ├── InsideCallback                   an owner's method called from within a callback
-    │   ├── WorkerFailed                     the worker ended by itself; __cause__ tells why
-    │   ├── ChildStartFailed                 child processes cannot start
-    │   └── Closed                           a mailbox or a queue that was closed is used
-    └── JobError                             what a callback gets beside the job's own
-        ├── JobCrashed                       the child process died while the job ran
-        ├── HostCrashed                      hosts went down over the job
-        ├── JobExited                        the job raised SystemExit or the like
-        ├── JobFailed                        the job's exception could not be pickled or rebuilt
-        ├── ResultNotPicklable               the job's result could not be pickled or rebuilt
-        └── ResultTooLarge                   the job's result is above what a worker takes
+    ├── BrokerUnavailable (ConnectionError)   the brokers do not answer in time
+    ├── BrokerRefused                         the broker answers and refuses
+    ├── EnqueueFailed                         enqueue_many: some jobs were not acknowledged
+    ├── QueueIncomplete                       an unpickled queue lacks its secret or options
+    ├── EncodeError (ValueError)              a function or an argument cannot be pickled
+    ├── DecodeError (ValueError)              bytes are not a valid call or outcome
+    ├── JobTooLarge (ValueError)              larger than job_size, or than the broker accepts
+    ├── RecordRefused                         a worker refuses a record; only logged
+    │   ├── SignatureRefused                  not signed, altered, from another topic, or too old
+    │   │   └── SecretUnknown                 signed with a secret that the worker does not have
+    │   ├── OtherGroup                        retried for another consumer group
+    │   ├── FunctionRefused                   `allow` does not include the function
+    │   └── LetterRefused                     `kq dlq retry` keeps this dead letter
+    ├── WorkerError (RuntimeError)
+    │   ├── WrongThread                       an owner's method called on another thread
+    │   ├── InsideCallback                    an owner's method called inside a callback
+    │   ├── WorkerFailed                      the worker ended by itself; see __cause__
+    │   ├── ChildStartFailed                  child processes cannot start
+    │   └── Closed                            a closed queue or mailbox is used
+    └── JobError                              passed to callbacks, beside the job's own exceptions
+        ├── JobCrashed                        the child process died while the job ran
+        ├── HostCrashed                       the host process died several times over the job
+        ├── JobExited                         the job raised SystemExit, KeyboardInterrupt, ...
+        ├── JobFailed                         the job's exception cannot be pickled or rebuilt
+        ├── ResultNotPicklable                the job's result cannot be pickled or rebuilt
+        └── ResultTooLarge                    the job's result is larger than a worker accepts
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class EmbedkqError(Exception):
 
 
 class BrokerUnavailable(EmbedkqError, ConnectionError):
-    """The Kafka hosts did not answer in time.
+    """The Kafka brokers did not answer in time.
 
     Attributes:
-        hosts: the hosts that were tried, comma separated.
-        maybe_sent: True if the job may have reached the broker all the same; sending it again could
-            run it twice.
+        hosts: the hosts, separated by commas.
+        maybe_sent: True if the job may have reached the broker anyway. If you enqueue it again, it
+            may run twice.
     """
 
     def __init__(self, hosts: str, reason: str, *, maybe_sent: bool = False) -> None:
@@ -65,13 +65,13 @@ class BrokerUnavailable(EmbedkqError, ConnectionError):
 
     def __str__(self) -> str:
         sent = (
-            " The job may have been sent: enqueueing it again could run it twice."
+            " The job may have been sent: if you enqueue it again, it may run twice."
             if self.maybe_sent
             else ""
         )
         return (
-            f"no Kafka broker at {self.hosts}: {self.reason}. Check the address and that the broker"
-            f" runs.{sent}"
+            f"no Kafka broker at {self.hosts}: {self.reason}. Check the address, and that the"
+            f" broker is running.{sent}"
         )
 
 
@@ -80,16 +80,16 @@ def _rebuild_broker_unavailable(hosts: str, reason: str, maybe_sent: bool) -> Br
 
 
 class BrokerRefused(EmbedkqError):
-    """The Kafka broker answers, and refuses for good: authentication, authorization, a topic that
-    does not exist."""
+    """The Kafka broker answers and refuses: wrong credentials, a missing right, or a topic that
+    does not exist. Retrying does not help."""
 
 
 class EnqueueFailed(EmbedkqError):
-    """Some jobs of `enqueue_many` were not acknowledged; `__cause__` is the first reason.
+    """The broker did not acknowledge some jobs of `enqueue_many`. `__cause__` is the first reason.
 
     Attributes:
         acknowledged: the jobs that all replicas have.
-        failed: the jobs of which that is not known.
+        failed: the other jobs. Some of them may have reached the broker.
     """
 
     def __init__(self, acknowledged: Sequence[Job], failed: Sequence[Job]) -> None:
@@ -104,18 +104,17 @@ class EnqueueFailed(EmbedkqError):
 
 
 class QueueIncomplete(EmbedkqError):
-    """A queue came out of a pickle, where secrets and passwords never go, and so cannot enqueue as
-    the original would."""
+    """An unpickled queue cannot enqueue, because pickles never contain its secret and passwords."""
 
 
 class EncodeError(EmbedkqError, ValueError):
-    """A function or an argument cannot be pickled, or not be rebuilt in a child process; the
-    message names it, and what to do."""
+    """A function or an argument cannot be pickled, or cannot be rebuilt in a child process. The
+    message names it and says what to do."""
 
 
 class DecodeError(EmbedkqError, ValueError):
-    """Bytes that cannot be turned back into a function call or an outcome: damaged, or a module or
-    function that they name is missing."""
+    """Bytes cannot be decoded as a call or an outcome: they are damaged, or a module or function is
+    missing."""
 
 
 class JobTooLarge(EmbedkqError, ValueError):
@@ -123,7 +122,7 @@ class JobTooLarge(EmbedkqError, ValueError):
 
     Attributes:
         size: bytes of payload, key and headers together.
-        limit: bytes that are allowed; None where the broker refused without telling its limit.
+        limit: the allowed number of bytes; None if the broker refused without naming its limit.
     """
 
     def __init__(self, size: int, limit: int | None, limited_by: str = "job_size") -> None:
@@ -133,7 +132,7 @@ class JobTooLarge(EmbedkqError, ValueError):
         self.limited_by = limited_by
 
     def __str__(self) -> str:
-        allowed = "what it takes" if self.limit is None else f"{self.limit:,} bytes"
+        allowed = "its limit" if self.limit is None else f"{self.limit:,} bytes"
         return (
             f"the job takes {self.size:,} bytes, more than {self.limited_by} allows ({allowed})."
             " Pass a reference (a path, a key) instead of the data, or raise the limit on Queue,"
@@ -142,18 +141,18 @@ class JobTooLarge(EmbedkqError, ValueError):
 
 
 class RecordRefused(EmbedkqError):
-    """A record may not run here."""
+    """A worker refuses to run a record."""
 
 
 class SignatureRefused(RecordRefused):
-    """A record is not signed, was altered, comes from another topic, or is too old."""
+    """A record is not signed, was altered, was copied from another topic, or is too old."""
 
 
 class SecretUnknown(SignatureRefused):
     """A record is signed with a secret that this worker does not have.
 
     Attributes:
-        name: of that secret, a digest of it.
+        name: the secret's name, a digest of it.
     """
 
     def __init__(self, name: str) -> None:
@@ -161,57 +160,56 @@ class SecretUnknown(SignatureRefused):
         self.name = name
 
     def __str__(self) -> str:
-        return f"it is signed with a secret that this worker does not know, named {self.name}"
+        return f"it is signed with a secret that this worker does not have, named {self.name}"
 
 
 class FunctionRefused(RecordRefused):
-    """A record calls a function that `allow` does not name."""
+    """`allow` does not include the function that a record calls."""
 
 
 class OtherGroup(RecordRefused):
-    """A record that was put back for another consumer group, whose own job had failed; this one has
-    dealt with it before."""
+    """A record was retried for another consumer group, where its job failed. This group has done it
+    before."""
 
 
 class LetterRefused(RecordRefused):
-    """A dead letter may not be put back."""
+    """A dead letter cannot be retried."""
 
 
 class WorkerError(EmbedkqError, RuntimeError):
-    """A worker was used in a way that cannot work, or cannot go on."""
+    """A worker was used in a way that cannot work, or cannot continue."""
 
 
 class WrongThread(WorkerError):
-    """A method of the worker's owner was called on another thread."""
+    """A method for the worker's owner was called on another thread."""
 
 
 class InsideCallback(WorkerError):
-    """A method of the worker's owner was called from within a callback."""
+    """A method for the worker's owner was called inside a callback."""
 
 
 class WorkerFailed(WorkerError):
-    """The worker has ended by itself; `__cause__` is the reason, also kept as `worker.error`."""
+    """The worker ended by itself. `__cause__` and `worker.error` have the reason."""
 
 
 class ChildStartFailed(WorkerError):
-    """Child processes cannot start: an initializer raises, an import fails, or they die before
+    """Child processes cannot start: the initializer raises, an import fails, or they die before
     their first job."""
 
 
 class Closed(WorkerError):
-    """Something was put where nobody will look any more."""
+    """A closed queue or mailbox was used."""
 
 
 class JobError(EmbedkqError):
-    """Base of what a callback may get as `exception` beside the exceptions that jobs raise
-    themselves."""
+    """Base of the exceptions that a callback may receive beside the job's own exceptions."""
 
 
 class JobCrashed(JobError):
     """The child process died while the job ran.
 
     Attributes:
-        exitcode: as in `multiprocessing`: the exit status, or minus the signal's number; None if
+        exitcode: the exit status, or minus the signal's number, as in `multiprocessing`; None if
             unknown.
     """
 
@@ -221,7 +219,7 @@ class JobCrashed(JobError):
 
     @property
     def signal(self) -> int | None:
-        """Number of the signal that ended the process, or None if it exited."""
+        """Number of the signal that killed the process, or None if the process exited."""
         return -self.exitcode if self.exitcode is not None and self.exitcode < 0 else None
 
     def __str__(self) -> str:
@@ -238,12 +236,12 @@ class JobCrashed(JobError):
 
 
 class HostCrashed(JobError):
-    """The worker's own process went down while the job ran alone in it, so often that it is not run
-    any more.
+    """The worker's own process died so often while it ran only this job that the job will not run
+    again.
 
     Attributes:
-        count: how often.
-        hosts: names of the hosts that it ran on then, as far as they are known.
+        count: the number of times.
+        hosts: names of the hosts, as far as they are known.
     """
 
     def __init__(self, count: int, hosts: Sequence[str] = ()) -> None:
@@ -254,18 +252,18 @@ class HostCrashed(JobError):
     def __str__(self) -> str:
         where = f" (on {', '.join(self.hosts)})" if self.hosts else ""
         return (
-            f"the worker's own process went down {self.count} times{where} while this job ran alone"
-            " in it, so it is not run any more"
+            f"the worker's own process died {self.count} times{where} while it ran only this job,"
+            " so the job will not run again"
         )
 
 
 class JobExited(JobError):
-    """The job raised what is no `Exception`: SystemExit, KeyboardInterrupt, GeneratorExit or one of
-    its own.
+    """The job raised an exception that is not an `Exception`: SystemExit, KeyboardInterrupt,
+    GeneratorExit, or its own subclass of BaseException.
 
     Attributes:
-        type_name: qualified name of the type raised.
-        exit_args: its arguments (those that are simple values; others as their repr).
+        type_name: qualified name of the exception's type.
+        exit_args: its arguments. Arguments that are not simple values are replaced by their repr.
     """
 
     def __init__(self, type_name: str, exit_args: tuple[Any, ...] = ()) -> None:
@@ -278,7 +276,7 @@ class JobExited(JobError):
 
 
 class JobFailed(JobError):
-    """Stands for a job's exception that cannot be pickled or rebuilt here.
+    """Replaces a job's exception that cannot be pickled or rebuilt here.
 
     Attributes:
         type_name: qualified name of the job's exception.
@@ -295,7 +293,7 @@ class JobFailed(JobError):
 
 
 class ResultNotPicklable(JobFailed):
-    """The job returned something that cannot be pickled or rebuilt.
+    """The job's result cannot be pickled or rebuilt.
 
     Attributes:
         type_name: qualified name of the result's type.
@@ -307,11 +305,11 @@ class ResultNotPicklable(JobFailed):
 
 
 class ResultTooLarge(JobError):
-    """The job's result is larger than a worker takes back.
+    """The job's result is larger than a worker accepts.
 
     Attributes:
         size: bytes of the pickled result.
-        limit: bytes that are allowed.
+        limit: the allowed number of bytes.
     """
 
     def __init__(self, size: int, limit: int) -> None:
@@ -327,6 +325,7 @@ class ResultTooLarge(JobError):
 
 
 def type_name(kind: type) -> str:
-    """A type's qualified name, as messages and `type_name` have it: without module for builtins."""
+    """A type's qualified name, as used in messages and in `type_name`; without the module for
+    builtins."""
     module = getattr(kind, "__module__", None)
     return kind.__qualname__ if module in (None, "builtins") else f"{module}.{kind.__qualname__}"

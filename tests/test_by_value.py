@@ -545,8 +545,8 @@ refused("(THING in __main__.use)", into_module, use, (), {{}})
 refused("(its value in the variable 'value' of __main__.made.<locals>.<lambda>)", into_module, made(THING), (), {{}})
 refused("(things[0] in __main__.Held)", into_module, uses_class, (), {{}})
 
-refused("argument 1 of job builtins.len", "Pass what it is made from", len, (THING,), {{}})
-refused("(at ['a'][1].value)", "Pass what it is made from", len, ({{"a": [0, Kept(THING)]}},), {{}})
+refused("argument 1 of job builtins.len", "Pass the values that it is made from", len, (THING,), {{}})
+refused("(at ['a'][1].value)", "Pass the values that it is made from", len, ({{"a": [0, Kept(THING)]}},), {{}})
 os._exit(0 if print("reached the end", flush=True) is None else 1)
 """,
     )

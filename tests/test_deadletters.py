@@ -96,14 +96,14 @@ records = st.builds(
 def test_a_record_and_what_is_said_of_it_come_back_whatever_headers_it_had(
     record: Record, letter: DeadLetter
 ) -> None:
-    buried = dead_letter.bury(record, letter)
+    buried = dead_letter.as_dead_letter(record, letter)
     assert (buried.key, buried.value) == (record.key, record.value)
     assert dead_letter.strip(buried.headers) == record.headers
     assert dead_letter.read(buried.headers) == letter
 
 
 def test_it_is_this_on_the_wire() -> None:
-    assert dead_letter.bury(RECORD, LETTER).headers == [
+    assert dead_letter.as_dead_letter(RECORD, LETTER).headers == [
         *RECORD.headers,
         ("dead-letter-group", b"mail"),
         ("embedkq-dead-topic", b"orders"),
@@ -116,15 +116,15 @@ def test_it_is_this_on_the_wire() -> None:
         ("embedkq-dead-host", b"here"),
         ("embedkq-dead-time", b"1700000000000"),
     ]
-    assert dead_letter.bury(RECORD, LETTER._replace(pointer=True)).headers[-1] == (
+    assert dead_letter.as_dead_letter(RECORD, LETTER._replace(pointer=True)).headers[-1] == (
         "embedkq-dead-pointer",
         b"1",
     )
 
 
 def test_a_dead_letter_that_was_put_back_as_it_is_dies_again_with_all_that_it_brought() -> None:
-    once = dead_letter.bury(RECORD, LETTER._replace(pointer=True))
-    again = dead_letter.bury(once, LETTER._replace(offset=18, reason="malformed"))
+    once = dead_letter.as_dead_letter(RECORD, LETTER._replace(pointer=True))
+    again = dead_letter.as_dead_letter(once, LETTER._replace(offset=18, reason="malformed"))
     assert dead_letter.read(again.headers).offset == 18
     assert dead_letter.strip(again.headers) == once.headers
     assert dead_letter.read(once.headers) == LETTER._replace(pointer=True)
@@ -133,7 +133,7 @@ def test_a_dead_letter_that_was_put_back_as_it_is_dies_again_with_all_that_it_br
 def test_a_dead_letter_is_no_job() -> None:
     sound = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)
     with pytest.raises(DecodeError, match="embedkq-dead-topic"):
-        headers.read_headers(dead_letter.bury(Record(None, b"", sound), LETTER).headers)
+        headers.read_headers(dead_letter.as_dead_letter(Record(None, b"", sound), LETTER).headers)
 
 
 @settings(deadline=None)
@@ -148,7 +148,7 @@ def test_what_is_no_dead_letter_is_refused(told: list[tuple[str, bytes | None]])
     [(1, b""), (2, b"-1"), (6, b"1e3"), (8, "\u0664".encode()), (3, b"bored"), (2, b"9" * 20)],
 )
 def test_what_a_header_cannot_say_is_refused_by_name(index: int, value: bytes) -> None:
-    told = dead_letter.bury(Record(None, b"", ()), LETTER).headers
+    told = dead_letter.as_dead_letter(Record(None, b"", ()), LETTER).headers
     told[index + 1] = (told[index + 1][0], value)
     with pytest.raises(DecodeError, match=told[index + 1][0]):
         dead_letter.read(told)
@@ -157,7 +157,7 @@ def test_what_a_header_cannot_say_is_refused_by_name(index: int, value: bytes) -
 def test_a_letter_of_a_version_without_groups_is_read_and_tells_none() -> None:
     of_before = [
         header
-        for header in dead_letter.bury(RECORD, LETTER).headers
+        for header in dead_letter.as_dead_letter(RECORD, LETTER).headers
         if header[0] != "dead-letter-group"
     ]
     assert dead_letter.read(of_before) == LETTER._replace(group="")
@@ -165,7 +165,7 @@ def test_a_letter_of_a_version_without_groups_is_read_and_tells_none() -> None:
 
 
 def test_texts_that_are_no_text_are_told_all_the_same() -> None:
-    buried = dead_letter.bury(RECORD, LETTER._replace(exception="\udcff", host="\ud800"))
+    buried = dead_letter.as_dead_letter(RECORD, LETTER._replace(exception="\udcff", host="\ud800"))
     told = dead_letter.read(buried.headers)
     assert (told.exception, told.host) == ("\\udcff", "\\ud800")
 

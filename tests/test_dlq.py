@@ -40,7 +40,7 @@ from support import (
 from embedkq import Queue, Worker, codec
 from embedkq._formats import commit_metadata, headers, offset_map
 from embedkq._formats.commit_metadata import TopicMark
-from embedkq._formats.dead_letter import DeadLetter, Record, bury
+from embedkq._formats.dead_letter import DeadLetter, Record, as_dead_letter
 from embedkq._formats.partition_progress import (
     Committed,
     Log,
@@ -98,7 +98,7 @@ class Graveyard:
             }
         )
         self.records.append(record)
-        self.send(bury(record, told))
+        self.send(as_dead_letter(record, told))
         return f"0:{number}"
 
     def send(self, record: Record, topic: str | None = None) -> int:
@@ -112,7 +112,7 @@ class Graveyard:
         for number in range(count):
             self._producer.send(
                 self.topic,
-                **bury(
+                **as_dead_letter(
                     job(number), DeadLetter(self.origin, 0, number, "failure", **dead)
                 )._asdict(),
             )
@@ -497,7 +497,7 @@ def test_what_is_no_job_goes_back_unchanged_and_what_is_no_letter_not_at_all(
         and done.err.splitlines()[-1] == f"Retried: 1, kept: 3. Open in {graveyard.topic}: 3."
     ), done
     assert (
-        "Kept 0:1: this is no dead letter" in done.err
+        "Kept 0:1: this is not a dead letter" in done.err
         and "Kept 0:2: its topic of origin, 'a b', is not a valid topic name" in done.err
     )
     assert (
@@ -655,7 +655,7 @@ def test_options_come_from_the_environment(graveyard: Graveyard) -> None:
 def test_what_is_signed_is_signed_anew_only_with_a_secret_that_fits(reason: str) -> None:
     dead = DeadLetter("origin", 0, 0, reason)
     record = signed(job(1, key=b"k", rounds=1), "origin", OLD_SECRET)
-    with pytest.raises(LetterRefused, match="give the secret in --secret-file or EMBEDKQ_SECRET"):
+    with pytest.raises(LetterRefused, match="set --secret-file or EMBEDKQ_SECRET"):
         restored(record, dead, None)
     with pytest.raises(SignatureRefused, match=r"not know.* It cannot be signed again"):
         restored(record, dead, Signer(SECRET))
@@ -863,7 +863,7 @@ def test_a_letter_without_payload_is_put_back_from_its_origin(
         ),
     )
     gone = graveyard.kq("retry", "0:0", "--again", f"--secret-file={tmp_path / 'secret'}")
-    assert gone.status == 1 and "is not kept any more at" in gone.err, gone
+    assert gone.status == 1 and "Kafka no longer keeps it at" in gone.err, gone
 
 
 def test_one_that_is_too_large_keeps_no_other_from_going_back(graveyard: Graveyard) -> None:
@@ -923,14 +923,14 @@ def test_what_another_has_overwritten_is_committed_again(
         assert graveyard.listed() == ["0:2", "0:0"]
         other._client.commit(graveyard.topic, {0: (0, "1vdamaged")})
         box.resolved.confirm()
-    assert graveyard.listed() == ["0:3", "0:2", "0:0"] and "count as open" in caplog.text
+    assert graveyard.listed() == ["0:3", "0:2", "0:0"] and "show as open" in caplog.text
 
 
 def test_two_processes_at_once_lose_nothing(graveyard: Graveyard, tmp_path: Path) -> None:
     for part, count in (("timeout", 700), ("failure", 700)):
         for number in range(count):
             told = DeadLetter(graveyard.origin, 0, number, part)
-            graveyard._producer.send(graveyard.topic, **bury(job(number), told)._asdict())
+            graveyard._producer.send(graveyard.topic, **as_dead_letter(job(number), told)._asdict())
     graveyard._producer.flush()
     where = (f"--hosts={graveyard.hosts}", f"--dead-letter-topic={graveyard.topic}", "--yes")
     with (
@@ -1018,7 +1018,9 @@ def test_what_was_sent_before_a_kill_and_not_remembered_is_sent_again(graveyard:
     for number in range(1200):  # three batches
         graveyard._producer.send(
             graveyard.topic,
-            **bury(job(number), DeadLetter(graveyard.origin, 0, number, "failure"))._asdict(),
+            **as_dead_letter(
+                job(number), DeadLetter(graveyard.origin, 0, number, "failure")
+            )._asdict(),
         )
     graveyard._producer.flush()
     code = (

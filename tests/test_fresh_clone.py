@@ -28,7 +28,7 @@ MACHINES = {  # ELF's number of the machine; for macOS, the whole mark of a Mach
     "darwin-amd64": b"\xcf\xfa\xed\xfe\x07\x00\x00\x01",
     "darwin-arm64": b"\xcf\xfa\xed\xfe\x0c\x00\x00\x01",
 }
-DONE = "Every job had exactly one callback, with the right status and value, on the main thread."
+DONE = "Every job had exactly one correct callback, on the main thread."
 
 
 @pytest.fixture

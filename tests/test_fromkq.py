@@ -154,7 +154,9 @@ def test_with_a_secret_it_is_refused_and_with_allow_its_function_counts(
         for call in run_until_done(group="allowing-" + topic, allow=["workerjobs.*"]).values()
     ]
     assert listed.id == told[0]["id"] and lines(notes) == ["z"]
-    assert "posix.getpid is not among" in caplog.text and "travels by value" in caplog.text
+    assert (
+        "`allow` does not include posix.getpid" in caplog.text and "travels by value" in caplog.text
+    )
     assert (
         f"Running Job {listed.id[:8]}: workerjobs.note(" in caplog.text
         and f"Job {listed.id[:8]} returned: 'z'" in caplog.text
@@ -278,7 +280,7 @@ def test_all_three_forms_are_read() -> None:
     ],
 )
 def test_a_job_that_is_unsound_is_undecodable(wrong: dict[str, Any]) -> None:
-    with pytest.raises(DecodeError, match=f"no sound {next(iter(wrong))}"):
+    with pytest.raises(DecodeError, match=f"has an invalid {next(iter(wrong))}"):
         kq_record.decode_job(as_kq(**{**FIELDS, **wrong}))
 
 
@@ -300,7 +302,7 @@ def test_no_other_payload_is_taken_for_one() -> None:
         as_kq(**FIELDS)[:20],
     ):
         assert not kq_record.is_job(payload) and kq_record.function_of(payload) is None
-    with pytest.raises(DecodeError, match="no job of KQ but tuple"):
+    with pytest.raises(DecodeError, match="not a job of KQ but tuple"):
         kq_record.decode_job(call)
 
 
@@ -373,7 +375,9 @@ def test_the_gate_takes_it_only_without_headers_of_ours_and_without_a_secret() -
         refusal_of(RecordValidator("t", max_age=60), record_of(good, timestamp=0))
     )
     refused = refusal_of(RecordValidator("t", allow=["other.*"]), record_of(good))
-    assert isinstance(refused, FunctionRefused) and "workerjobs.echo is not among" in str(refused)
+    assert isinstance(
+        refused, FunctionRefused
+    ) and "`allow` does not include workerjobs.echo" in str(refused)
     by_value = as_kq(**{**FIELDS, "func": codec.own_or_rebuilt})
     assert isinstance(
         refusal_of(RecordValidator("t", allow=["workerjobs.*"]), record_of(by_value)),

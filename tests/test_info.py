@@ -221,7 +221,7 @@ def test_tables_show_the_same_and_nothing_is_cut_off_in_a_pipe(
         ["Topic", "Group", "Partition", "First", "Last", "Committed", "Lag", "Owner"],
         [topic, group, "0", "0", "4", "4", "0", "-"],
         ["", "", "1", "0", "7", "4", "3", "-"],
-        ["", "", "", "", "", "", "3", "in all"],
+        ["", "", "", "", "", "", "3", "total"],
         ["Group", "State", "Member", "Client", "Host", "Owns"],
         [group, "Empty", "nobody", "", "", ""],
     ]

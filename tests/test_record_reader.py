@@ -172,10 +172,10 @@ def test_the_dead_letter_of_such_a_record_carries_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("place", "byte", "flaw"),
     [
-        (2, 0x07, "is not one of those that follow"),  # the offset
-        (3, 0x7E, "a field goes beyond its end"),  # length of the key
-        (7, 0x7E, "a field goes beyond its end"),  # length of the value
-        (7, 0x00, "a field goes beyond its end"),
+        (2, 0x07, "is out of order"),  # the offset
+        (3, 0x7E, "a field is longer than the record"),  # length of the key
+        (7, 0x7E, "a field is longer than the record"),  # length of the value
+        (7, 0x00, "a field is longer than the record"),
         (9, 0x03, "headers"),  # -2 of them
         (9, 0x02, ""),  # one, which is not there
         (9, 0x7E, ""),

@@ -45,7 +45,7 @@ from support import Recorder, Sender, end_offsets, fire_until, lag, wait_until
 from embedkq import Queue, Worker, _options
 from embedkq._clients.admin import Inspector, describe, member_ids
 from embedkq._clients.producer import Message
-from embedkq._formats.dead_letter import DeadLetter, Record, bury
+from embedkq._formats.dead_letter import DeadLetter, Record, as_dead_letter
 from embedkq._group_offsets import GroupOffsets
 from embedkq.dlq import DeadLetters
 from embedkq.dlq.retry import Retry
@@ -417,7 +417,7 @@ def test_the_command_line_is_let_in(secured: Secured, way: str, tmp_path: Path) 
         queue.enqueue(jobs.echo, 1)
     dead = secured.make_topic()
     with Sender(secured.hosts, dead) as sender:
-        letter = bury(Record(None, b"x", ()), DeadLetter(topic, 0, 0, "malformed"))
+        letter = as_dead_letter(Record(None, b"x", ()), DeadLetter(topic, 0, 0, "malformed"))
         sender.send_record(letter.value, letter.headers)
         sender.flush()
     verbs = [
@@ -629,7 +629,9 @@ def test_dead_letters_name_the_right_that_is_missing(
     secured: Secured, topic: str, user: str, verb: str, word: str, tmp_path: Path
 ) -> None:
     with Sender(secured.hosts, topic) as sender:
-        letter = bury(Record(None, b"x", ()), DeadLetter(secured.make_topic(), 0, 0, "malformed"))
+        letter = as_dead_letter(
+            Record(None, b"x", ()), DeadLetter(secured.make_topic(), 0, 0, "malformed")
+        )
         sender.send_record(letter.value, letter.headers)
         sender.flush()
     login = secured.login(user)

@@ -1,1 +1,1 @@
-"""What runs in a child process, and nothing else: no Kafka client, no pool, nothing of the host."""
+"""Code that runs only in child processes: no Kafka client, no pool, nothing from the host."""

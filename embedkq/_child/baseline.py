@@ -1,10 +1,10 @@
-"""What a job finds in its process: taken before the first one, and put back after each, so that
-none spoils its successors.
+"""Saves the state of the process before the first job and restores it after each job, so that no
+job affects the next.
 
-Put back: `sys.stdout` and `sys.stderr` with what is behind them, logging, the working directory,
-the umask, the handlers of SIGINT and SIGTERM, an alarm that is set. Not put back, since modules set
-them for good when they are imported: the environment, the locale, other signal handlers,
-`sys.path`, settings of a single logger.
+Restored: `sys.stdout` and `sys.stderr` and their descriptors, logging, the working directory, the
+umask, the handlers of SIGINT and SIGTERM, and a pending alarm. Not restored, because modules set
+them permanently when they are imported: the environment, the locale, other signal handlers,
+`sys.path`, and settings of single loggers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _LoggerState(NamedTuple):
 
 
 class Baseline:
-    """The state of this process at the time when this is made. The thread that runs jobs."""
+    """The state of this process at construction. For the thread that runs jobs."""
 
     def __init__(self) -> None:
         self._signals = {number: getsignal(number) for number in process.SIGNALS_FOR_HOST}
@@ -44,11 +44,11 @@ class Baseline:
         self._root_state = _state_of(self._root)
         self._root_handlers = list(self._root.handlers)
         self._loggers = {logger: _state_of(logger) for logger in self._known_loggers()}
-        output.logs.begin_anew()
+        output.logs.reset()
 
     def end_output(self) -> bool:
-        """Write out what was printed and put the streams back; whether the host has not read all of
-        it. Before a job's end is told."""
+        """Flush the output and restore the streams, before the end of a job is reported. Returns
+        whether the host has unread output."""
         if sys.stdout is not self._stdout or self._stdout.closed:
             process.flush_output()
             self._stdout = sys.stdout = _reopened(self._stdout, 1)
@@ -59,12 +59,12 @@ class Baseline:
         return output.mark_end_of_job()
 
     def restore(self) -> None:
-        """Put back all else. Between two jobs; what it costs, each job pays."""
+        """Restore everything else, between two jobs. Each job pays its cost."""
         for number, handler in self._signals.items():
             if getsignal(number) is not handler:
                 signal.signal(number, handler)
         if not self._has_alarm:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # it would go off in the next job
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm would interrupt the next job
         os.umask(self._umask)
         root = self._root
         if (
@@ -77,31 +77,31 @@ class Baseline:
             self._restore_logging()
         try:
             moved = os.getcwd() != self._directory
-        except OSError:  # a job has removed the one that it went to
+        except OSError:  # a job changed to a directory and removed it
             moved = True
         if moved:
-            with contextlib.suppress(OSError):  # it is gone: for the host as well
+            with contextlib.suppress(OSError):  # the directory is gone, for the host too
                 os.chdir(self._directory)
 
     def restore_descriptors(self) -> None:
-        """Put back what is behind the streams. Too dear to do after each job."""
+        """Restore the streams' descriptors. Too expensive to do after each job."""
         output.reconnect()
 
     def _restore_logging(self) -> None:
-        # Each configuration of all logging (dictConfig, fileConfig, basicConfig with force) closes
-        # our handler or changes the root.
+        # Any reconfiguration of logging (dictConfig, fileConfig, basicConfig with force) closes our
+        # handler or changes the root logger.
         logging.disable(self._disable)
         _apply(self._root_state, self._root)
         for logger in self._known_loggers():
             state = self._loggers.get(logger)
-            if state is None:  # of a module that was imported since
+            if state is None:  # of a module imported later
                 state = _LoggerState(
                     handlers=tuple(
                         each for each in logger.handlers if isinstance(each, logging.NullHandler)
                     )
                 )
             _apply(state, logger)
-        output.logs.begin_anew()
+        output.logs.reset()
 
     def _known_loggers(self) -> list[logging.Logger]:
         return [

@@ -1,10 +1,11 @@
-"""The fork server: one small process a host, from which children are forked, and which ends with
-its host, taking all along.
+"""The fork server: a small process for each host that forks the children. It ends with its host and
+kills all children.
 
-Single-threaded, so forking is safe here; what children need is imported before. It is the subreaper
-of its children, and each child is one of its own: whatever a job started, by `setsid` or a double
-fork too, comes to this process when the child dies, and is killed. It has nothing to do with
-`multiprocessing.forkserver`, whose one server a process shares with its host.
+It has one thread, so forking is safe, and it imports in advance what children need. It is the
+subreaper of its children, and each child is the subreaper of its own. So whatever a job started,
+even with `setsid` or a double fork, becomes a child of this process when the job's process dies,
+and is killed. It is not `multiprocessing.forkserver`, whose single server would be shared with the
+application.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ _SIGNALS_IGNORED = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(requests: int, alive: int, host_pid: int, preload: Sequence[str]) -> NoReturn:
-    """Serve until the host is gone or hangs up.
+    """Serve until the host ends or closes the connection.
 
     Args:
-        requests: descriptor of the socket on which the host asks for children.
-        alive: descriptor of a pipe that ends with the host.
-        host_pid: its process id.
+        requests: descriptor of the socket on which the host requests children.
+        alive: descriptor of a pipe that the host holds open.
+        host_pid: the host's process id.
         preload: modules that children need.
     """
     for stream in (
         0,
         1,
         2,
-    ):  # else what a child opens next would have their numbers, in a host that has closed them
+    ):  # if the host has closed them, a child's next files would get these numbers
         try:
             os.fstat(stream)
         except OSError:
@@ -51,7 +52,8 @@ def main(requests: int, alive: int, host_pid: int, preload: Sequence[str]) -> No
 
 
 class Server:
-    """Forks children on request, reports their ends, and leaves nothing behind."""
+    """Forks children on request, reports their exit statuses, and kills everything they leave
+    behind."""
 
     def __init__(self, requests: socket.socket, alive: int, host_pid: int) -> None:
         requests.setblocking(True)
@@ -60,16 +62,18 @@ class Server:
         self._host_pid = host_pid
         self._host_gone = False
         self._children: dict[int, int] = {}
-        """By process id the pipe on which the host waits for the exit status."""
+        """By process id, the pipe on which the host waits for the exit status."""
         self._defaults: dict[int, Any] = {}
         self._wakeup_reader, self._wakeup_writer = os.pipe()
         self._descriptor_limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def run(self, preload: Sequence[str]) -> NoReturn:
-        """Prepare, then serve until the end."""
+        """Prepare, then serve until the host ends."""
         self._prepare()
         for module in preload:
-            with contextlib.suppress(ImportError):  # a child says better what is missing
+            with contextlib.suppress(
+                ImportError
+            ):  # the child's own import reports the error better
                 __import__(module)
         close_stdin()
         with selectors.DefaultSelector() as selector:
@@ -95,9 +99,9 @@ class Server:
     def _prepare(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         signal.signal(signal.SIGHUP, self._on_parent_thread_end)
-        for (
-            number
-        ) in _SIGNALS_IGNORED:  # they are for the host, which ends this process when it is done
+        for number in (
+            _SIGNALS_IGNORED
+        ):  # the host handles these signals and ends this process when it is done
             self._defaults[number] = signal.signal(number, signal.SIG_IGN)
         self._defaults[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         for end in (self._wakeup_reader, self._wakeup_writer):
@@ -105,24 +109,24 @@ class Server:
         signal.set_wakeup_fd(self._wakeup_writer, warn_on_full_buffer=False)
         with contextlib.suppress(
             OSError, ValueError
-        ):  # it holds a pipe of each child, and all that a new one inherits
+        ):  # the server holds a pipe for each child, and the descriptors for a new one
             resource.setrlimit(
                 resource.RLIMIT_NOFILE, (self._descriptor_limits[1], self._descriptor_limits[1])
             )
         _prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        if os.getppid() != self._host_pid:  # it ended before the kernel was asked
+        if os.getppid() != self._host_pid:  # the host ended before prctl
             os._exit(0)
 
     def _on_parent_thread_end(self, *_: Any) -> None:
-        # The kernel signals the end of the *thread* that started this process (prctl(2)); the host
-        # may well live on.
+        # The kernel signals the end of the *thread* that started this process (prctl(2)). The host
+        # itself may still be running.
         self._host_gone = self._host_gone or os.getppid() != self._host_pid
 
     # Children.
 
     def _answer(self, selector: selectors.BaseSelector) -> bool:
-        """Fork a child as the host asks; False at the end of the host."""
+        """Fork a child on request. Returns False if the host has ended."""
         try:
             message, descriptors, flags, _ = socket.recv_fds(self._requests, 1, _MOST_DESCRIPTORS)
         except OSError:
@@ -140,7 +144,7 @@ class Server:
             return True
         if pid == 0:
             self._become_child(selector, preparation, status, inherited)
-        with contextlib.suppress(OSError):  # also done in the child: whoever is first
+        with contextlib.suppress(OSError):  # the child does the same; either may be first
             os.setpgid(pid, pid)
         self._children[pid] = status
         _write(status, pid)
@@ -175,7 +179,7 @@ class Server:
             ):
                 os.close(descriptor)
             code = run_child(preparation, inherited)
-        except BaseException:  # noqa: BLE001  (nothing may return into the server's loop)
+        except BaseException:  # noqa: BLE001  (the child must never return into the server's loop)
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
@@ -199,15 +203,15 @@ class Server:
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
-        """Kill what a dead child has left: of a living one nothing comes here, since each is the
-        reaper of its own."""
+        """Kill the processes that a dead child left. A living child's processes never come here,
+        because each child is a subreaper."""
         for pid in _children_of_this_process():
             if pid not in self._children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def _kill_all(self) -> None:
-        for _ in range(_ROUNDS):  # as parents die, what they started comes here
+        for _ in range(_ROUNDS):  # when parents die, their children come here
             pids = _children_of_this_process() or list(self._children)
             if not pids:
                 return
@@ -231,7 +235,7 @@ def _kill_group(leader: int) -> None:
 
 
 def _refuse(descriptors: list[int], number: int) -> None:
-    """Say why there will be no child, if there is a pipe to say it by."""
+    """Report why no child was forked, if there is a pipe for that."""
     if len(descriptors) > 1:
         _write(descriptors[1], -number)
     for descriptor in descriptors:
@@ -239,7 +243,7 @@ def _refuse(descriptors: list[int], number: int) -> None:
 
 
 def _write(pipe: int, number: int) -> None:
-    with contextlib.suppress(OSError):  # the host no longer wants to know
+    with contextlib.suppress(OSError):  # the host has closed the pipe
         write_status(pipe, number)
 
 

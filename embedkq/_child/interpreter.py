@@ -1,5 +1,5 @@
-"""How Python ends, in a process that may not end that way: what is above a child in its stack is
-its fork server."""
+"""Runs Python's exit hooks in a child. A child cannot exit normally, because its stack continues in
+the fork server's code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import time
 
 
 def run_exit_hooks(join_seconds: float) -> None:
-    """Run what was registered with `atexit`, after the threads that are no daemons, as Python does
-    when it ends.
+    """Join the non-daemon threads and then run the `atexit` functions, as Python does at exit.
 
     Args:
-        join_seconds: how long those threads are waited for; Python would for ever. The hooks run
-            also if one has not ended.
+        join_seconds: how long to wait for the threads; Python waits forever. The functions run even
+            if a thread has not ended.
     """
-    # Here, since a host that never ends this way need not import multiprocessing for it: 8 ms.
+    # Imported here so that hosts do not pay 8 ms to import multiprocessing.
     from embedkq._ipc.multiprocessing_private import run_exit_functions, run_threads_exit_hooks
 
     run_threads_exit_hooks()

@@ -1,4 +1,4 @@
-"""What a job logs and prints on its way to the host, and the stack where a job is stuck."""
+"""Sends a job's log records and printed output to the host, and writes the stack of a stuck job."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 from embedkq._ipc import channel
 
 STACK_SIGNAL: int | None = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else None
-"""At which a child writes down the stacks of its threads, whatever it does; a number that hardly
-anything else uses."""
+"""The signal on which a child writes the stacks of its threads. Hardly any program uses this
+number."""
 _HIGH_NUMBER = 700
-"""The lowest number for descriptors that should outlive a job's: one that closes all and opens its
-own will hardly come that far."""
+"""The lowest number for descriptors that must survive jobs. A job that closes all descriptors and
+opens its own will hardly reach it."""
 _HELD_BACK = 100
 _LONGEST_TEXT = 32_000
 _LONGEST_RECORD = 32_000
@@ -34,10 +34,11 @@ _mark = b""
 
 
 def redirect() -> tuple[int, str]:
-    """Send what this process prints, and what its own children print, into a pipe.
+    """Redirect the output of this process and of its children into a pipe.
 
     Returns:
-        The descriptor to read it from, and what stands in it where a job has ended (see `mark_of`).
+        The descriptor to read from, and the token of the mark that ends a job's output (see
+            `mark_of`).
     """
     global _pipe, _pipe_identity, _mark
     reader, writer = os.pipe()
@@ -49,19 +50,19 @@ def redirect() -> tuple[int, str]:
     token = os.urandom(12).hex()
     _mark = mark_of(token)
     for kind, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:  # the host has none
+        if getattr(sys, name) is None:  # the host has no such stream
             options: Any = {"encoding": "utf-8", "errors": "backslashreplace", "closefd": False}
-            setattr(sys, name, open(kind, "w", **options))  # noqa: SIM115  (it stays open)
+            setattr(sys, name, open(kind, "w", **options))  # noqa: SIM115  (the stream stays open)
     return reader, token
 
 
 def mark_of(token: str) -> bytes:
-    """What stands in the output of a child where a job has ended that had printed something."""
+    """The mark in a child's output at the end of a job that printed something."""
     return b"\0embedkq-end-%s\n" % token.encode()
 
 
 def mark_end_of_job() -> bool:
-    """Write the mark if something was printed that the host has not read yet; whether it was
+    """Write the mark if the host has not read all output yet. Returns whether the mark was
     written."""
     count = bytearray(4)
     try:
@@ -69,14 +70,13 @@ def mark_end_of_job() -> bool:
         if not any(count):
             return False
         os.write(_pipe, _mark)
-    except OSError:  # a job has closed it
+    except OSError:  # a job closed the pipe
         return False
     return True
 
 
 def reconnect() -> None:
-    """Have the standard streams lead to the host again, where a job has closed them or put
-    something else there."""
+    """Reconnect the standard streams to the host if a job has closed or replaced them."""
     try:
         if channel.identify(_pipe) != _pipe_identity:
             return
@@ -92,7 +92,7 @@ def reconnect() -> None:
 
 
 def watch_stack() -> int:
-    """Have `STACK_SIGNAL` write the stacks of all threads into a new anonymous file; its
+    """Make `STACK_SIGNAL` write the stacks of all threads to a new anonymous file. Returns its
     descriptor."""
     first = channel.anonymous_file("embedkq-stack")
     descriptor = _at_high_number(first)
@@ -105,48 +105,48 @@ def watch_stack() -> int:
 def _at_high_number(descriptor: int) -> int:
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_NUMBER)
-    except OSError:  # a low limit of open files
+    except OSError:  # the limit of open files is low
         return os.dup(descriptor)
 
 
 class LogsToHost(logging.Handler):
-    """Sends log records to the host as JSON: who reads them runs no code. What comes before
-    `attach` is held back."""
+    """Sends log records to the host as JSON, so that reading them runs no code. Records before
+    `attach` are kept until then."""
 
     def __init__(self) -> None:
         super().__init__()
         self.was_closed = False
-        """Whether something has configured all logging anew, or ended it, since `begin_anew`."""
+        """Whether logging was reconfigured or shut down since `reset`."""
         self._held: list[bytes] = []
         self._send: Callable[[bytes], None] | None = None
 
     def attach(self, send: Callable[[bytes], None]) -> None:
-        """From now on, records go by `send`."""
+        """Send records with `send` from now on."""
         self._send = send
         for content in self._held:
             send(content)
         self._held.clear()
 
-    def begin_anew(self) -> None:
-        """Be as it was made: known to `logging`, which closes all handlers it knows of when it is
-        configured, and without filters."""
+    def reset(self) -> None:
+        """Restore the handler's initial state: no filters, and registered with `logging` again,
+        which closes all registered handlers when it is reconfigured."""
         super().__init__()
         self.was_closed = False
 
     def close(self) -> None:
-        """Called when logging is configured anew, or ends."""
+        """Called when logging is reconfigured or shut down."""
         self.was_closed = True
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record. Any thread of the child."""
+        """Send a record. Any thread of the child."""
         try:
             content = _content_of(record)
             if self._send is not None:
                 self._send(content)
             elif len(self._held) < _HELD_BACK:
                 self._held.append(content)
-        except Exception:  # noqa: BLE001  (logging's own way: a log line never harms the job)
+        except Exception:  # noqa: BLE001  (as logging does: a log line never harms the job)
             self.handleError(record)
 
 
@@ -154,12 +154,13 @@ logs = LogsToHost()
 
 
 def warn(text: str) -> None:
-    """Log a warning of embedkq's own in the host, past all that a job may have added to loggers."""
+    """Log a warning of embedkq in the host. It bypasses everything that a job may have added to
+    loggers."""
     logs.emit(logging.LogRecord("embedkq.worker", logging.WARNING, __file__, 0, text, (), None))
 
 
 def send_logs(levels: Mapping[str, int]) -> None:
-    """Have all loggers of this process send to the host, at the host's levels."""
+    """Make all loggers of this process send to the host, at the host's levels."""
     root = logging.getLogger()
     root.addHandler(logs)
     for name, level in levels.items():
@@ -167,8 +168,8 @@ def send_logs(levels: Mapping[str, int]) -> None:
 
 
 def _content_of(record: logging.LogRecord) -> bytes:
-    # It must fit into one message: a thread or a forked copy of the process may be the one that
-    # logs, and only the thread that runs jobs may send what is larger.
+    # The record must fit into an inline message. Any thread, or a forked copy of the process, may
+    # log it, and only the thread that runs jobs may send larger messages.
     fields = _fields_of(record)
     content = json.dumps(fields, default=str, ensure_ascii=False).encode(
         "utf-8", "backslashreplace"

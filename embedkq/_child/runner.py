@@ -1,5 +1,5 @@
-"""Bytes in, bytes out: what a child process does with each job. Nothing that a job does may raise
-out of here."""
+"""Runs each job in a child process: payload bytes in, outcome bytes out. Nothing that a job does
+may raise out of here."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from embedkq.errors import (
 )
 
 JOB_HEADER = struct.Struct("=BQQ")
-"""`JOB`, with `ANNOUNCE` and `FROM_KQ` as far as they hold; number of the job; length of its
-payload, which follows. A message holds several."""
+"""The flags, the job's number, and the length of its payload, which follows. A message has one or
+more jobs."""
 ANNOUNCE, FROM_KQ, JOB = 1, 2, 4
-"""The child is to tell when the call begins, with its text; the payload is a job of KQ, which the
-child tells limit and id of; always."""
+"""Flags of a job. ANNOUNCE: the child reports the start of the call with its text. FROM_KQ: the
+payload is a job of KQ, and the child reports its limit and id. JOB is always set."""
 REPLY_HEADER = struct.Struct("=BQ")
-"""Kind of the reply, number of the job."""
+"""The kind of the reply and the job's number."""
 BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
-"""Kinds of reply. `ENDED_PRINTING`: the job has ended, and printed what the host has not read
+"""Kinds of reply. `ENDED_PRINTING`: the job has ended, and the host has not read all of its output
 yet."""
 
 LARGEST_RESULT = 64 * 1024 * 1024
 SPENT_STATUS = 75
-"""Exit status (EX_TEMPFAIL) of a child that has no descriptor left."""
+"""Exit status (EX_TEMPFAIL) of a child without free file descriptors."""
 LOST_CHANNEL_STATUS = 74
-"""Exit status (EX_IOERR) of a child whose channel a job has closed: its outcome can no longer be
-told."""
+"""Exit status (EX_IOERR) of a child whose channel a job has closed, so that it cannot report
+outcomes."""
 
 _QUICK_NANOSECONDS = 500_000
 _TEXT_BYTES = 1024
@@ -56,22 +56,22 @@ _PLAIN_VALUES = (str, int, float, bool, bytes, type(None))
 
 
 def serve(slot: int) -> None:
-    """The one long task of a child: register with the host, then run jobs until it hangs up. Never
-    returns."""
+    """The single task of a child: register with the host, then run jobs until the host closes the
+    channel. Never returns."""
     try:
         runner = Runner(slot)
-    except BaseException:  # noqa: BLE001  (too few descriptors, say; pebble would keep a process that is of no use)
+    except BaseException:  # noqa: BLE001  (too few descriptors, for example; pebble would keep a useless process)
         process.give_up()
     try:
         runner.run()
     finally:
-        # a signal handler or thread that a job left behind has raised here: pebble would keep this
-        # process, deaf to us
+        # a signal handler or thread that a job left has raised here; pebble would keep this
+        # unresponsive process
         process.leave(LOST_CHANNEL_STATUS)
 
 
 class Runner:
-    """A child's side of the channel, and one job at a time."""
+    """The child's side of the channel. Runs one job at a time."""
 
     def __init__(self, slot: int) -> None:
         self._pid = os.getpid()
@@ -109,7 +109,7 @@ class Runner:
         claims_writer.close()
 
     def run(self) -> None:
-        """Serve the channel until the host hangs up."""
+        """Serve the channel until the host closes it."""
         while True:
             message = self._next()
             if not message:
@@ -121,14 +121,14 @@ class Runner:
             try:
                 return self._channel.receive()
             except BlockingIOError:
-                # A job called socket.setdefaulttimeout or made the description non-blocking: wait
-                # for it here.
+                # A job called socket.setdefaulttimeout or made the descriptor non-blocking: wait
+                # here.
                 channel.wait_readable(self._end.fileno(), None)
             except (OSError, DecodeError):
                 process.leave(LOST_CHANNEL_STATUS)
 
     def _run_batch(self, jobs: memoryview) -> None:
-        """Run the jobs of one message, but for those that the host has taken back."""
+        """Run the jobs of one message, except those that the host has taken back."""
         position = 0
         while position < len(jobs):
             flags, number, size = JOB_HEADER.unpack_from(jobs, position)
@@ -143,9 +143,9 @@ class Runner:
                     self._leave_if_spent()
 
     def _may_begin(self, number: int) -> bool:
-        # The host has put the claim before the message: if it is not there, the host has taken it
-        # back. What comes in its place is the claim of a job further on, before which only jobs
-        # that were taken back lie.
+        # The host writes the claim before the message. If the claim is gone, the host has taken the
+        # job back. The claim that comes instead belongs to a later job, and all jobs before that
+        # one were taken back.
         if not self._claimed:
             try:
                 self._claimed = channel.claim(self._claims)
@@ -159,8 +159,8 @@ class Runner:
         return True
 
     def _run_job(self, number: int, flags: int, payload: memoryview) -> bool:
-        """Run one job and reply; whether it can hardly have done what takes time: it was quick, and
-        a success."""
+        """Run one job and reply. Returns True for a quick success, which can hardly have harmed the
+        process."""
         page = self._page
         began = time.monotonic_ns()
         page.write(number, Phase.DECODING, began)
@@ -168,7 +168,7 @@ class Runner:
             told, (function, args, kwargs) = (
                 _decode_kq(payload) if flags & FROM_KQ else (b"", codec.decode_call(payload))
             )
-        except BaseException as error:  # noqa: BLE001  (a payload may raise anything)
+        except BaseException as error:  # noqa: BLE001  (unpickling may raise anything)
             outcome = not_loaded(error, payload)
         else:
             page.write(number, Phase.RUNNING, time.monotonic_ns())
@@ -179,7 +179,7 @@ class Runner:
         if os.getpid() != self._pid:
             process.leave(
                 0
-            )  # the job forked and returned twice: only the process that was given it may answer
+            )  # the job forked and returned twice: only the original process may reply
         printed = self._baseline.end_output()
         ended = time.monotonic_ns()
         page.end(ended)
@@ -191,7 +191,7 @@ class Runner:
             if channel.identify(self._end.fileno()) != self._end_identity:
                 process.leave(LOST_CHANNEL_STATUS)
             self._channel.send(REPLY_HEADER.pack(kind, number) + content)
-        except BlockingIOError:  # a job made the description non-blocking
+        except BlockingIOError:  # a job made the descriptor non-blocking
             channel.wait_writable(self._end.fileno())
             self._reply(kind, number, content)
         except OSError as error:
@@ -203,30 +203,31 @@ class Runner:
         try:
             if channel.identify(self._end.fileno()) == self._end_identity:
                 self._end.send(REPLY_HEADER.pack(LOGGED, self._number) + content)
-        except OSError:  # a job has closed it; its end will say so
+        except OSError:  # a job closed the channel, which is noticed when the job ends
             pass
 
     def _leave_if_spent(self) -> None:
-        """Make room for another process where a job has left no descriptor for the next."""
+        """Exit if a job has left no file descriptor for the next job, so that the host replaces
+        this process."""
         try:
             os.close(os.dup(self._end.fileno()))
         except OSError as error:
             output.warn(
-                f"a job has left its process without file descriptors ({error}): replacing the"
+                f"a job left its process without free file descriptors ({error}); replacing the"
                 " process"
             )
             process.leave(SPENT_STATUS)
 
 
 def _decode_kq(payload: memoryview) -> tuple[bytes, tuple[Any, Any, Any]]:
-    from embedkq._formats import kq_record  # here, since most children never need it
+    from embedkq._formats import kq_record  # here, because most children never need it
 
     job = kq_record.decode_job(payload)
     return kq_record.pack_told(job), (job.func, job.args, job.kwargs)
 
 
 def set_job_context(context: Callable[[], AbstractContextManager[Any]]) -> None:
-    """Run each job of this child inside a context manager that this makes. For initializers."""
+    """Run each job of this child inside a new context manager from `context`. For initializers."""
     global _surrounding
     _surrounding = context
 
@@ -238,7 +239,7 @@ _NOTHING = nullcontext()
 def run_call(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], describe: bool
 ) -> Outcome:
-    """Call the function and turn whatever comes of it into an outcome; raises nothing."""
+    """Call the function and turn its result or exception into an outcome. Never raises."""
     try:
         with _surrounding() if _surrounding else _NOTHING:
             result = function(*args, **kwargs)
@@ -249,11 +250,11 @@ def run_call(
     except MemoryError as error:
         traceback.clear_frames(
             error.__traceback__
-        )  # they hold what took all the memory, and telling takes some
+        )  # the frames hold the memory that reporting needs
         return failure(error)
-    except Exception as error:  # noqa: BLE001  (every exception of a job is its outcome)
+    except Exception as error:  # noqa: BLE001  (any exception of a job is its outcome)
         return failure(error)
-    except BaseException as error:  # noqa: BLE001  (SystemExit and its like must not end the child)
+    except BaseException as error:  # noqa: BLE001  (SystemExit and similar ones must not end the child)
         return failure(_exited(error), error)
     return _success(result, describe)
 
@@ -263,27 +264,27 @@ def _success(result: Any, describe: bool) -> Outcome:
         payload = codec.encode_object(result)
         _check_rebuilds(result, payload)
     except BaseException as error:  # noqa: BLE001  (pickling runs the result's own code)
-        unsound = ResultNotPicklable(type_name(type(result)), _message_of(error))
-        return failure(unsound, error)
+        unpicklable = ResultNotPicklable(type_name(type(result)), _message_of(error))
+        return failure(unpicklable, error)
     if len(payload) > LARGEST_RESULT:
         return failure(ResultTooLarge(len(payload), LARGEST_RESULT))
     return Outcome("success", payload, text=_bounded(_text_of(result)) if describe else "")
 
 
-def failure(told: Exception, raised: BaseException | None = None) -> Outcome:
-    """The outcome of a job that raised; `told` is what the callback gets, `raised` what the
-    traceback is about."""
-    raised = raised or told
-    name, message = type_name(type(told)), _message_of(told)
+def failure(error: Exception, raised: BaseException | None = None) -> Outcome:
+    """The outcome of a job that raised. The callback receives `error`; the traceback is that of
+    `raised`."""
+    raised = raised or error
+    name, message = type_name(type(error)), _message_of(error)
     try:
-        payload = codec.encode_object(told)
-        _check_rebuilds(told, payload)
+        payload = codec.encode_object(error)
+        _check_rebuilds(error, payload)
         if len(payload) > LARGEST_RESULT:
-            raise ValueError(f"the pickled exception takes {len(payload):,} bytes")
+            raise ValueError(f"the pickled exception has {len(payload):,} bytes")
     except BaseException:  # noqa: BLE001  (pickling runs the exception's own code)
         payload = codec.encode_object(JobFailed(name, message))
     kinds = "\n".join(
-        dict.fromkeys(type_name(kind) for error in (told, raised) for kind in type(error).__mro__)
+        dict.fromkeys(type_name(kind) for each in (error, raised) for kind in type(each).__mro__)
     )
     return Outcome(
         "failure",
@@ -299,10 +300,10 @@ def not_loaded(error: BaseException, payload: bytes | memoryview | None = None) 
     """The outcome of a job whose payload could not be unpickled.
 
     Args:
-        error: what unpickling raised; a `DecodeError` with the reason as its cause, or anything
-            else.
-        payload: to tell a damaged one from one that other surroundings may load; None if it was not
-            looked at.
+        error: the exception from unpickling: a `DecodeError` with the reason as its cause, or
+            anything else.
+        payload: used to distinguish a damaged payload from one that another host may load; None if
+            it was not read.
     """
     told = (
         error
@@ -318,9 +319,8 @@ def not_loaded(error: BaseException, payload: bytes | memoryview | None = None) 
 
 
 def _check_rebuilds(value: Any, payload: bytes) -> None:
-    # The owner unpickles in the host, on its own thread: it must neither raise nor hang there, so
-    # it is tried here first, under the job's limit. Without a reference to a class or function
-    # there is nothing that could.
+    # The owner's thread in the host unpickles the value, and must not raise or hang. So try it here
+    # first, under the job's limit. A pickle without a class or function can do neither.
     if type(value) not in _PLAIN_VALUES and _GLOBAL_OPCODE in payload:
         codec.decode_object(payload)
 
@@ -347,7 +347,7 @@ def _message_of(error: BaseException) -> str:
     try:
         return str(error)[:_MESSAGE_CHARACTERS]
     except BaseException:  # noqa: BLE001  (the exception's own code)
-        return "(its text cannot be made)"
+        return "(its str() raises)"
 
 
 def _kind_and_message_of(error: BaseException) -> str:

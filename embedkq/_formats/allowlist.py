@@ -1,5 +1,4 @@
-"""Which functions may run, told from a payload without unpickling or importing anything. Pure; any
-thread."""
+"""Checks which functions may run, without unpickling or importing anything. Pure; any thread."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ _QUIET = ("PROTO", "FRAME", "MEMOIZE")
 
 
 def check_patterns(allow: Any) -> tuple[str, ...]:
-    """Patterns such as "my_app.jobs.*".
+    """Check patterns such as "my_app.jobs.*".
 
     Raises:
-        TypeError, ValueError: they are none.
+        TypeError, ValueError: they are not patterns.
     """
     if (
         isinstance(allow, str)
@@ -30,44 +29,45 @@ def check_patterns(allow: Any) -> tuple[str, ...]:
         )
     if not allow or not all(allow):
         raise ValueError(
-            f"allow={allow!r}: an empty list or pattern allows nothing; None allows everything"
+            f"allow={allow!r}: an empty list or pattern allows nothing; use None to allow"
+            " everything"
         )
     return tuple(allow)
 
 
 def check_function(payload: bytes | None, patterns: Sequence[str]) -> None:
-    """Accept a call of a function that one of the patterns names.
+    """Accept a call if one of the patterns matches its function.
 
     Raises:
-        FunctionRefused: it is none of these, or not told by name: what travels by value (of
-            `__main__`, lambdas) may be anything.
+        FunctionRefused: no pattern matches, or the function travels by value (from `__main__`, or a
+            lambda) and so could be anything.
     """
     check_name(function_of(payload or b""), patterns)
 
 
 def check_name(name: str | None, patterns: Sequence[str]) -> None:
-    """Accept the dotted name of a function; None for one that is not told by name.
+    """Accept a function by its dotted name. None is a function that does not travel by name.
 
     Raises:
-        FunctionRefused: see `check_function`.
+        FunctionRefused: as `check_function`.
     """
     if name is None:
         raise FunctionRefused(
-            "its function travels by value, which `allow` does not take: put it into a module"
+            "its function travels by value, which `allow` does not accept: move it into a module"
         )
     if not any(fnmatchcase(name, pattern) for pattern in patterns):
-        raise FunctionRefused(f"{name} is not among the functions that are allowed here")
+        raise FunctionRefused(f"`allow` does not include {name}")
 
 
 def function_of(payload: bytes) -> str | None:
-    """Dotted name of the function that a call's payload begins with; None if it is not a plain
-    name.
+    """Dotted name of the function at the beginning of a call's payload; None if it does not travel
+    by name.
 
     A call is the tuple (function, args, kwargs), so its pickle begins with the name's two strings.
-    Whoever can write any bytes could have other code run than these bytes begin with: only a secret
-    keeps him out.
+    This is no protection against crafted bytes: they can run other code than the function that they
+    begin with. Only a secret prevents that.
     """
-    import pickletools  # here, since few workers have patterns, and it takes its time
+    import pickletools  # here, because the import is slow and few workers have patterns
 
     strings: list[str] = []
     try:

@@ -1,15 +1,21 @@
-"""What is noted of a partition beside how far it is done, and how all of it travels in the commit's
-metadata. Any thread.
+"""The notes of a partition, and the encoding of map and notes as the commit's metadata. Any thread.
 
-The text: that of the map (see `donemap`; nothing if nothing is done above the start), and behind a
-space, where there is something to note, base85 of a checksum and varints: how often the partition
-was begun without progress, the suspect (its distance from the start, plus one; 0 for none), how
-many records have taken hosts down, and of each distance and count, then the same for attempts up to
-the end. Distances are from the offset before. The checksum covers the start too, as the map's does.
-Attempts at offsets that no log reaches are none, and a version that does not know of them carries
-them along: from 2**61 on they are names of hosts, 7 bytes of a name each. The one from 2**62 on
-says which topic the offsets are of: its count is 63 bits of the topic's id, and how far its offset
-lies above 2**62 is the number of partitions that the topic had.
+The text is that of the map (see `offset_map`; empty if nothing is done above the start). If there
+are notes, a space follows, then base85 of a checksum and of varints. The checksum covers the start
+offset too. The varints are:
+
+- the number of starts of the partition without progress;
+
+- the suspect: its distance from the start, plus one; 0 for none;
+
+- the number of records that crashed hosts, and the distance and count of each;
+
+- the distance and count of each record with failed attempts, up to the end.
+
+Each distance is from the offset before. Attempts at offsets that no log reaches have another
+meaning; older versions carry them along unchanged. From 2**61 on they hold names of hosts, 7 bytes
+of a name each. One at 2**62 or above identifies the topic: its count is 63 bits of the topic's id,
+and its offset minus 2**62 is the topic's number of partitions.
 """
 
 from __future__ import annotations
@@ -26,7 +32,8 @@ from embedkq._formats.offset_map import CHECKSUM, LIMIT, OffsetRanges
 _SEPARATOR = " "
 _STARTS_IN_VAIN = 2
 _MOST_CRASHES = 16
-"""Records whose crashes are noted: those with the lowest offsets, for they hold up the rest."""
+"""The maximum number of records with crash counts. Those with the lowest offsets are kept, because
+they block the rest."""
 _MOST_NUMBERS = 16_384
 _MOST_BYTES = 64 * 1024
 _MOST_HOSTS = 5
@@ -37,12 +44,12 @@ _MOST_PARTITIONS = 2**31
 
 
 class TopicMark(NamedTuple):
-    """Which topic offsets are of: one that is deleted and created again has the same name and
-    another id (KIP-516).
+    """Identifies the topic that offsets belong to. A topic that is deleted and created again keeps
+    its name and gets another id (KIP-516).
 
     Attributes:
-        id: 63 bits of its id; 0 if they are not known.
-        partitions: how many it has; 0 if that is not known.
+        id: 63 bits of the topic's id; 0 if unknown.
+        partitions: its number of partitions; 0 if unknown.
     """
 
     id: int
@@ -50,8 +57,8 @@ class TopicMark(NamedTuple):
 
     @classmethod
     def of(cls, topic_id: UUID | None, partitions: int) -> TopicMark:
-        """That of a topic as a broker describes it; None or zeros for the id of one that knows
-        none."""
+        """The mark of a topic as a broker describes it. Brokers without topic ids report None or
+        zeros."""
         return cls(0 if topic_id is None else topic_id.int >> 65, partitions)
 
     def is_another_than(self, other: TopicMark) -> bool:
@@ -63,16 +70,16 @@ UNKNOWN_TOPIC = TopicMark(0, 0)
 
 
 class CommitMetadata(NamedTuple):
-    """What is known of records that are not done. Immutable; any thread.
+    """Notes about records that are not done. Immutable; any thread.
 
     Attributes:
-        starts: how often a host has begun jobs of the partition since it was last given up in order
-            or made progress.
-        suspect: offset of the job that runs while each runs alone; None for none.
-        crashes: how often a host went down over a record that was the suspect, by offset.
-        attempts: how often a job has failed, timed out or crashed, by offset.
-        hosts: names of the hosts that went down over a suspect, the last few; behind them the one
-            that the present suspect runs on.
+        starts: how often a host started jobs of the partition since the last orderly release or
+            progress.
+        suspect: in serial mode, the offset of the job that is running; else None.
+        crashes: how often a host crashed while the record was the suspect, by offset.
+        attempts: how often a job failed, timed out or crashed, by offset.
+        hosts: names of the last few hosts that crashed with a suspect, followed by the host of the
+            present suspect.
     """
 
     starts: int = 0
@@ -94,24 +101,24 @@ class CommitMetadata(NamedTuple):
 
     @property
     def serial_mode(self) -> bool:
-        """Whether the partition was begun so often without progress that its jobs should run one at
-        a time."""
+        """Whether the partition was started so often without progress that its jobs should run one
+        at a time."""
         return self.starts > _STARTS_IN_VAIN
 
     def begun(self) -> CommitMetadata:
-        """As of a host that is about to begin the first job of the partition."""
+        """The notes when a host is about to start the partition's first job."""
         return self._replace(starts=self.starts + 1)
 
     def suspecting(self, offset: int, host: str) -> CommitMetadata:
-        """As of a host that is about to run this job alone."""
+        """The notes when a host is about to run this job alone."""
         return self._replace(suspect=offset, hosts=(*self.hosts, host)[-_MOST_HOSTS:])
 
     def cleared(self) -> CommitMetadata:
-        """As of a suspect that did its host no harm."""
+        """The notes after the suspect ran without a crash."""
         return self if self.suspect is None else self._replace(suspect=None, hosts=self.hosts[:-1])
 
     def with_crash(self) -> CommitMetadata:
-        """As of a host that went down over its suspect, if it had one."""
+        """The notes after a crash of the host that ran the suspect, if there was one."""
         if self.suspect is None:
             return self
         return self._replace(
@@ -120,12 +127,12 @@ class CommitMetadata(NamedTuple):
         )
 
     def given_up(self) -> CommitMetadata:
-        """As of an assignment that ends in order, or of a host that was asked to stop: however it
-        ends, it is not to blame."""
+        """The notes after an orderly release, or when a host was asked to stop. However such a host
+        ends, its jobs are not to blame."""
         return self.cleared()._replace(starts=0)
 
     def of_open(self, start: int, done: OffsetRanges) -> CommitMetadata:
-        """The same without what is known of records that are done."""
+        """The notes without those for done records."""
         noted = self
         for offset in {*self.crashes, *self.attempts}:
             if offset < start or any(first <= offset < last for first, last in done):
@@ -133,7 +140,7 @@ class CommitMetadata(NamedTuple):
         return noted
 
     def without(self, offset: int) -> CommitMetadata:
-        """As of the moment in which this offset is done."""
+        """The notes after this offset is done."""
         if offset not in self.crashes and offset not in self.attempts and offset != self.suspect:
             return self
         noted = self.cleared() if offset == self.suspect else self
@@ -149,15 +156,15 @@ NOTHING = CommitMetadata()
 
 
 def _pairs_of_names(names: Sequence[str]) -> list[tuple[int, int]]:
-    """Names of hosts as attempts at offsets that no log reaches: a version that does not know of
-    them carries them along."""
+    """Host names, encoded as attempts at offsets that no log reaches. Older versions carry them
+    along."""
     pairs = []
     for number, name in enumerate(names):
         content = name.encode("utf-8", "replace")[:_LONGEST_NAME]
         for place in range(0, len(content), _PIECE):
             piece = int.from_bytes(
                 b"\1" + content[place : place + _PIECE], "big"
-            )  # the 1 keeps zeros in front
+            )  # the 1 preserves leading zeros
             pairs.append((_FIRST_NAME + number * _LONGEST_NAME + place, piece))
     return pairs
 
@@ -179,11 +186,11 @@ def encode(
     limit: int = LIMIT,
     topic: TopicMark = UNKNOWN_TOPIC,
 ) -> str:
-    """The metadata for an offset of a topic, of at most `limit` characters.
+    """Encode the metadata for an offset of a topic in at most `limit` characters.
 
-    First come the topic and what guards against crashes, which is short, then the map, then the
-    attempts. What does not fit is left out from the top: jobs done run again, jobs that failed
-    begin to count anew.
+    The topic and the notes of the crash guard are short and take priority, then the map, then the
+    attempts. What does not fit is dropped from the top: done jobs run again, and attempt counts of
+    failed jobs restart.
 
     Raises:
         ValueError: `start` is no offset, or `done` is not as `OffsetRanges` says.
@@ -206,26 +213,26 @@ def encode(
 
 
 def decode(start: int, text: str) -> tuple[OffsetRanges, CommitMetadata]:
-    """What `encode` was given, or a part of it. Takes bounded time and memory for any text.
+    """Decode what `encode` encoded, or a part of it. Uses bounded time and memory for any text.
 
     Raises:
-        ValueError: the text was not written by embedkq for this start, or is damaged; it says
-            which.
+        ValueError: embedkq did not write the text for this start, or it is damaged. The message
+            says which.
     """
     done, noted, _ = decode_all(start, text)
     return done, noted
 
 
 def decode_all(start: int, text: str) -> tuple[OffsetRanges, CommitMetadata, TopicMark]:
-    """The same, and the topic that it was written for; raises as `decode` does."""
+    """Like `decode`, and also returns the topic that the text was written for."""
     written, separator, noted = text.partition(_SEPARATOR)
     done = offset_map.decode(start, written)
     return (done, *_decode(start, noted)) if separator else (done, NOTHING, UNKNOWN_TOPIC)
 
 
 def topic_of(start: int, text: str) -> TopicMark:
-    """The topic that metadata was written for; the unknown one also where the text is of somebody
-    else, or damaged."""
+    """The topic that metadata was written for; UNKNOWN_TOPIC if another program wrote it, or if it
+    is damaged."""
     try:
         return decode_all(start, text)[2]
     except ValueError:
@@ -268,7 +275,7 @@ def _decode(start: int, text: str) -> tuple[CommitMetadata, TopicMark]:
         or len(numbers) % 2 == 0
         or numbers[2] > (len(numbers) - 3) // 2
     ):
-        raise ValueError(f"its notes hold {len(numbers)} numbers that make no sense")
+        raise ValueError(f"its notes have {len(numbers)} numbers that are not valid")
     middle = 3 + 2 * numbers[2]
     suspect = start + numbers[1] - 1 if numbers[1] else None
     attempts = _counts(start, numbers[middle:])

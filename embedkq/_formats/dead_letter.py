@@ -1,9 +1,9 @@
-"""What a dead letter looks like: a record that could not be run, with headers behind its own that
-say why and where it is from. Pure.
+"""The format of a dead letter: the record that failed, followed by headers with the reason and its
+origin. Pure.
 
-The letter's headers are always the last ones and always in one order. So a record that brings
-headers of such names with it (somebody put a dead letter back as it was) is read and stripped like
-any other: what it brought belongs to the record.
+The letter's headers are always the last ones, and always in the same order. So a record that
+already has such headers (somebody copied a dead letter back) is read and stripped like any other:
+its earlier headers belong to the record.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NamedTuple
 from embedkq.errors import DecodeError
 
 REASONS = ("malformed", "refused", "undecodable", "failure", "timeout", "crashes")
-"""Why a record is dead: no job of embedkq, one that may not run, one that cannot be unpickled; how
-its last run ended; the hosts it took down."""
+"""Why a record is dead: it is not a job, it was refused, it cannot be unpickled; how its last run
+ended; it crashed hosts."""
 
 _PREFIX = "embedkq-dead-"
 _NAMES = tuple(
@@ -48,11 +48,11 @@ Headers = list[tuple[str, bytes]]
 
 
 class Record(NamedTuple):
-    """A record as it is written to the dead-letter topic.
+    """A record of the dead-letter topic.
 
     Attributes:
-        key, value: as in the topic; None for none.
-        headers: in their order.
+        key, value: as in the topic, or None.
+        headers: in order.
     """
 
     key: bytes | None
@@ -61,7 +61,7 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, never told too small."""
+        """An upper bound of the record's size in bytes."""
         told = sum(
             len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD_BYTES
             for name, value in self.headers
@@ -70,19 +70,19 @@ class Record(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """What the headers of a dead letter say.
+    """The content of a dead letter's headers.
 
     Attributes:
-        topic, partition, offset: where the record is from.
+        topic, partition, offset: the record's origin.
         reason: one of `REASONS`.
-        exception: "type: message"; empty where there is none, as for a timeout.
-        traceback: formatted; empty where there is none, cut at its beginning where it was too long.
-        attempts: how often the job was begun.
-        host: name of the machine whose worker has written it.
-        time: when, in Unix milliseconds.
-        pointer: whether the letter was too large for its topic, so that the payload is only where
-            the record is from.
-        group: consumer group whose worker has written it; empty where an older version has.
+        exception: "type: message"; empty without an exception, for example after a timeout.
+        traceback: formatted traceback, or empty. A long one is cut at its beginning.
+        attempts: how often the job was started.
+        host: name of the machine that wrote the letter.
+        time: when it was written, in Unix milliseconds.
+        pointer: whether the letter was too large for its topic, so that the payload is only at the
+            origin.
+        group: consumer group of the worker that wrote it; empty if an older version wrote it.
     """
 
     topic: str
@@ -98,9 +98,8 @@ class DeadLetter(NamedTuple):
     group: str = ""
 
 
-def bury(record: Record, letter: DeadLetter) -> Record:
-    """The record as a dead letter: key, value and headers as they were, and behind them what the
-    letter says."""
+def as_dead_letter(record: Record, letter: DeadLetter) -> Record:
+    """Make a dead letter: the record's key, value and headers, followed by the letter's headers."""
     told: tuple[str | int, ...] = (
         letter.topic,
         letter.partition,
@@ -121,38 +120,39 @@ def bury(record: Record, letter: DeadLetter) -> Record:
 
 
 def forms_of(record: Record, letter: DeadLetter) -> Iterator[Record]:
-    """The dead letter in ever smaller forms, for a topic that does not take the whole.
+    """Yield the dead letter in ever smaller forms, for a topic that does not accept the whole
+    letter.
 
-    First whole; then with little of the traceback; then without value, as a pointer; at last with
-    nothing of the record at all, which still says where it is.
+    The forms are: the whole letter; with a short traceback; a pointer without value; and a pointer
+    without anything of the record.
     """
-    yield bury(record, letter)
+    yield as_dead_letter(record, letter)
     letter = letter._replace(
         traceback=_cut_head(letter.traceback, _SHORT), exception=_cut(letter.exception, _SHORT)
     )
-    yield bury(record, letter)
+    yield as_dead_letter(record, letter)
     letter = letter._replace(pointer=True)
-    yield bury(record._replace(value=b""), letter)
-    yield bury(Record(None, b"", ()), letter)
+    yield as_dead_letter(record._replace(value=b""), letter)
+    yield as_dead_letter(Record(None, b"", ()), letter)
 
 
 def read(headers: Sequence[tuple[str, bytes | None]]) -> DeadLetter:
-    """What the headers of a dead letter say.
+    """Read the headers of a dead letter.
 
     Raises:
-        DecodeError: these are not the headers of a dead letter; the message says what is wrong.
+        DecodeError: these are not the headers of a dead letter; the message says why.
     """
     start = _start(headers)
     own = headers[start:]
     values = [value or b"" for _, value in own]
     for index in (1, 2, 6, 8):
         if not _DECIMAL(values[index]):
-            raise DecodeError(f"header {_NAMES[index]!r} is no number: {values[index][:64]!r}")
+            raise DecodeError(f"header {_NAMES[index]!r} is not a number: {values[index][:64]!r}")
     texts = [value.decode("utf-8", "replace") for value in values]
     topic, _, _, reason, exception, traceback, _, host, _ = texts[: len(_NAMES)]
     if reason not in REASONS:
         raise DecodeError(
-            f"header {_NAMES[3]!r} is {reason[:64]!r}: it is one of {', '.join(REASONS)}"
+            f"header {_NAMES[3]!r} is {reason[:64]!r}, not one of {', '.join(REASONS)}"
         )
     partition, offset, attempts, time = (int(values[index]) for index in (1, 2, 6, 8))
     group = (
@@ -185,7 +185,7 @@ def is_dead_letter(headers: Sequence[tuple[str, bytes | None]]) -> bool:
 
 
 def strip(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
-    """The record's own headers, as they were before it died.
+    """The record's own headers, without those of the dead letter.
 
     Raises:
         DecodeError: these are not the headers of a dead letter.
@@ -202,7 +202,7 @@ def _start(headers: Sequence[tuple[str, bytes | None]]) -> int:
     start = end - len(_NAMES)
     if start < 0 or tuple(name for name, _ in headers[start:end]) != _NAMES:
         raise DecodeError(
-            f"this is no dead letter: its headers do not end with {_NAMES[0]} ... {_NAMES[-1]}"
+            f"this is not a dead letter: its headers do not end with {_NAMES[0]} ... {_NAMES[-1]}"
         )
     return start
 
@@ -220,5 +220,5 @@ def _cut(text: str, most: int) -> str:
 
 
 def _cut_head(text: str, most: int) -> str:
-    """The end of a traceback: there the error is."""
+    """The end of a traceback, which has the error."""
     return text if len(text) <= most else _CUT + text[len(_CUT) - most :]

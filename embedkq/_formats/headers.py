@@ -1,8 +1,8 @@
-"""What a record's header says of its job, so that a worker need not read the payload. Pure.
+"""The record header that describes a job, so that a worker need not read the payload. Pure.
 
-All of it is one header, which reads `1;id=...;timestamp=...;timeout=...`: the format, then what the
-job has of `FIELDS`, in that order. One, since four of them take kafka-python as long to unpack as
-all the rest of a record.
+It is a single header such as `1;id=...;timestamp=...;timeout=...`: the format, then the job's
+`FIELDS` in that order. kafka-python takes as long to unpack four headers as for the rest of a
+record, hence a single one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from embedkq.errors import DecodeError
 
 HEADER = "embedkq"
 GROUP_HEADER = HEADER + ".group"
-"""The only consumer group that a record is for, of one that was put back. Not part of `HEADER`,
-whose fields versions before must know."""
+"""The consumer group that a retried dead letter is for. It is not part of `HEADER`, because older
+versions must know all fields there."""
 SIGNATURE = b";signature="
 _FORMAT = b"1"
 _FURTHER = HEADER + "-"
@@ -35,7 +35,7 @@ _FORMS = {
     b"signature": (rb"[^;]*", "signature"),
 }
 FIELDS = tuple(_FORMS)
-"""What the header may tell, in this order."""
+"""The header's possible fields, in this order."""
 _NEEDED = (b"id", b"timestamp")
 _SOUND = re.compile(
     _FORMAT
@@ -48,14 +48,14 @@ _MOST_FIELDS = 20
 
 
 class Envelope(NamedTuple):
-    """What a record's header says of its job.
+    """The content of a record's header.
 
     Attributes:
         id: UUID as a string.
-        timestamp: Unix time in milliseconds at which it was enqueued.
-        timeout: its own limit in seconds; None for none.
-        retries: how often it may run again after it failed; None: as often as the worker says.
-        backoff: seconds before the first time; None: as the worker says.
+        timestamp: when the job was enqueued, in Unix milliseconds.
+        timeout: the job's own time limit in seconds; None if it has none.
+        retries: how often the job may be retried; None for the worker's setting.
+        backoff: seconds before the first retry; None for the worker's setting.
     """
 
     id: str
@@ -72,8 +72,8 @@ def headers_of(
     retries: int | None = None,
     backoff: float | None = None,
 ) -> list[tuple[str, bytes]]:
-    """The record headers of a job: id, timestamp in milliseconds, and as far as it has its own:
-    limit in seconds, retries, backoff."""
+    """The record headers of a job, from its id, its timestamp in milliseconds, and its own time
+    limit in seconds, retries and backoff, if any."""
     told = f"1;id={job_id};timestamp={timestamp}"
     if timeout is not None:
         told += f";timeout={float(timeout)!r}"
@@ -85,19 +85,19 @@ def headers_of(
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
-    """What the header says; headers of others are passed over.
+    """Read embedkq's header. Other headers are ignored.
 
     Raises:
-        DecodeError: it is missing, doubled or wrong; the message names what is.
+        DecodeError: the header is missing, duplicated or invalid; the message says which.
     """
     return read_value(value_of(headers))
 
 
 def read_value(value: bytes) -> Envelope:
-    """What the value of embedkq's header says.
+    """Read the value of embedkq's header.
 
     Raises:
-        DecodeError: it is wrong; the message names what is.
+        DecodeError: the value is invalid; the message says why.
     """
     sound = _SOUND(value)
     if sound is None:
@@ -113,19 +113,19 @@ def read_value(value: bytes) -> Envelope:
 
 
 def value_of(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
-    """What the one header of embedkq's holds, be it sound or not.
+    """The value of embedkq's header, valid or not.
 
     Raises:
-        DecodeError: there is none, several, or one that a later version must have written.
+        DecodeError: the header is missing or duplicated, or a later version wrote it.
     """
     found: bytes | None = None
     for name, value in headers:
         if name == HEADER and found is None:
-            found = value or b""  # Kafka has headers without a value, too
+            found = value or b""  # Kafka allows headers without a value
         elif name == HEADER or name.startswith(_FURTHER):
             raise DecodeError(
                 f"header {name!r} is"
-                f" {'doubled' if name == HEADER else 'unknown to this version of embedkq'}"
+                f" {'duplicated' if name == HEADER else 'unknown to this version of embedkq'}"
             )
     if found is None:
         raise DecodeError(f"header {HEADER!r} is missing")
@@ -135,29 +135,28 @@ def value_of(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
 def with_value(
     headers: Iterable[tuple[str, bytes | None]], value: bytes
 ) -> list[tuple[str, bytes]]:
-    """The headers with another value of embedkq's. kafka-python sends no header without a value: it
-    becomes an empty one."""
+    """The headers with another value for embedkq's. A header without a value becomes an empty one,
+    because kafka-python cannot send it."""
     return [(name, value if name == HEADER else told or b"") for name, told in headers]
 
 
 def rounds_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
-    """How often a job was put back after it had died; 0 where the header does not tell."""
+    """How often a job was retried as a dead letter; 0 if the header does not say."""
     sound = _SOUND(_value_or_nothing(headers))
     return int(sound[6] or 0) if sound else 0
 
 
 def is_signed(headers: Iterable[tuple[str, bytes | None]]) -> bool:
-    """Whether there is a signature, be it good or not."""
+    """Whether there is a signature, valid or not."""
     return any(name == HEADER and SIGNATURE in (value or b"") for name, value in headers)
 
 
 def put_back(
     headers: Iterable[tuple[str, bytes | None]], timestamp: int | None = None
 ) -> list[tuple[str, bytes]]:
-    """The headers of a job that is put back: a round more, perhaps another timestamp (in
-    milliseconds), and without a signature, which would not fit any more. What is no job's goes back
-    as it is: a round would not make a job of it.
-    """
+    """The headers of a dead letter that is retried: `rounds` is one higher, the timestamp is
+    replaced if given (in milliseconds), and the signature, now invalid, is removed. Headers that
+    are not a job's stay unchanged."""
     told = list(headers)
     value = _value_or_nothing(told)
     sound = _SOUND(value)
@@ -177,7 +176,7 @@ def put_back(
 
 
 def group_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """The only consumer group that the record is for; None if it is for all."""
+    """The only consumer group that the record is for; None for all groups."""
     for name, value in headers:
         if name == GROUP_HEADER:
             return (value or b"").decode("utf-8", "replace")
@@ -185,13 +184,13 @@ def group_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
 
 
 def for_group(headers: Iterable[tuple[str, bytes]], group: str) -> list[tuple[str, bytes]]:
-    """The headers of a record that is for one consumer group only; an empty name: for all."""
+    """The headers of a record for one consumer group only. An empty name means all groups."""
     others = [(name, value) for name, value in headers if name != GROUP_HEADER]
     return [*others, (GROUP_HEADER, group.encode())] if group else others
 
 
 def has_ours(headers: Iterable[tuple[str, bytes | None]]) -> bool:
-    """Whether any of the headers is one of embedkq's, whatever it says."""
+    """Whether any header is embedkq's, whatever its value."""
     return any(name == HEADER or name.startswith(_FURTHER) for name, _ in headers)
 
 
@@ -203,10 +202,10 @@ def _value_or_nothing(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
 
 
 def _fault_of(value: bytes) -> str:
-    """What is wrong with a value that is not sound."""
-    told, *fields = value.split(b";", _MOST_FIELDS)
-    if told != _FORMAT:
-        return f"begins with {told[:64]!r}: this version of embedkq reads {_FORMAT!r}"
+    """Describe what is wrong with an invalid value."""
+    version, *fields = value.split(b";", _MOST_FIELDS)
+    if version != _FORMAT:
+        return f"begins with {version[:64]!r}: this version of embedkq reads {_FORMAT!r}"
     found: dict[bytes, bytes] = {}
     for field in fields:
         name, _, text = field.partition(b"=")
@@ -218,8 +217,8 @@ def _fault_of(value: bytes) -> str:
         if name in _NEEDED and name not in found:
             return f"has no {name.decode()}"
         if name in found and not re.fullmatch(form, found[name]):
-            return f"has a wrong {name.decode()}, which is no {kind}: {found[name][:64]!r}"
-    return f"has its fields in another order than {b', '.join(FIELDS).decode()}"
+            return f"has an invalid {name.decode()}, not a {kind}: {found[name][:64]!r}"
+    return f"does not have its fields in the order {b', '.join(FIELDS).decode()}"
 
 
 @lru_cache(maxsize=256)
@@ -228,7 +227,7 @@ def _seconds(name: str, text: bytes) -> float:
         seconds = float(text)
     except ValueError:
         raise DecodeError(
-            f"header {HEADER!r} has a wrong {name}, which is no number: {text!r}"
+            f"header {HEADER!r} has an invalid {name}, not a number: {text!r}"
         ) from None
     if not (seconds > 0 and math.isfinite(seconds)):
         raise DecodeError(

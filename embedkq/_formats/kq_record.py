@@ -1,9 +1,9 @@
-"""Records that KQ 1.x and 2.x have written: told apart, and unpickled, without KQ. Pure; any
-thread, host and child.
+"""Recognizes and unpickles records that KQ 1.x and 2.x wrote, without KQ. Pure; any thread, host
+and child.
 
-Such a record has no headers; its payload is a pickle, made by dill, of a `kq.job.Job`. That was a
-namedtuple of 8 fields with a timestamp in seconds in 1.x, one of 9 fields in 2.0, and a dataclass
-in 2.1 and 2.2.
+Such a record has no headers. Its payload is a `kq.job.Job`, pickled by dill. In 1.x that was a
+namedtuple of 8 fields with a timestamp in seconds, in 2.0 one of 9 fields, and in 2.1 and 2.2 a
+dataclass.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _HEAD_VALUES = 40
 _TOLD = struct.Struct("=dB")
 
 
-# Told apart, and what may run, without unpickling anything.
+# Inspection, without unpickling anything.
 
 
 def is_job(payload: bytes) -> bool:
-    """Whether the payload begins as a pickled job of KQ does."""
+    """Whether the payload begins like a pickled job of KQ."""
     return _job_at(list(islice(_values(payload), _HEAD_VALUES))) is not None
 
 
 def function_of(payload: bytes) -> str | None:
-    """Dotted name of the function that a job of KQ calls; None if it is not a plain name. See
-    `allowed.function_of`."""
+    """Dotted name of the function that a job of KQ calls; None if it does not travel by name. See
+    `allowlist.function_of`."""
     values = list(islice(_values(payload), _HEAD_VALUES))
     start = _job_at(values)
     if start is None:
@@ -53,18 +53,18 @@ def function_of(payload: bytes) -> str | None:
 
 
 class _Text(str):
-    """A string that the pickle pushes; a plain `str` is an opcode's name."""
+    """A string that the pickle pushes. A plain `str` is the name of an opcode."""
 
 
 class _Name(NamedTuple):
-    """What the pickle imports."""
+    """A name that the pickle imports."""
 
     module: str
     name: str
 
 
 def _job_at(values: list[Any]) -> int | None:
-    """Where, behind the class of a job of KQ, its fields begin; None if it is no such job."""
+    """The index of the job's first field, behind the class; None if this is not a job of KQ."""
     first = values[0] if values else None
     if first == _Name(*_CLASS):
         return 1
@@ -82,9 +82,9 @@ def _job_at(values: list[Any]) -> int | None:
 
 
 def _values(payload: bytes) -> Iterator[Any]:
-    """What the pickle pushes or does, in order, names and repeated strings resolved; ends where it
-    is no pickle."""
-    import pickletools  # here, since only topics of KQ need it
+    """The values and opcodes of the pickle in order, with names and repeated strings resolved. Ends
+    at the first invalid opcode."""
+    import pickletools  # here, because only topics of KQ need it
 
     memo: dict[int, Any] = {}
     last: list[Any] = []
@@ -98,7 +98,7 @@ def _values(payload: bytes) -> Iterator[Any]:
             last.append(_value_of(opcode.name, argument, memo, last))
             if len(last) > 2:
                 yield last.pop(0)
-    except Exception:  # noqa: BLE001  (whatever it is, it is no pickle)
+    except Exception:  # noqa: BLE001  (anything that raises is not a pickle)
         pass
     yield from last
 
@@ -116,15 +116,16 @@ def _value_of(opcode: str, argument: Any, memo: Mapping[int, Any], last: list[An
     return _Text(argument) if isinstance(argument, str) else opcode
 
 
-# Unpickled.
+# Unpickling.
 
 
 def decode_job(payload: bytes | memoryview) -> Job:
-    """The job, its timestamp in milliseconds and without a limit where KQ wrote 0. Runs code that
-    the payload names.
+    """Decode the job, with its timestamp in milliseconds, and no limit if KQ wrote 0. Runs code
+    that the payload names.
 
     Raises:
-        DecodeError: the payload cannot be unpickled, or is no job of KQ; `__cause__` tells why.
+        DecodeError: the payload cannot be unpickled, or is not a job of KQ; `__cause__` has the
+            reason.
     """
     try:
         return _checked(_Unpickler(io.BytesIO(payload)).load())
@@ -138,7 +139,7 @@ def decode_job(payload: bytes | memoryview) -> Job:
 
 def _checked(found: Any) -> Job:
     if not isinstance(found, _KQJob):
-        raise DecodeError(f"the payload is no job of KQ but {type(found).__name__}")
+        raise DecodeError(f"the payload is not a job of KQ but {type(found).__name__}")
     fields: list[Any] = [vars(found).get(name) for name in _FIELDS]
     job_id, timestamp, topic, func, args, kwargs, timeout, key, _ = fields
     args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
@@ -158,7 +159,7 @@ def _checked(found: Any) -> Job:
     }
     if not all(fits.values()):
         raise DecodeError(
-            f"the job of KQ has no sound {', '.join(name for name in fits if not fits[name])}"
+            f"the job of KQ has an invalid {', '.join(name for name in fits if not fits[name])}"
         )
     if found.fields == _FIELDS_IN_SECONDS:
         timestamp *= 1000
@@ -166,8 +167,8 @@ def _checked(found: Any) -> Job:
 
 
 class _KQJob:
-    """Stands in for `kq.job.Job`, whichever of the three forms it had. A namedtuple's fields come
-    in order, a dataclass's as a dict."""
+    """Replaces `kq.job.Job` in all of its three forms. A namedtuple passes its fields in order, a
+    dataclass as a dict."""
 
     def __new__(cls, *values: Any) -> _KQJob:
         made = super().__new__(cls)
@@ -179,8 +180,7 @@ class _KQJob:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what dill wrote, without dill where it can: it puts the stand-in in place of KQ's
-    class."""
+    """Reads dill's pickles without dill where possible, and replaces KQ's class with `_KQJob`."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == _CLASS:
@@ -193,7 +193,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("__builtin__", "NoneType"):
             return type(None)
         if module in _DILL:
-            module = _DILL[0]  # early ones have the other name
+            module = _DILL[0]  # early versions of dill used the other name
         found = super().find_class(module, name)
         return (
             partial(_make_namedtuple, found) if (module, name) == (_DILL[0], _NAMEDTUPLE) else found
@@ -204,26 +204,26 @@ def _make_namedtuple(make: Any, name: str, fields: Any, module: str, *more: Any)
     return _KQJob if (module, name) == _CLASS else make(name, fields, module, *more)
 
 
-# What a child tells its host once it has unpickled such a job.
+# Messages from a child to its host about such a job.
 
 
 def pack_told(job: Job) -> bytes:
-    """The job's limit and id as bytes, without pickle."""
+    """Encode the job's time limit and id, without pickle."""
     job_id = (job.id or "").encode("ascii", "backslashreplace")[:_LONGEST_ID]
     return _TOLD.pack(job.timeout or 0.0, len(job_id)) + job_id
 
 
 def unpack_told(content: bytes) -> tuple[float | None, str, bytes]:
-    """Limit in seconds, id, and what follows.
+    """Decode the limit in seconds and the id. The third value is the rest of the message.
 
     Raises:
-        DecodeError: the bytes are not what `pack_told` made.
+        DecodeError: `pack_told` did not make these bytes.
     """
     try:
         limit, length = _TOLD.unpack_from(content)
     except struct.error as error:
-        raise DecodeError(f"not what a job of KQ says of itself: {error}") from error
+        raise DecodeError(f"not the limit and id of a job of KQ: {error}") from error
     job_id, rest = content[_TOLD.size : _TOLD.size + length], content[_TOLD.size + length :]
     if len(job_id) != length or not job_id.isascii():
-        raise DecodeError("not what a job of KQ says of itself: its id is cut or no ASCII")
+        raise DecodeError("not the limit and id of a job of KQ: the id is incomplete or not ASCII")
     return (limit if limit > 0 and math.isfinite(limit) else None), job_id.decode("ascii"), rest

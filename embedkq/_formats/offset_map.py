@@ -1,16 +1,22 @@
 """The map of what is done above a committed offset, as text in the commit's metadata. Any thread.
 
-The text: a character of version, one of method, base85 of a checksum (crc32, 4 bytes) and the
-content. The checksum covers the start too: a text copied to another offset (tools that mirror
-groups between clusters do that) is refused.
+The text has a character for the version, one for the method, and base85 of a checksum (crc32, 4
+bytes) and the content. The checksum covers the start offset too. So a text that was copied to
+another offset, as tools that mirror groups between clusters do, is refused.
 
-======  ========================================================================================
 method  content
 ======  ========================================================================================
 v       varints (LEB128) from the start: how many are not done, how many are, in turns, less one
 b       bits, lowest first, from the offset above the start: 1 is done
 V, B    the same, deflated
 ======  ========================================================================================
+=======
+Methods and their content:
+
+- `v`: varints (LEB128). From the start upwards, alternately the number of offsets that are not done
+  and the number that are done, each less one.
+- `b`: bits, lowest first, from the offset above the start. 1 means done.
+- `V`, `B`: the same, deflated.
 """
 
 from __future__ import annotations
@@ -23,34 +29,33 @@ from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
 OffsetRanges = Sequence[tuple[int, int]]
-"""What is done above a start, the first offset that is not: pairs (first, one past the last) of one
-offset or more, in rising order, with one or more that are not done before each. So the first one
-begins above the start."""
+"""The ranges of done offsets above a start, which is the first offset that is not done: pairs
+(first, last + 1), rising, each with one offset or more, and with at least one offset that is not
+done before each. So the first range begins above the start."""
 
 LIMIT = 4096
-"""Characters that a broker takes as metadata unless told otherwise (its
-`offset.metadata.max.bytes`)."""
+"""Characters of metadata that a broker accepts by default (`offset.metadata.max.bytes`)."""
 
 VERSION = "1"
 _MOST_CHARACTERS = 32_767
 _MOST_RUNS = 32_768
 _MOST_CONTENT = 256 * 1024
-"""Bytes of content before it is deflated; with the two above it bounds what a hostile text can
-cost."""
+"""Bytes of content before deflation. With the two limits above, this bounds the cost of a hostile
+text."""
 _MOST_VARINT = 9
 _MOST_OFFSET = 2**63 - 1
 _DEFLATE_FROM = 24
-"""Bytes below which deflating has never made a content shorter."""
+"""Bytes. Deflating shorter content never made it smaller."""
 CHECKSUM = 4
-"""Bytes of a checksum, in a text of this module or of `notes`."""
+"""Bytes of a checksum, here and in `commit_metadata`."""
 
 
 class Encoded(NamedTuple):
-    """A text to commit.
+    """Encoded metadata to commit.
 
     Attributes:
-        text: ASCII, empty where nothing is done above the start.
-        cut: whether runs were left out for want of room: what they hold is done again after a
+        text: ASCII; empty if nothing is done above the start.
+        cut: whether ranges were dropped because they did not fit. Their jobs run again after a
             restart.
     """
 
@@ -59,13 +64,12 @@ class Encoded(NamedTuple):
 
 
 def encode(start: int, done: OffsetRanges, limit: int = LIMIT) -> Encoded:
-    """The text of at most `limit` characters for what is done above `start`.
+    """Encode the done ranges above `start` in at most `limit` characters.
 
-    What does not fit is left out from the top. Any lower part is sound: what is forgotten is only
-    repeated.
+    Ranges that do not fit are dropped from the top. That is safe: their jobs only run again.
 
     Raises:
-        ValueError: `start` is no offset, or `done` is not as `OffsetRanges` says.
+        ValueError: `start` is not an offset, or `done` is not a valid `OffsetRanges`.
     """
     numbers = _to_numbers(start, done)
     fits, misses = 0, len(done) + 1
@@ -87,7 +91,7 @@ def encode(start: int, done: OffsetRanges, limit: int = LIMIT) -> Encoded:
 
 
 def measure(start: int, done: OffsetRanges) -> int:
-    """Characters that the whole of `done` takes as a text, whatever the limit.
+    """The number of characters that all of `done` needs, regardless of the limit.
 
     Raises:
         ValueError: as `encode`.
@@ -99,12 +103,12 @@ def measure(start: int, done: OffsetRanges) -> int:
 
 
 def bound(runs: int, span: int) -> int:
-    """Characters that so many runs within `span` offsets above the start never exceed, without a
-    look at them."""
+    """An upper bound of the characters for this number of ranges within `span` offsets above the
+    start, without encoding them."""
     if not runs:
         return 0
-    # A varint is a byte longer from 128 on, another from 128 squared on: of a given sum only so
-    # many can be that large.
+    # A varint needs one more byte from 128 on, and another from 128 squared on. For a given sum,
+    # only so many numbers can be that large.
     varints, most = 2 * runs, span >> 7
     while most:
         varints += min(2 * runs, most)
@@ -113,20 +117,20 @@ def bound(runs: int, span: int) -> int:
 
 
 def decode(start: int, text: str) -> OffsetRanges:
-    """What `encode` was given, or its lower part; no runs for an empty text.
+    """Decode what `encode` encoded: all ranges, or the lower ones. An empty text has no ranges.
 
-    Takes bounded time and memory for any text.
+    Uses bounded time and memory for any text.
 
     Raises:
-        ValueError: the text is of another version or maker, damaged, for another start, or
-            senseless; it says which.
+        ValueError: another version or program wrote the text, or it is damaged, for another start,
+            or invalid. The message says which.
     """
     if not text:
         return ()
     _check_start(start)
     if len(text) > _MOST_CHARACTERS:
         raise ValueError(
-            f"{len(text):,} characters are more than commit metadata can have"
+            f"it has {len(text):,} characters, more than commit metadata can have"
             f" ({_MOST_CHARACTERS:,})"
         )
     version, method, body = text[0], text[1:2], text[2:]
@@ -140,18 +144,17 @@ def decode(start: int, text: str) -> OffsetRanges:
         content = _inflate(content)
     runs = _READERS[method](start, content)
     if not runs:
-        raise ValueError("it holds no runs")
+        raise ValueError("it has no ranges")
     if runs[-1][1] > _MOST_OFFSET:
-        raise ValueError(f"it holds the offset {runs[-1][1]}, more than Kafka has")
+        raise ValueError(f"it contains offset {runs[-1][1]}, which is above Kafka's maximum")
     return runs
 
 
 def unwrap(text: str, checksum_of: Callable[[bytes], bytes], refusal: str) -> bytes:
-    """The content that is behind its checksum in a text in base85.
+    """The content of a base85 text that begins with a checksum.
 
     Raises:
-        ValueError: the checksum is another, or nobody writes the content so; with `refusal` as
-            message.
+        ValueError: the checksum is wrong, or the base85 is not canonical. `refusal` is the message.
     """
     try:
         data = base64.b85decode(text)
@@ -166,7 +169,8 @@ def unwrap(text: str, checksum_of: Callable[[bytes], bytes], refusal: str) -> by
 def merge(
     start: int, done: OffsetRanges, other_start: int, other_done: OffsetRanges
 ) -> tuple[int, OffsetRanges]:
-    """Start and runs of all that is done by either; a start counts as "all below is done"."""
+    """Merge two states: the start and ranges of everything that either has done. Everything below a
+    start counts as done."""
     start = max(start, other_start)
     runs: list[tuple[int, int]] = []
     for first, last in sorted(chain(done, other_done)):
@@ -180,11 +184,11 @@ def merge(
 
 
 def lag(first: int, end: int, start: int, done: OffsetRanges) -> int:
-    """How many offsets of a log are not done: its own go from `first` to before `end`; all below
-    `start` is done, and what `done` holds.
+    """The number of offsets of a log, from `first` to before `end`, that are not done. Everything
+    below `start` and in `done` is done.
 
-    A start behind the end is of another log, in which this one's offsets say nothing: then none of
-    them is done.
+    A start behind the end belongs to another log, so it says nothing about this one: no offset is
+    done.
     """
     if start > end:
         return end - first
@@ -193,10 +197,10 @@ def lag(first: int, end: int, start: int, done: OffsetRanges) -> int:
 
 
 def check(start: int, done: OffsetRanges) -> None:
-    """Nothing, if `done` is as `OffsetRanges` says.
+    """Check that `done` is a valid `OffsetRanges`.
 
     Raises:
-        ValueError: it is not, or `start` is no offset.
+        ValueError: it is not, or `start` is not an offset.
     """
     _to_numbers(start, done)
 
@@ -205,26 +209,26 @@ def check(start: int, done: OffsetRanges) -> None:
 
 
 def _to_numbers(start: int, done: OffsetRanges) -> list[int]:
-    """How many are not done and how many are, in turns from `start` on, each less the one that must
-    be there."""
+    """Alternately the number of offsets that are not done and that are done, from `start` on, each
+    less one."""
     _check_start(start)
     edges = [start, *chain.from_iterable(done)]
     numbers = [above - below - 1 for below, above in pairwise(edges)]
     if numbers and (min(numbers) < 0 or edges[-1] > _MOST_OFFSET):
         raise ValueError(
-            f"done={_excerpt(done)} above start={start}: rising runs with gaps between them were"
-            " expected"
+            f"done={_excerpt(done)} above start={start}: expected rising ranges with gaps between"
+            " them"
         )
     return numbers
 
 
 def _shortest(numbers: list[int]) -> tuple[str, bytes | None]:
-    """Method and content of the shortest form; no content if every form is above what a reader
-    takes."""
+    """Method and content of the shortest encoding. No content if every encoding is longer than
+    readers accept."""
     if len(numbers) > 2 * _MOST_RUNS:
         return "", None
     contents = {"v": write_varints(numbers)}
-    # Deflating may turn round which is shorter, but not by much more than this.
+    # Deflating can change which one is shorter, but hardly by more than this.
     if (sum(numbers) + len(numbers)) >> 3 <= 2 * len(contents["v"]):
         contents["b"] = _write_bits(numbers)
     contents = {
@@ -239,7 +243,7 @@ def _shortest(numbers: list[int]) -> tuple[str, bytes | None]:
 
 
 def write_varints(numbers: list[int]) -> bytes:
-    """Numbers of 0 or more, one after another, as LEB128."""
+    """Encode numbers of 0 or more as LEB128."""
     if max(numbers) < 0x80:
         return bytes(numbers)
     data = bytearray()
@@ -262,7 +266,7 @@ def _checksum(start: int, method: str, content: bytes) -> bytes:
 
 
 def _characters(content: int) -> int:
-    """Characters of a text whose content has so many bytes."""
+    """Characters of a text with this many bytes of content."""
     whole, rest = divmod(CHECKSUM + content, 4)
     return 2 + 5 * whole + (rest + 1 if rest else 0)
 
@@ -273,10 +277,7 @@ def _characters(content: int) -> int:
 def _read_varints(start: int, content: bytes) -> OffsetRanges:
     numbers = list(content) if content.isascii() else read_varints(content)
     if len(numbers) % 2 or len(numbers) > 2 * _MOST_RUNS:
-        raise ValueError(
-            f"it holds {len(numbers):,} numbers: pairs, and at most {_MOST_RUNS:,} of them, were"
-            " expected"
-        )
+        raise ValueError(f"it has {len(numbers):,} numbers: expected at most {_MOST_RUNS:,} pairs")
     runs, last = [], start
     for gap, length in _pairs(numbers):
         first = last + gap + 1
@@ -286,10 +287,10 @@ def _read_varints(start: int, content: bytes) -> OffsetRanges:
 
 
 def read_varints(content: bytes) -> list[int]:
-    """What `write_varints` was given.
+    """Decode the numbers that `write_varints` encoded.
 
     Raises:
-        ValueError: a number has no end, or more than 9 bytes.
+        ValueError: a number is incomplete, or has more than 9 bytes.
     """
     numbers = []
     number = shift = 0
@@ -300,9 +301,9 @@ def read_varints(content: bytes) -> list[int]:
             numbers.append(number)
             number = shift = 0
         elif shift >= 7 * _MOST_VARINT:
-            raise ValueError(f"it holds a number of more than {_MOST_VARINT} bytes")
+            raise ValueError(f"it has a number of more than {_MOST_VARINT} bytes")
     if shift:
-        raise ValueError("its last number has no end")
+        raise ValueError("its last number is incomplete")
     return numbers
 
 
@@ -310,7 +311,7 @@ def _read_bits(start: int, content: bytes) -> OffsetRanges:
     digits = f"{int.from_bytes(content, 'little'):b}"[::-1]
     matches = list(islice(re.finditer("1+", digits), _MOST_RUNS + 1))
     if len(matches) > _MOST_RUNS:
-        raise ValueError(f"it holds more than {_MOST_RUNS:,} runs")
+        raise ValueError(f"it has more than {_MOST_RUNS:,} ranges")
     return tuple((start + 1 + match.start(), start + 1 + match.end()) for match in matches)
 
 
@@ -324,7 +325,7 @@ def _inflate(content: bytes) -> bytes:
     except zlib.error as error:
         raise ValueError(f"it cannot be inflated: {error}") from error
     if len(data) > _MOST_CONTENT or not inflating.eof or inflating.unused_data:
-        raise ValueError(f"it inflates to more than {_MOST_CONTENT:,} bytes, or has no proper end")
+        raise ValueError(f"it inflates to more than {_MOST_CONTENT:,} bytes, or is incomplete")
     return data
 
 
@@ -337,7 +338,7 @@ def _pairs(numbers: list[int]) -> zip[tuple[int, int]]:
 
 def _check_start(start: int) -> None:
     if not 0 <= start <= _MOST_OFFSET:
-        raise ValueError(f"start={start} is no offset: 0 to {_MOST_OFFSET} was expected")
+        raise ValueError(f"start={start} is not an offset: expected 0 to {_MOST_OFFSET}")
 
 
 def _excerpt(done: OffsetRanges) -> str:

@@ -1,4 +1,4 @@
-"""How one run of a job ended, as it travels from the child to the owner: bytes, not yet
+"""The outcome of an attempt, as it travels from the child to the owner: bytes that are not yet
 unpickled."""
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ Status = Literal["success", "failure", "timeout", "undecodable", "malformed"]
 
 _STATUSES: tuple[Status, ...] = ("success", "failure", "timeout", "undecodable", "malformed")
 NOT_LOADED: tuple[Status, ...] = ("undecodable", "malformed")
-"""Statuses of a call that a child could not unpickle. The callback is told a failure, with
+"""Statuses of a call that a child could not unpickle. The callback receives a failure with
 `DecodeError`."""
 _NUMBER_OF = {status: number for number, status in enumerate(_STATUSES)}
 _HEADER = struct.Struct("=BIIIII")
 
 
 class Outcome(NamedTuple):
-    """The one form that every ending takes: bytes from a child, its death, or its limit.
+    """The outcome of an attempt, whether the child replied, died, or reached a limit.
 
     Attributes:
-        status: what the callback is told, or one of `NOT_LOADED`: `undecodable` if another host, or
-            this one later, may be able to unpickle the call (a module is missing, its import raises
-            or takes too long); `malformed` if the payload is no call anywhere.
-        payload: the pickled result (success) or exception (failure). Empty where there is none.
+        status: the callback's status, or one of `NOT_LOADED`: `undecodable` if another host, or
+            this one later, may be able to unpickle the call (a module is missing, or its import
+            raises or takes too long); `malformed` if the payload is not a valid call on any host.
+        payload: the pickled result (success) or exception (failure), or empty.
         type_name: qualified name of the exception's type.
         message: the exception's text.
-        traceback: formatted traceback, never empty where there is an exception.
-        text: success: repr of the result for the log, at most 1 KiB, empty unless asked for. With
-            an exception: qualified names of its type and of all that it derives from, one a line.
+        traceback: formatted traceback; never empty if there is an exception.
+        text: for a success, the repr of the result for the log, at most 1 KiB, if requested. With
+            an exception, the qualified names of its type and of all base classes, one per line.
     """
 
     status: Status
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
     text: str = ""
 
     def pack(self) -> bytes:
-        """The outcome as bytes, without pickle: who reads them runs no code."""
+        """Encode the outcome without pickle, so that reading it runs no code."""
         if not any(self[2:]):
             return (
                 _HEADER.pack(_NUMBER_OF[self.status], len(self.payload), 0, 0, 0, 0) + self.payload
@@ -51,10 +51,10 @@ class Outcome(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes, start: int = 0) -> Outcome:
-        """The outcome that `pack` made, read from `start` on.
+        """Decode an outcome that `pack` encoded, from position `start` on.
 
         Raises:
-            DecodeError: the bytes are no outcome.
+            DecodeError: the bytes are not an outcome.
         """
         try:
             number, payload, *lengths = _HEADER.unpack_from(data, start)
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
         position = start + _HEADER.size + payload
         if position + sum(lengths) != len(data):
             raise DecodeError(
-                f"not an outcome: {len(data)} bytes where {position + sum(lengths)} are announced"
+                f"not an outcome: it announces {position + sum(lengths)} bytes and has {len(data)}"
             )
         first = data[start + _HEADER.size : position]
         if not any(lengths):

@@ -1,9 +1,9 @@
-"""What a consumer group's commit says of one partition's log: the one place that decides it for
-workers and for every `kq` command.
+"""Interprets a consumer group's commit for the log of one partition, for workers and for all `kq`
+commands.
 
-An offset names a record only within one life of a log. A commit of a topic that was deleted and
-created again, or one behind the log's end (a broker that was restarted empty), says nothing of the
-log that is there now. Pure; any thread.
+An offset identifies a record only within one life of a log. If the topic was deleted and created
+again, or if the commit is behind the log's end (after a broker restarted empty), the commit says
+nothing about the present log. Pure; any thread.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from embedkq._formats.offset_map import OffsetRanges
 
 
 class Log(NamedTuple):
-    """What Kafka tells of a partition.
+    """A partition's log, as Kafka reports it.
 
     Attributes:
-        first: offset of the oldest record kept.
-        end: offset behind the last record, those of open transactions included. Asked for after the
-            commits that are compared with it, or what was done in between looks like a commit of
-            another log.
-        topic: which topic it is of.
+        first: offset of the oldest record that Kafka keeps.
+        end: offset behind the last record, including records of open transactions. Read it after
+            the commits that you compare with it. Otherwise records done in between look like a
+            commit of another log.
+        topic: identifies the topic.
     """
 
     first: int
@@ -32,19 +32,19 @@ class Log(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """What the group has committed of a partition."""
+    """A group's commit for a partition."""
 
     offset: int
     metadata: str
 
 
 class PartitionProgress(NamedTuple):
-    """How far a group is in a log.
+    """A group's progress in a log.
 
     Attributes:
         offset: all records below it are done.
         done: what is done above it.
-        damage: why `done` is not known; empty where it is.
+        damage: why `done` is unknown; empty if it is known.
     """
 
     offset: int
@@ -53,36 +53,33 @@ class PartitionProgress(NamedTuple):
 
 
 def progress_of(committed: Committed | None, log: Log) -> PartitionProgress | None:
-    """How far a group is in this log; None if it has committed nothing of it."""
+    """A group's progress in this log; None if it has no commit for it."""
     if committed is None or why_of_another_log(committed, log):
         return None
     try:
         return PartitionProgress(committed.offset, commit_metadata.decode(*committed)[0])
     except (
         ValueError
-    ) as error:  # of another program, or damaged: workers go by the offset alone then, too
+    ) as error:  # written by another program, or damaged: use only the offset, as workers do
         return PartitionProgress(committed.offset, damage=str(error))
 
 
 def why_of_another_log(committed: Committed, log: Log) -> str:
-    """Why the commit is not of this log, as part of a sentence; empty if it is, as far as one can
-    tell."""
+    """Why the commit belongs to another log, as part of a sentence; empty if it seems to belong to
+    this one."""
     if log.topic.is_another_than(commit_metadata.topic_of(*committed)):
         return (
-            f"the topic was deleted and created again, and offset {committed.offset}, which is"
-            " committed, was of the old one"
+            f"the topic was deleted and created again, and the committed offset {committed.offset}"
+            " belongs to the old one"
         )
     if committed.offset > log.end:
-        return (
-            f"its log ends at offset {log.end}, before offset {committed.offset}, which is"
-            " committed"
-        )
+        return f"its log ends at offset {log.end}, before the committed offset {committed.offset}"
     return ""
 
 
 def lag_of(progress: PartitionProgress | None, log: Log) -> int:
-    """How many offsets of a log a group has still to do: all of them where it has committed nothing
-    of it."""
+    """The number of offsets in a log that a group has not done; all of them if it has no commit for
+    it."""
     return (
         log.end - log.first
         if progress is None
@@ -91,11 +88,10 @@ def lag_of(progress: PartitionProgress | None, log: Log) -> int:
 
 
 def commit_of(offset: int, done: OffsetRanges, topic: TopicMark) -> tuple[Committed, bool]:
-    """What to commit for this progress in a log of this topic; and whether all of `done` has room
-    in it.
+    """The commit for this progress in a log of this topic, and whether all of `done` fits into it.
 
     Raises:
-        ValueError: `offset` is no offset, or `done` is not as `OffsetRanges` says.
+        ValueError: `offset` is not an offset, or `done` is not a valid `OffsetRanges`.
     """
     text = commit_metadata.encode(offset, done, NOTHING, topic=topic)
     return Committed(offset, text), commit_metadata.decode(offset, text)[0] == tuple(done)

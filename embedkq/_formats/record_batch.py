@@ -1,9 +1,8 @@
-"""The records of one record batch of Kafka, those that are broken included. Pure: bytes in, records
-out.
+"""Reads the records of a Kafka record batch, including broken ones. Pure.
 
-kafka-python 3.0.12 raises at the first record that it cannot read, and with it loses the rest of
-the batch and every batch behind it. Here such a record is given out too, with what is wrong with
-it, and the next one is read: its length tells where that begins. The format is Kafka's message
+kafka-python 3.0.12 raises at the first record that it cannot read, and loses the rest of the batch
+and every batch behind it. This module returns such a record with a description of its flaw, and
+continues with the next one, which it finds by the record's length. The format is Kafka's message
 format v2 (https://kafka.apache.org/documentation/#record).
 """
 
@@ -15,18 +14,18 @@ from typing import NamedTuple
 _MASK = 0x7F
 _MORE = 0x80
 _LONGEST_VARINT_BITS = 70
-_UNREADABLE_LENGTH = "its length cannot be read, nor can the records behind it in its batch"
+_UNREADABLE_LENGTH = "its length cannot be read, so neither can the rest of its batch"
 
 
 class FetchedRecord(NamedTuple):
-    """A record as it was fetched.
+    """A fetched record.
 
     Attributes:
-        partition, offset: where it is.
-        timestamp: Unix, milliseconds; -1 for none.
-        key, value, headers: as they were sent. Of a record with a flaw: what can be read of them,
-            else the record's bytes as value.
-        flaw: why it cannot be read; None for a sound one.
+        partition, offset: its place.
+        timestamp: in Unix milliseconds; -1 if it has none.
+        key, value, headers: as they were sent. If the record has a flaw: the readable parts, or
+            else the record's bytes as the value.
+        flaw: why the record cannot be read; None for a valid record.
     """
 
     partition: int
@@ -39,8 +38,8 @@ class FetchedRecord(NamedTuple):
 
 
 class RawName(str):
-    """The name of a header that is not UTF-8: as text with escapes, encoded again as the bytes that
-    it was."""
+    """A header's name that is not UTF-8, as text with escapes. It encodes back to the original
+    bytes."""
 
     raw: bytes
 
@@ -50,19 +49,19 @@ class RawName(str):
         return name
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        """The bytes that it was, whatever is asked for."""
+        """The original bytes, regardless of the arguments."""
         return self.raw
 
 
 class Batch(NamedTuple):
-    """What the header of a batch says of its records.
+    """The header of a batch.
 
     Attributes:
-        partition: where it is.
-        first, last: offsets that it covers.
-        records: how many there are.
-        timestamp: that records count theirs from, in milliseconds.
-        append_timestamp: that counts for all of them; None where each has its own.
+        partition: its partition.
+        first, last: its first and last offset.
+        records: number of records.
+        timestamp: base of the records' timestamps, in milliseconds.
+        append_timestamp: timestamp of all records; None if each record has its own.
     """
 
     partition: int
@@ -73,38 +72,34 @@ class Batch(NamedTuple):
     append_timestamp: int | None
 
     def stand_ins(self, after: int, flaw: str) -> Iterator[FetchedRecord]:
-        """A record with this flaw for each offset behind `after`."""
+        """Yield a record with this flaw for each offset above `after`."""
         for offset in range(max(self.first, after + 1), self.last + 1):
             yield FetchedRecord(self.partition, offset, self.timestamp, None, None, (), flaw)
 
 
 def read_records(batch: Batch, data: bytes, flaw: str | None = None) -> Iterator[FetchedRecord]:
-    """All records of a batch, in order. Raises nothing.
+    """Yield all records of a batch, in order. Never raises.
 
     Args:
-        data: the batch without its header, uncompressed.
-        flaw: what is wrong with all of them.
+        data: the uncompressed batch without its header.
+        flaw: a flaw of all records.
     """
     position, last = 0, batch.first - 1
     if batch.records < 0:
-        yield from batch.stand_ins(last, flaw or f"its batch tells of {batch.records} records")
-    if batch.records < 0:
-        yield from batch.stand_ins(
-            last, flaw or f"its batch says that it has {batch.records} records"
-        )
+        yield from batch.stand_ins(last, flaw or f"its batch announces {batch.records} records")
     for _ in range(batch.records):
         try:
             length, start = _varint(data, position)
             position = start + length
             if length < 0 or position > len(data):
-                raise ValueError(f"a length of {length} bytes")
+                raise ValueError(f"its length is {length} bytes")
         except (IndexError, ValueError):
             yield from batch.stand_ins(last, flaw or _UNREADABLE_LENGTH)
             return
         try:
             record = _read(batch, data, start, position, _text, flaw)
             if not last < record.offset <= batch.last:
-                raise ValueError(f"offset {record.offset} is not one of those that follow")
+                raise ValueError(f"its offset {record.offset} is out of order")
         except (IndexError, ValueError) as error:
             record = _salvaged(batch, data, start, position, last + 1, flaw or _said(error))
             if record.offset > batch.last:
@@ -113,7 +108,7 @@ def read_records(batch: Batch, data: bytes, flaw: str | None = None) -> Iterator
         yield record
     if position != len(data):
         yield from batch.stand_ins(
-            last, flaw or f"its batch tells of {batch.records} records, and has more"
+            last, flaw or f"its batch announces {batch.records} records and has more"
         )
 
 
@@ -125,12 +120,14 @@ def _read(
     name_of: Callable[[bytes], str],
     flaw: str | None,
 ) -> FetchedRecord:
-    """One record, which ends before `end`.
+    """Read a record that ends before `end`.
 
     Raises:
-        IndexError, ValueError: it is not what it should be.
+        IndexError, ValueError: the record is broken.
     """
-    delta, position = _varint(data, position + 1)  # the byte before is of no meaning yet
+    delta, position = _varint(
+        data, position + 1
+    )  # the first byte holds attributes, which are unused
     further, position = _varint(data, position)
     key, position = _field(data, position, end)
     value, position = _field(data, position, end)
@@ -155,18 +152,18 @@ def _read(
 
 
 def _field(data: bytes, position: int, end: int) -> tuple[bytes | None, int]:
-    """Bytes with their length before them, or None."""
+    """Read bytes with a length prefix, or None."""
     length, position = _varint(data, position)
     if length < 0:
         return None, position
     following = position + length
     if following > end:
-        raise ValueError("a field goes beyond its end")
+        raise ValueError("a field is longer than the record")
     return data[position:following], following
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number in zigzag coding, and where the next one begins."""
+    """Read a zigzag-encoded number. Also returns the position after it."""
     byte = data[position]
     if byte < _MORE:
         return (byte >> 1) ^ -(byte & 1), position + 1
@@ -188,7 +185,7 @@ def _text(name: bytes) -> str:
 def _salvaged(
     batch: Batch, data: bytes, start: int, end: int, offset: int, flaw: str
 ) -> FetchedRecord:
-    """What can be told of a record that is not sound."""
+    """The readable parts of a broken record."""
     try:
         record = _read(batch, data, start, end, _raw_text, flaw)
     except (IndexError, ValueError):

@@ -1,11 +1,11 @@
-"""What a fetch brought of one partition, read as far as it can be; and partitions that are held
-because nothing of them can be read.
+"""Reads the fetched batches of a partition, and tracks partitions that are held because they cannot
+be read now.
 
-Of a record that is broken only that one is lost, and is given out with its flaw. What can be read
-at another time or on another machine (compressed with a codec whose library is missing here) is not
-given out at all: its partition is held, and tried again.
+A broken record is returned with its flaw, and the following ones are read. A record that may be
+readable later or on another machine (such as one compressed with a codec whose library is missing
+here) is not returned: its partition is held and retried.
 
-Nothing of kafka-python is imported here; its objects are taken as they are documented.
+This module does not import kafka-python. It uses only documented attributes of its objects.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Protocol
 from embedkq._formats.record_batch import Batch, FetchedRecord, read_records
 
 HOLD_SECONDS = 5.0
-"""After which a partition is tried again whose records cannot be read here and now."""
+"""Seconds after which a held partition is retried."""
 CORRUPT_SECONDS, CORRUPT_TIMES = 0.5, 3
-"""A batch that is corrupt is fetched so often, with so much time in between, before its records
-count as lost."""
+"""A corrupt batch is fetched this many times, this many seconds apart, before its records count as
+broken."""
 _NEWEST_FORMAT = 2
 _NOT_ITS_FAULT = (
     ImportError,
@@ -30,14 +30,14 @@ _NOT_ITS_FAULT = (
     NotImplementedError,
     MemoryError,
 )
-"""Errors of decompression that tell of this Python rather than of the record."""
+"""Decompression errors that are caused by this Python environment and not by the record."""
 
 
 class CannotRead(Exception):
-    """Records that cannot be read here and now, which need not be their own fault.
+    """Records cannot be read now, possibly through no fault of their own.
 
     Attributes:
-        seconds: after which to try again.
+        seconds: time until the next attempt.
     """
 
     def __init__(self, reason: str, seconds: float = HOLD_SECONDS) -> None:
@@ -46,13 +46,14 @@ class CannotRead(Exception):
 
 
 class Held(NamedTuple):
-    """Why a partition is not read on for the moment.
+    """Why a partition is held.
 
     Attributes:
-        offset: the first that was not read.
-        reason: what is so of its next records, without a subject: "are compressed with ...".
-        until: `time.monotonic()` from which on it is fetched again.
-        times: how often in a row it has come to this.
+        offset: the first offset that was not read.
+        reason: the reason, as a clause about the next records without a subject: "are compressed
+            with ...".
+        until: `time.monotonic()` of the next fetch.
+        times: number of consecutive holds at this offset.
     """
 
     offset: int
@@ -62,7 +63,7 @@ class Held(NamedTuple):
 
 
 class Holds:
-    """Partitions that are held. The thread that polls, but for `allows`."""
+    """The held partitions. For the polling thread, except `allows`."""
 
     def __init__(self) -> None:
         self._held: dict[Any, Held] = {}
@@ -71,7 +72,7 @@ class Holds:
         return len(self._held)
 
     def hold(self, partition: Any, offset: int, error: Exception) -> None:
-        """Fetch nothing of this partition for a while."""
+        """Stop fetching this partition for a while."""
         reason = str(error) if isinstance(error, CannotRead) else f"cannot be read: {error!r}"
         seconds = error.seconds if isinstance(error, CannotRead) else HOLD_SECONDS
         known = self._held.get(partition)
@@ -79,22 +80,22 @@ class Holds:
         self._held[partition] = Held(offset, reason, time.monotonic() + seconds, times)
 
     def release(self, partition: Any) -> None:
-        """Something of it was read."""
+        """End the hold: the partition was read."""
         self._held.pop(partition, None)
 
     def allows(self, partition: Any, now: float) -> bool:
-        """Whether it may be fetched. Any thread."""
+        """Whether the partition may be fetched. Any thread."""
         held = self._held.get(partition)
         return held is None or held.until <= now
 
     def times(self, partition: Any, offset: int) -> int:
-        """How often in a row it was held at this offset."""
+        """Number of consecutive holds at this offset."""
         held = self._held.get(partition)
         return held.times if held is not None and held.offset == offset else 0
 
     def at(self, positions: Mapping[Any, int | None]) -> dict[Any, Held]:
-        """Those that are held where they still are. Those that have no position any more are
-        forgotten."""
+        """The holds at the partitions' present positions. Holds of partitions without a position
+        are removed."""
         self._held = {
             partition: held for partition, held in self._held.items() if partition in positions
         }
@@ -106,42 +107,42 @@ class Holds:
 
 
 class Fetched(Protocol):
-    """What a fetch brought of one partition."""
+    """The fetched batches of one partition."""
 
     number: int
-    """Of the partition."""
+    """The partition's number."""
     next_fetch_offset: int
-    """From where on it is read; moved on by `read_batches`."""
+    """The next offset to read. `read_batches` advances it."""
     leader_epoch: int
     check_crcs: bool
 
     def is_passed_over(self, batch: Any) -> bool:
-        """Whether nothing of a batch is for consumers: a mark of transactions, or of one that was
-        aborted."""
+        """Whether a batch has nothing for consumers: a transaction marker, or records of an aborted
+        transaction."""
 
     def content_of(self, batch: Any) -> bytes:
-        """A batch without its header."""
+        """The batch without its header."""
 
     def decompressor(self, batch: Any) -> tuple[str, Any]:
-        """Name and function of the codec of a batch; raises CannotRead."""
+        """Name and function of the batch's codec; raises CannotRead."""
 
     def end(self) -> int | None:
-        """Offset behind the partition's last record, if it is known."""
+        """The offset behind the partition's last record, if known."""
 
     def times_held(self) -> int:
-        """How often in a row the partition was held at `next_fetch_offset`."""
+        """Number of consecutive holds at `next_fetch_offset`."""
 
 
 def read_batches(fetched: Fetched, batches: Any) -> Iterator[FetchedRecord]:
-    """All records of all batches, in order.
+    """Yield all records of all batches, in order.
 
     Raises:
-        CannotRead, Exception: those at `next_fetch_offset` cannot be read.
+        CannotRead, Exception: the records at `next_fetch_offset` cannot be read.
     """
     while (batch := batches.next_batch()) is not None:
         if batch.magic > _NEWEST_FORMAT:
             raise CannotRead(
-                f"are in a batch of format {batch.magic}, which kafka-python does not know"
+                f"are in a batch of format {batch.magic}, which kafka-python does not support"
             )
         flaw = _checked(fetched, batch)
         following = fetched.next_fetch_offset
@@ -160,19 +161,19 @@ def read_batches(fetched: Fetched, batches: Any) -> Iterator[FetchedRecord]:
             if record.offset >= fetched.next_fetch_offset:
                 fetched.next_fetch_offset = record.offset + 1
                 yield record
-        # The last records of a batch may have been compacted away.
+        # Compaction may have removed the last records of a batch.
         fetched.next_fetch_offset = max(fetched.next_fetch_offset, following)
         if (
             flaw is not None
-            # it may have been the end of a transaction: what follows is fetched anew, with Kafka's
-            # list of those
+            # the batch may have ended a transaction: fetch the rest again, with Kafka's list of
+            # aborted transactions
         ):
             return
 
 
 def _checked(fetched: Fetched, batch: Any) -> str | None:
-    """None if a batch is as it was sent; else what is wrong, once it was fetched a few times over:
-    a line may have been at fault."""
+    """None if the batch's CRC is right, else the flaw. Raises CannotRead for the first few fetches,
+    because the network may be at fault."""
     if not fetched.check_crcs or batch.validate_crc():
         return None
     if fetched.times_held() < CORRUPT_TIMES:
@@ -187,7 +188,7 @@ def _frame_of(fetched: Fetched, batch: Any, doubtful: bool) -> Batch:
     ):
         first = last = (
             fetched.next_fetch_offset
-        )  # it cannot be: the next fetch shows what is behind
+        )  # not credible: use one offset, and let the next fetch show the rest
     appended = batch.max_timestamp if batch.timestamp_type else None
     return Batch(fetched.number, first, last, batch.records_count, batch.first_timestamp, appended)
 
@@ -202,7 +203,7 @@ def _records(
             data = bytes(decompress(data))
         except _NOT_ITS_FAULT as error:
             raise CannotRead(f"are compressed with {codec}, which fails here: {error!r}") from error
-        except Exception as error:  # noqa: BLE001  (each library has errors of its own)
+        except Exception as error:  # noqa: BLE001  (each library has its own errors)
             return frame.stand_ins(
                 frame.first - 1, flaw or f"its batch cannot be decompressed with {codec}: {error!r}"
             )
@@ -210,7 +211,7 @@ def _records(
 
 
 def _legacy(fetched: Fetched, batch: Any, flaw: str | None) -> Iterator[FetchedRecord]:
-    """Of a batch of the formats before Kafka 0.11, whose offset is that of its last record."""
+    """Read a batch in a format older than Kafka 0.11, whose offset is that of its last record."""
     frame = Batch(fetched.number, fetched.next_fetch_offset, batch.base_offset, 0, -1, None)
     last = frame.first - 1
     if batch.compression_type:
@@ -229,5 +230,5 @@ def _legacy(fetched: Fetched, batch: Any, flaw: str | None) -> Iterator[FetchedR
             last = record.offset
     except _NOT_ITS_FAULT as error:
         raise CannotRead(f"cannot be read here: {error!r}") from error
-    except Exception as error:  # noqa: BLE001  (each library has errors of its own)
+    except Exception as error:  # noqa: BLE001  (each library has its own errors)
         yield from frame.stand_ins(last, flaw or f"its batch cannot be read: {error!r}")

@@ -1,8 +1,9 @@
-"""Signed records: whoever has no secret cannot have a worker run code. Pure; any thread.
+"""Signs records and checks signatures, so that nobody without a secret can make a worker run code.
+Pure; any thread.
 
-HMAC-SHA256 (RFC 2104) over topic, key, embedkq's header and the payload, each with its length, so
-that no two records share a signed text. The signature ends the header, and names the secret by a
-digest of it, so that secrets can be changed without a gap.
+The signature is HMAC-SHA256 (RFC 2104) over topic, key, embedkq's header and the payload, each with
+its length, so that no two records have the same signed text. It is the last field of the header and
+names the secret by a digest. So secrets can be rotated without downtime.
 """
 
 from __future__ import annotations
@@ -21,34 +22,34 @@ from embedkq.errors import DecodeError, SecretUnknown, SignatureRefused
 
 _ABSENT = -1
 _BLOCK = 64
-"""Bytes that SHA-256 takes at a time."""
+"""The block size of SHA-256 in bytes."""
 _LENGTHS = struct.Struct(">4q").pack
 _SHORTEST_SECRET = 16
 _NAME = re.compile(rb"[0-9a-f]{16}").fullmatch
 
 Secret = str | bytes | Path
-"""A secret itself, or the path of a file that holds one."""
+"""A secret, or the path of a file with a secret."""
 
 
 class Signer:
-    """Signs with its first secret, and accepts signatures of any of them. Tells its secrets to
-    nobody, and does not pickle."""
+    """Signs with its first secret, and accepts signatures by any of its secrets. Never shows its
+    secrets, and cannot be pickled."""
 
     def __init__(self, secrets: Secret | Sequence[Secret]) -> None:
         """
         Args:
-            secrets: one, or several: the one to sign with first, then those whose signatures are
-                still accepted.
+            secrets: one or several secrets. The first one signs; signatures by the others are
+                accepted too.
 
         Raises:
-            TypeError, ValueError: a secret is no text, too short, or its file cannot be read. The
-                message never holds the secret.
+            TypeError, ValueError: a secret is not text, is too short, or its file cannot be read.
+                The message never contains the secret.
         """
         listed: Iterable[Any] = [secrets] if isinstance(secrets, (str, bytes, Path)) else secrets
         keys = [_read(secret) for secret in listed]
         if not keys:
             raise ValueError(
-                "secret=[]: give at least one secret, or None to leave records unsigned"
+                "secret=[]: use at least one secret, or None to leave records unsigned"
             )
         self._keys = {_name_of(key): _Key(key) for key in keys}
         self._first = _name_of(keys[0])
@@ -66,14 +67,14 @@ class Signer:
         headers: Sequence[tuple[str, bytes | None]],
         payload: bytes | None,
     ) -> list[tuple[str, bytes]]:
-        """The headers of an unsigned job with the signature in them.
+        """The headers of an unsigned job with a signature added.
 
         Raises:
-            DecodeError: they are no job's.
+            DecodeError: they are not the headers of a job.
         """
-        told = value_of(headers)
-        digest = self._keys[self._first].digest(topic, key, told, payload)
-        return with_value(headers, b"".join((told, SIGNATURE, self._first, b":", digest)))
+        signed = value_of(headers)
+        digest = self._keys[self._first].digest(topic, key, signed, payload)
+        return with_value(headers, b"".join((signed, SIGNATURE, self._first, b":", digest)))
 
     def check(
         self,
@@ -82,15 +83,15 @@ class Signer:
         headers: Iterable[tuple[str, bytes | None]],
         payload: bytes | None,
     ) -> bytes:
-        """Accept a record, before anything of it is unpickled; what its header tells, without the
+        """Check a record before anything in it is unpickled. Returns the header's value without the
         signature.
 
         Raises:
-            SignatureRefused: it is not signed, altered, moved here from another topic, or signed
-                with a secret that is not known.
+            SignatureRefused: the record is not signed, was altered, was copied from another topic,
+                or is signed with an unknown secret.
         """
         try:
-            told, is_signed, signature = value_of(headers).rpartition(SIGNATURE)
+            signed, is_signed, signature = value_of(headers).rpartition(SIGNATURE)
         except DecodeError as error:
             raise SignatureRefused(f"it is not signed: {error}") from None
         if not is_signed:
@@ -100,21 +101,21 @@ class Signer:
         if secret is None:
             if not _NAME(name):
                 raise SignatureRefused(
-                    "it is signed in a form that this version of embedkq does not know"
+                    "its signature has a format that this version of embedkq does not know"
                 )
             raise SecretUnknown(name.decode())
-        if not hmac.compare_digest(digest, secret.digest(topic, key, told, payload)):
+        if not hmac.compare_digest(digest, secret.digest(topic, key, signed, payload)):
             raise SignatureRefused(
-                "its signature does not fit: it was altered, or signed for another topic"
+                "its signature is invalid: it was altered, or signed for another topic"
             )
-        return told
+        return signed
 
 
 def check_age(timestamp: int, max_age: float) -> None:
-    """Refuse what was enqueued too long ago; `timestamp` in milliseconds, `max_age` in seconds.
+    """Refuse an old record. `timestamp` is in milliseconds, `max_age` in seconds.
 
     Raises:
-        SignatureRefused: it is older than that.
+        SignatureRefused: the record is older than `max_age`.
     """
     age = time.time() - timestamp / 1000
     if age > max_age:
@@ -122,8 +123,7 @@ def check_age(timestamp: int, max_age: float) -> None:
 
 
 class _Key:
-    """HMAC-SHA256 of many texts under one secret, begun once. The copies of `hmac.HMAC` take longer
-    than all of this."""
+    """HMAC-SHA256 with a prepared key. Copying a `hmac.HMAC` takes longer than all of this."""
 
     def __init__(self, secret: bytes) -> None:
         block = (secret if len(secret) <= _BLOCK else hashlib.sha256(secret).digest()).ljust(
@@ -132,17 +132,17 @@ class _Key:
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
-    def digest(self, topic: str, key: bytes | None, told: bytes, payload: bytes | None) -> bytes:
-        """In hexadecimal; `told` is the header's value without a signature."""
+    def digest(self, topic: str, key: bytes | None, signed: bytes, payload: bytes | None) -> bytes:
+        """The digest in hexadecimal. `signed` is the header's value without a signature."""
         name = topic.encode()
         lengths = _LENGTHS(
             len(name),
             _ABSENT if key is None else len(key),
-            len(told),
+            len(signed),
             _ABSENT if payload is None else len(payload),
         )
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(b"".join((lengths, name, key or b"", told, payload or b"")))
+        inner.update(b"".join((lengths, name, key or b"", signed, payload or b"")))
         outer.update(inner.digest())
         return outer.hexdigest().encode()
 
@@ -163,12 +163,12 @@ def _read(secret: Any) -> bytes:
         content = secret.encode() if isinstance(secret, str) else secret
     else:
         raise TypeError(
-            "a secret must be a string, bytes or a pathlib.Path of a file that holds one, not a"
-            f" {type(secret).__name__}"
+            "a secret must be a string, bytes, or the pathlib.Path of a file with the secret, not"
+            f" a {type(secret).__name__}"
         )
     if len(content) < _SHORTEST_SECRET:
         raise ValueError(
-            f"a secret must have at least {_SHORTEST_SECRET} bytes, this one has {len(content)}:"
-            " try secrets.token_hex(32)"
+            f"a secret must have at least {_SHORTEST_SECRET} bytes; this one has {len(content)}."
+            " secrets.token_hex(32) makes one"
         )
     return content

@@ -1,1 +1,1 @@
-"""What the host and its child processes both use to talk to each other."""
+"""Communication between the host and its child processes, used by both."""

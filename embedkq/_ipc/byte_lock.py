@@ -1,4 +1,4 @@
-"""The host's side of a lock between processes that needs no semaphore, and so no resource
+"""The host's side of a lock between processes. It uses no semaphore, so it needs no resource
 tracker."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from embedkq._ipc.startup import ByteLock, rebuild_lock
 
 
 class PipeLock(ByteLock):
-    """A `ByteLock` that the host makes; in a child it becomes a plain one."""
+    """A `ByteLock` that the host creates. In a child it is a plain `ByteLock`."""
 
     def __init__(self) -> None:
         super().__init__(*os.pipe())
@@ -21,7 +21,7 @@ class PipeLock(ByteLock):
         register_fork_cleanup(self)
 
     def close_after_fork(self) -> None:
-        """In a forked copy of the process: close its copies of the pipe."""
+        """In a forked copy of the process, close the copies of the pipe."""
         self._close()
 
     def __reduce__(self) -> Any:

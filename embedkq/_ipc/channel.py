@@ -1,17 +1,16 @@
-"""Whole messages of any size between a host and one of its children, and claims, by which both
-agree on what the child runs.
+"""Messages of any size between a host and one of its children, and claims, which decide whether the
+child runs a job.
 
-A socket pair that keeps message boundaries carries both directions, so that there is never half a
-message to wait for. What is larger than 32 KiB is written to an anonymous file that both sides hold
-open from the start, one for each direction, and a notice of it goes through the socket: no writer
-blocks half-way, and no descriptor is needed to send or to receive, of which either process may have
-none left.
+A socket pair that keeps message boundaries carries both directions, so nobody waits for half a
+message. A message above 32 KiB is written to an anonymous file, one for each direction, that both
+sides open at the start; a notice goes through the socket. So no writer blocks half-way, and sending
+and receiving need no new descriptor, of which either process may have none left.
 
-Claims are numbers in the one direction that both sides read: the child to begin what a number
-stands for, the host to take it back. The kernel gives each number to one of them.
+A claim is a job's number in a pipe that both sides read: the child to start the job, the host to
+take it back. The kernel gives each number to only one of them.
 
-Only Linux has SOCK_SEQPACKET for local sockets, memfd_create and MSG_CMSG_CLOEXEC; their portable
-stand-ins are in this file.
+SOCK_SEQPACKET for local sockets, memfd_create and MSG_CMSG_CLOEXEC exist only on Linux. This file
+has portable replacements.
 """
 
 from __future__ import annotations
@@ -29,27 +28,28 @@ from embedkq.errors import DecodeError
 
 INLINE_BYTES = 32 * 1024
 NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
-"""Of an OSError of `Channel.send`: the message is too large for this machine now; smaller ones can
-still be sent."""
+"""Error numbers of `Channel.send`: the machine has no room for this message now, but may have room
+for smaller ones."""
 NOT_ALLOWED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
-"""Of an OSError of a system call that this kernel does not have, or that a sandbox (seccomp) keeps
-from its processes."""
+"""Error numbers of a system call that the kernel does not have, or that a sandbox (seccomp)
+denies."""
 _BUFFER_BYTES = 8 * INLINE_BYTES
 _MOST_DESCRIPTORS = 12
 _ANCILLARY_BYTES = socket.CMSG_LEN(_MOST_DESCRIPTORS * struct.calcsize("i"))
 _CLOEXEC_ON_RECEIVE = int(
     getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-)  # as plain numbers: to join flags of an enum costs a microsecond
+)  # plain numbers, because combining enum flags costs a microsecond
 _DONTWAIT = int(socket.MSG_DONTWAIT)
 _PEEK = (
     int(socket.MSG_PEEK) if sys.platform.startswith("linux") else 0
-)  # elsewhere it does not give descriptors
-# A DGRAM pair keeps boundaries too, but its reader sees no end of file: there the child watches its
-# host by other means.
+)  # on other systems it does not return descriptors
+# A DGRAM pair keeps boundaries too, but its reader sees no end of file. On such systems the child
+# watches its host in another way.
 _KIND = socket.SOCK_SEQPACKET if hasattr(os, "memfd_create") else socket.SOCK_DGRAM
 _NOTICE_MARK = 0
 _NOTICE = struct.Struct("=BQQ")
-"""`_NOTICE_MARK`, with which no other message begins; position and size in the sender's file."""
+"""`_NOTICE_MARK`, with which no other message begins; then position and size in the sender's
+file."""
 _COUNT = struct.Struct("=Q")
 _KEPT_BYTES = 1024 * 1024
 _CLAIM = struct.Struct("=Q")
@@ -57,8 +57,7 @@ _MOST_CLAIMS = 512
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends, both blocking whatever `socket.setdefaulttimeout()` says in this
-    process."""
+    """Two connected sockets. Both block, regardless of `socket.setdefaulttimeout()`."""
     ends = socket.socketpair(socket.AF_UNIX, _KIND)
     for end in ends:
         end.setblocking(True)
@@ -67,27 +66,26 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def adopt(descriptor: int) -> socket.socket:
-    """A socket object around a descriptor that was received; its description keeps the blocking
-    mode that it has."""
+    """A socket object for a received descriptor. The blocking mode stays the same."""
     blocking = os.get_blocking(descriptor)
     end = socket.socket(fileno=descriptor)
     if os.get_blocking(descriptor) != blocking:
-        # socket.setdefaulttimeout() made it non-blocking, and with it the other process's view of
-        # the same description.
+        # socket.setdefaulttimeout() made it non-blocking, also for the other process, which shares
+        # the mode.
         os.set_blocking(descriptor, blocking)
     return end
 
 
 class Channel:
-    """One side's end, for whole messages in both directions. Not for several threads at once.
+    """One end of a channel for messages in both directions. One thread at a time.
 
     Args:
-        end: of a `pair`.
-        outgoing: descriptor of the `message_file` of what is sent.
-        incoming: descriptor of the `message_file` of what is received.
-        most: bytes of the largest message that is received; None for any.
+        end: one socket of a `pair`.
+        outgoing: descriptor of the `message_file` for sent messages.
+        incoming: descriptor of the `message_file` for received messages.
+        most: bytes of the largest message to receive; None for no limit.
 
-    All three are closed by `close`.
+    `close` closes all three.
     """
 
     def __init__(
@@ -100,18 +98,18 @@ class Channel:
         self._position = _COUNT.size
 
     def send(self, message: bytes) -> None:
-        """Send one message, not empty, whose first byte is not 0.
+        """Send one message. It must not be empty or begin with a zero byte.
 
         Raises:
-            BlockingIOError: the end is non-blocking and its buffer is full; nothing was sent.
-            OSError: the other side is gone; or one of `NO_ROOM`, and nothing was sent.
+            BlockingIOError: the socket is non-blocking and its buffer is full; nothing was sent.
+            OSError: the other side is gone; or one of `NO_ROOM`, then nothing was sent.
         """
         if len(message) < INLINE_BYTES:
             self.end.send(message)
             return
         if (
             identify(self._outgoing) != self._identities[0]
-        ):  # a job has closed it and opened another
+        ):  # a job closed it and opened another file
             raise OSError(errno.EBADF, "the file for large messages was closed")
         self._reclaim()
         rest, position = memoryview(message), self._position
@@ -124,25 +122,25 @@ class Channel:
         self._position = position
 
     def receive(self) -> bytes:
-        """The next message; empty at the end of file.
+        """Receive the next message; empty at the end of file.
 
         Raises:
-            BlockingIOError: nothing is there, and the end does not allow to wait.
-            DecodeError: what is there is no message.
+            BlockingIOError: there is no message, and the socket is non-blocking.
+            DecodeError: the bytes are not a message.
             OSError: the channel is broken.
         """
         message = self.end.recv(INLINE_BYTES)
         return self._content_of(message) if message and message[0] == _NOTICE_MARK else message
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Close all descriptors."""
         self.end.close()
         os.close(self._outgoing)
         os.close(self._incoming)
 
     def _reclaim(self) -> None:
-        """Use the file's room anew once the other side has read all that was sent, which it counts
-        at the file's beginning."""
+        """Reuse the file once the other side has read all messages. It counts them at the file's
+        beginning."""
         if _COUNT.unpack(os.pread(self._outgoing, _COUNT.size, 0))[0] == self._sent:
             if self._position > _KEPT_BYTES:
                 os.ftruncate(self._outgoing, _COUNT.size)
@@ -152,11 +150,11 @@ class Channel:
         try:
             _, position, size = _NOTICE.unpack(notice)
         except struct.error as error:
-            raise DecodeError(f"no notice of a large message: {error}") from error
+            raise DecodeError(f"invalid notice of a large message: {error}") from error
         if identify(self._incoming) != self._identities[1]:
             raise DecodeError("the file for large messages was closed")
         held = os.fstat(self._incoming).st_size
-        most = held if self._most is None else self._most  # who reads must not run out of memory
+        most = held if self._most is None else self._most  # the reader must not run out of memory
         content = (
             b"" if size > most or position > held else os.pread(self._incoming, size, position)
         )
@@ -166,8 +164,8 @@ class Channel:
             content += more
         if len(content) != size:
             raise DecodeError(
-                f"a message of {size:,} bytes is announced, where at most {most:,} may be, and"
-                f" {len(content):,} are"
+                f"a message announces {size:,} bytes; at most {most:,} are allowed, and"
+                f" {len(content):,} exist"
             )
         self._received += 1
         os.pwrite(self._incoming, _COUNT.pack(self._received), 0)
@@ -175,32 +173,33 @@ class Channel:
 
 
 def message_file() -> int:
-    """Descriptor of a new file for the large messages of one direction."""
+    """Create the file for large messages in one direction. Returns its descriptor."""
     descriptor = anonymous_file("embedkq-messages")
     os.ftruncate(descriptor, _COUNT.size)
     return descriptor
 
 
 def identify(descriptor: int) -> tuple[int, int]:
-    """What is behind a descriptor: a job may close it and open something else, which then has the
-    same number."""
+    """Identify the file behind a descriptor. A job may close the descriptor and open another file
+    with the same number."""
     status = os.fstat(descriptor)
     return status.st_ino, status.st_dev
 
 
 def send_descriptors(end: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
-    """Send a short message with descriptors, which the receiver gets duplicates of."""
+    """Send a short message with descriptors. The receiver gets duplicates."""
     end.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
 
 def peek(end: socket.socket) -> tuple[bytes, list[int], bool]:
-    """The next message, which stays until `drop`, its descriptors, and whether these are all.
+    """Receive the next message without removing it: the message, its descriptors, and whether these
+    are complete. Call `drop` to remove it.
 
-    They are not where this process may not open more; the caller closes them, and looks again when
-    it may.
+    Descriptors are missing if this process may not open more. Then the caller closes those it
+    received, and calls `peek` again later.
 
     Raises:
-        BlockingIOError: nothing is there, and the end does not allow to wait.
+        BlockingIOError: there is no message, and the socket is non-blocking.
         OSError: the channel is broken.
     """
     # Not socket.recv_fds: in Python 3.11 it drops its flags.
@@ -219,13 +218,13 @@ def peek(end: socket.socket) -> tuple[bytes, list[int], bool]:
 
 
 def drop(end: socket.socket) -> None:
-    """Take away the message that `peek` has given."""
+    """Remove the message that `peek` returned."""
     if _PEEK:
         end.recv(1)
 
 
 def claims_pair() -> tuple[socket.socket, socket.socket]:
-    """Where claims are put, by the host, and where both sides take them from."""
+    """The socket that the host writes claims to, and the socket that both sides read them from."""
     writer, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     writer.setblocking(False)
     reader.setblocking(False)
@@ -233,7 +232,7 @@ def claims_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def put_claims(writer: socket.socket, numbers: Iterable[int]) -> None:
-    """Put numbers where `claim` and `take_claims` find them, in this order.
+    """Write claims, in this order.
 
     Raises:
         OSError: the other side is gone.
@@ -242,11 +241,10 @@ def put_claims(writer: socket.socket, numbers: Iterable[int]) -> None:
 
 
 def claim(reader: socket.socket) -> int:
-    """The number that was put first, from now on this side's; 0 if there is none. Never waits,
-    whatever the descriptor's mode.
+    """Take the first claim; 0 if there is none. Never blocks, regardless of the descriptor's mode.
 
     Raises:
-        OSError: what should be there is not.
+        OSError: the socket is gone.
     """
     try:
         data = reader.recv(_CLAIM.size, _DONTWAIT)
@@ -256,7 +254,7 @@ def claim(reader: socket.socket) -> int:
 
 
 def take_claims(reader: socket.socket) -> set[int]:
-    """All numbers that are there; the other side will not get them."""
+    """Take all claims, so that the other side cannot."""
     taken: set[int] = set()
     while True:
         try:
@@ -267,22 +265,22 @@ def take_claims(reader: socket.socket) -> set[int]:
             return taken
         whole = data[
             : len(data) - len(data) % _CLAIM.size
-        ]  # a job that reads what is not its own may leave less
+        ]  # a job that read from this descriptor may have left an incomplete number
         taken.update(number for (number,) in _CLAIM.iter_unpack(whole))
 
 
 def wait_writable(descriptor: int) -> None:
-    """Until something can be sent, or the other side is gone."""
+    """Wait until the descriptor is writable, or the other side is gone."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     poll.poll()
 
 
 def wait_readable(descriptor: int, seconds: float | None) -> bool:
-    """Until the descriptor is readable (or its other side gone), or for so many seconds; whether it
-    is.
+    """Wait until the descriptor is readable (or its other side is gone), or until the time is over.
+    Returns whether it is readable.
 
-    By poll: in a host with more than a thousand descriptors, select refuses.
+    Uses poll, because select refuses descriptors above 1,023.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -290,7 +288,7 @@ def wait_readable(descriptor: int, seconds: float | None) -> bool:
 
 
 def anonymous_file(name: str) -> int:
-    """Descriptor of a new file that has no name in the file system."""
+    """Create a file without a name in the file system. Returns its descriptor."""
     if hasattr(os, "memfd_create"):
         try:
             return os.memfd_create(name)

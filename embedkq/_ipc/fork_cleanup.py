@@ -1,8 +1,7 @@
-"""What a forked copy of this process does with the workers and clients that it inherits: it lets go
-of them.
+"""Makes a forked copy of this process close the workers and clients that it inherits.
 
-Only `os.fork()` copies a process with all its descriptors; none of the threads that used them lives
-on in the copy.
+Only `os.fork()` copies a process with all its descriptors. The threads that use them do not exist
+in the copy.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from typing import Protocol
 
 
 class Inherited(Protocol):
-    """What has descriptors of its own to close in a forked copy."""
+    """An object with descriptors that a forked copy must close."""
 
     def close_after_fork(self) -> None:
-        """Close this process's copies of all descriptors, telling nobody. No lock may be taken: its
-        holder is not here."""
+        """Close this process's copies of all descriptors, without any message to a peer. Must not
+        take a lock: its holder may not exist here."""
 
 
 _inherited: weakref.WeakSet[Inherited] = weakref.WeakSet()
 
 
 def register_fork_cleanup(inherited: Inherited) -> None:
-    """Have `close_after_fork` called in every process forked from this one, as long as the object
-    lives. Any thread."""
+    """Call the object's `close_after_fork` in every process forked from this one, as long as the
+    object exists. Any thread."""
     _inherited.add(inherited)
 
 
@@ -34,5 +33,5 @@ def _after_fork_in_child() -> None:
         inherited.close_after_fork()
 
 
-if hasattr(os, "register_at_fork"):  # Windows knows no fork
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_after_fork_in_child)

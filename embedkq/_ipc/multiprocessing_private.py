@@ -1,9 +1,9 @@
-"""Everything of multiprocessing, and of how Python ends, that its documentation does not promise,
-gathered and checked at a start.
+"""All undocumented parts of multiprocessing and of Python's shutdown that embedkq uses. They are
+checked at each start.
 
-No other file of embedkq touches a name of these modules that begins with an underscore, or imports
-an undocumented module of multiprocessing (tests/test_architecture.py). Before another version of
-Python is said to be supported, this file is what has to be read.
+No other file of embedkq uses a private name of these modules, or imports an undocumented module of
+multiprocessing (tests/test_architecture.py). Review this file before you declare support for
+another version of Python.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ TESTED_WITH = "3.10 to 3.13"
 def _sentence(missing: str) -> str:
     version = "{}.{}.{}".format(*sys.version_info[:3])
     return (
-        f"Python {version} does not have everything that embedkq needs ({missing}): "
-        f"use one that embedkq was tested with, {TESTED_WITH}, or a newer embedkq"
+        f"Python {version} lacks something that embedkq needs ({missing}): use a version that"
+        f" embedkq was tested with, {TESTED_WITH}, or a newer embedkq"
     )
 
 
@@ -75,21 +75,21 @@ NEEDED: dict[Any, tuple[str, ...]] = {
     atexit: ("_run_exitfuncs",),
     sys: ("_xoptions",),
 }
-"""The names that are used here and in subclasses, by what has them."""
+"""The names that this file and subclasses use, by owner."""
 
 
 def check() -> None:
-    """See that all names are there. Takes some 10 us; called before each start of a worker. Any
+    """Check that all names exist. Takes about 10 us; called before each start of a worker. Any
     thread.
 
     Raises:
-        EmbedkqError: one is gone; the message names it, and what to use.
+        EmbedkqError: a name is missing. The message names it and says which version to use.
     """
     for owner, names in NEEDED.items():
         for name in names:
             if not hasattr(owner, name):
                 raise EmbedkqError(
-                    _sentence(f"{getattr(owner, '__qualname__', owner.__name__)}.{name} is gone")
+                    _sentence(f"{getattr(owner, '__qualname__', owner.__name__)}.{name} is missing")
                 )
 
 
@@ -101,16 +101,16 @@ tracker_descriptor: Callable[[], Any] = resource_tracker.getfd
 
 
 def python_of_children() -> str:
-    """What `multiprocessing.set_executable` has set, or `sys.executable`; empty if that is
+    """The executable that `multiprocessing.set_executable` set, or `sys.executable`; empty if
     unknown."""
     return os.fsdecode(spawn.get_executable() or "")
 
 
 def interpreter_flags() -> list[str]:
-    """The flags that this process's Python was started with, as a child of its must be: -O, -W, -X,
-    -E, -I and their like."""
+    """The flags of this process's Python that its children need too: -O, -W, -X, -E, -I and similar
+    ones."""
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    for option, value in sys._xoptions.items():  # that function knows some of them only
+    for option, value in sys._xoptions.items():  # that function returns only some of them
         flag = option if value is True else f"{option}={value}"
         if flag not in flags and f"-X{flag}" not in flags:
             flags += ["-X", flag]
@@ -118,45 +118,46 @@ def interpreter_flags() -> list[str]:
 
 
 def import_path() -> list[str]:
-    """`sys.path` as a process in another directory must see it."""
+    """`sys.path` for a process in another directory."""
     return [entry or process.ORIGINAL_DIR or os.getcwd() for entry in sys.path]  # type: ignore[attr-defined]
 
 
 def start_program(executable: str, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
-    """Start a program that inherits these descriptors and no others; its process id."""
+    """Start a program that inherits only these descriptors. Returns its process id."""
     return util.spawnv_passfds(os.fsencode(executable), arguments, descriptors)
 
 
 def spawn_command(tracker: int, preparation: int) -> list[Any]:
-    """The command of a child that reads its preparation from a pipe."""
+    """The command line of a child that reads its preparation data from a pipe."""
     return spawn.get_command_line(tracker_fd=tracker, pipe_handle=preparation)
 
 
 def close_with(owner: Any, descriptors: Sequence[int]) -> Any:
-    """Close the descriptors when the owner is collected, or when what is returned is called."""
+    """Close the descriptors when the owner is garbage-collected, or when the returned object is
+    called."""
     return util.Finalize(owner, util.close_fds, descriptors)  # type: ignore[attr-defined]
 
 
 def descriptors_of(popen: Any) -> list[int]:
-    """What a child shall inherit, to be added to."""
+    """The list of descriptors that a child inherits. Callers may extend it."""
     descriptors: list[int] = popen._fds
     return descriptors
 
 
 def popen_of(child: Any) -> Any:
-    """The running side of a process object that has started."""
+    """The `Popen` of a started process object."""
     return child._popen
 
 
 def hide(child: Any) -> None:
-    """Take a process that has started out of `multiprocessing.active_children`, which are waited
-    for at exit."""
+    """Remove a started process from `multiprocessing.active_children`, so that Python does not wait
+    for it at exit."""
     process._children.discard(child)  # type: ignore[attr-defined]
 
 
 def prepared(popen: Any, child: Any) -> memoryview:
-    """What a child reads first. Made by hand: multiprocessing's own has the child import
-    `__main__`, and freezes the start method."""
+    """The preparation data that a child reads first. The data of multiprocessing itself would make
+    the child import `__main__`, and would freeze the start method."""
     preparation = {
         "name": child.name,
         "authkey": process.current_process().authkey,
@@ -180,23 +181,24 @@ def prepared(popen: Any, child: Any) -> memoryview:
 
 
 def close_stdin() -> None:
-    """Have standard input read nothing."""
+    """Replace standard input by an empty one."""
     util._close_stdin()  # type: ignore[attr-defined]
 
 
 def run_child(preparation: int, inherited: list[int]) -> int:
-    """Be the child that the preparation tells of; its exit status."""
-    forkserver._forkserver._inherited_fds = inherited  # type: ignore[attr-defined]  # where DupFd looks for them
+    """Run the child that the preparation data describes. Returns its exit status."""
+    forkserver._forkserver._inherited_fds = inherited  # type: ignore[attr-defined] # DupFd reads them from here
     return spawn._main(preparation, os.dup(preparation))
 
 
 def run_threads_exit_hooks() -> None:
-    """What Python runs before it waits for threads when it ends: concurrent.futures end theirs."""
+    """Run the hooks that Python runs at exit before it waits for threads. concurrent.futures stops
+    its threads in one of them."""
     for hook in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
         with contextlib.suppress(Exception):
             hook()
 
 
 def run_exit_functions() -> None:
-    """What was registered with `atexit`."""
+    """Run the functions registered with `atexit`."""
     atexit._run_exitfuncs()

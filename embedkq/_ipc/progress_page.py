@@ -1,5 +1,4 @@
-"""The page of shared memory by which a child tells its host how far it is, also when it dies
-without a word."""
+"""A page of shared memory that shows the host how far a child is, even after the child died."""
 
 from __future__ import annotations
 
@@ -14,25 +13,25 @@ _PHASE_MASK = (1 << _PHASE_BITS) - 1
 
 
 class Phase(enum.IntEnum):
-    """Where a child is with the job whose number stands on its page."""
+    """The phase of the job whose number is on the page."""
 
     DECODING = 1
     """The payload is being unpickled, which may import modules and run code."""
     RUNNING = 2
-    """The payload is sound and the call has begun; the job's limit counts from here."""
+    """The payload is valid and the call has started. The job's time limit counts from here."""
 
 
-# A job can write anything here (through ctypes, say), and what it writes must not end its host.
+# A job can write anything to the page (with ctypes, for example), and that must not crash the host.
 _PHASES = (Phase.DECODING, *Phase, *5 * [Phase.DECODING])
 
 
 class Progress(NamedTuple):
-    """What a page says.
+    """The content of a page.
 
     Attributes:
-        number: of the job begun last; 0 before the first.
-        phase: how far the child is with it.
-        since: `time.monotonic_ns()` at which that phase began.
+        number: number of the last started job; 0 before the first.
+        phase: the job's phase.
+        since: `time.monotonic_ns()` at which the phase began.
     """
 
     number: int
@@ -41,10 +40,10 @@ class Progress(NamedTuple):
 
 
 class ProgressPage:
-    """One page, written by the child and read by the host.
+    """One page. The child writes it and the host reads it.
 
-    Number and phase share one aligned word, so that the host never sees the phase of one job with
-    the number of another.
+    Number and phase share one aligned word, so that the host never combines the number of one job
+    with the phase of another.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -53,26 +52,26 @@ class ProgressPage:
 
     @staticmethod
     def size(descriptor: int) -> None:
-        """Give a new anonymous file the size of a page."""
+        """Set the size of a new anonymous file to one page."""
         os.ftruncate(descriptor, mmap.PAGESIZE)
 
     def write(self, number: int, phase: Phase, now: int) -> None:
-        """Tell the host, in the child, at `now` (`time.monotonic_ns()`)."""
+        """Write number and phase at `now` (`time.monotonic_ns()`). In the child."""
         words = self._words
         words[_STARTED] = now
         words[_STATE] = number << _PHASE_BITS | phase
 
     def end(self, now: int) -> None:
-        """Tell the host, in the child, that a job ends at `now` (`time.monotonic_ns()`)."""
+        """Write that a job ended at `now` (`time.monotonic_ns()`). In the child."""
         self._words[_ENDED] = now
 
     @property
     def ended(self) -> int:
-        """`time.monotonic_ns()` at which a job ended last, in the host; 0 before the first."""
+        """`time.monotonic_ns()` of the last end of a job; 0 before the first. In the host."""
         return self._words[_ENDED]
 
     def read(self) -> Progress:
-        """What the page says, in the host."""
+        """Read the page. In the host."""
         words = self._words
         state = words[_STATE]
         while True:
@@ -83,6 +82,6 @@ class ProgressPage:
             state = again
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._words.release()
         self._memory.close()

@@ -1,4 +1,5 @@
-"""What a child is unpickled from: the less it imports, the sooner a child is there."""
+"""The objects from which a child is unpickled. This module imports little, so that children start
+fast."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from embedkq._ipc.multiprocessing_private import context
 
 
 class ByteLock:
-    """A recursive lock between processes: one byte in a pipe, which whoever reads it holds."""
+    """A recursive lock between processes: a pipe with one byte. The reader of the byte holds the
+    lock."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self._reader, self._writer = reader, writer
@@ -21,8 +23,8 @@ class ByteLock:
         self._depth = 0
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take it, or once more if this thread has it; whether that worked within `timeout`
-        seconds."""
+        """Acquire the lock, also if this thread already holds it. Returns whether that worked
+        within `timeout` seconds."""
         me = os.getpid(), threading.get_ident()
         if self._holder == me:
             self._depth += 1
@@ -39,7 +41,7 @@ class ByteLock:
             wait_readable(self._reader, rest)
 
     def release(self) -> None:
-        """Give it back, as often as it was taken."""
+        """Release the lock. Call it as often as `acquire`."""
         self._depth -= 1
         if not self._depth:
             self._holder = None
@@ -57,12 +59,12 @@ class ByteLock:
 
 
 def rebuild_lock(reader: Any, writer: Any) -> ByteLock:
-    """The lock in the child, from the descriptors that it inherits."""
+    """Rebuild the lock in the child from the inherited descriptors."""
     return ByteLock(reader.detach(), writer.detach())
 
 
 def rebuild_process(state: dict[str, Any]) -> context.Process:
-    """The process object in the child, with the attributes that the host's has."""
+    """Rebuild the process object in the child with the attributes of the host's."""
     child = context.Process.__new__(context.Process)
     vars(child).update(state)
     return child

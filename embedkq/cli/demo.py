@@ -38,9 +38,7 @@ PROCESSES = 2
 _LOOK_SECONDS = 0.1
 _LATE_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
-_NEXT = (
-    "To run your own jobs, start `kq broker` in one terminal and `kq worker --verbose` in another."
-)
+_NEXT = "Next: run `kq broker` in one terminal and `kq worker --verbose` in another."
 _EPILOG = """\b
 Examples:
   kq demo
@@ -101,10 +99,7 @@ def _cluster(
 
         show_broker_messages()
         with EmbeddedBroker() as broker:
-            console.print(
-                f"Embedded broker at {broker.hosts}. It keeps its data in memory and ends with the"
-                " demo."
-            )
+            console.print(f"Embedded broker at {broker.hosts} (in memory, stops with the demo).")
             yield broker.hosts, topic
         return
     from embedkq import _options
@@ -224,8 +219,7 @@ def _report(tally: Tally, console: Console) -> None:
         )
     if tally.well:
         console.print(
-            "Every job had exactly one callback, with the right status and value, on the main"
-            " thread.",
+            "Every job had exactly one correct callback, on the main thread.",
             style="green",
         )
         return

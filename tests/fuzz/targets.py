@@ -554,7 +554,7 @@ def _letter(chance: Random, calls: list[bytes]) -> Any:
     record = dead_letter.Record(
         b"k", calls[0], headers.put_back(headers.headers_of(str(uuid.UUID(int=7)), 1, None))
     )
-    buried = dead_letter.bury(record, _LETTER._replace(pointer=chance.random() < 0.2))
+    buried = dead_letter.as_dead_letter(record, _LETTER._replace(pointer=chance.random() < 0.2))
     return buried._replace(headers=changed_headers(chance, buried.headers, calls))
 
 
@@ -565,7 +565,7 @@ def _read_letter(record: dead_letter.Record) -> bool:
         return False
     back = headers.put_back(stripped, 5)
     assert all(isinstance(value, bytes) for _, value in back) and headers.rounds_of(back) >= 0
-    again = dead_letter.bury(record._replace(headers=stripped), letter)
+    again = dead_letter.as_dead_letter(record._replace(headers=stripped), letter)
     assert dead_letter.strip(again.headers) == stripped
     assert all(
         form.size <= again.size or form is not None for form in dead_letter.forms_of(record, letter)
