@@ -132,9 +132,9 @@ class JobTooLarge(EmbedkqError, ValueError):
         self.limited_by = limited_by
 
     def __str__(self) -> str:
-        allowed = "its limit" if self.limit is None else f"{self.limit:,} bytes"
+        allowed = "" if self.limit is None else f" ({self.limit:,} bytes)"
         return (
-            f"the job takes {self.size:,} bytes, more than {self.limited_by} allows ({allowed})."
+            f"the job takes {self.size:,} bytes, more than {self.limited_by} allows{allowed}."
             " Pass a reference (a path, a key) instead of the data, or raise the limit on Queue,"
             " Worker and topic."
         )

@@ -151,7 +151,7 @@ def test_without_a_loop_an_awaitable_is_told_as_a_failed_callback(
         )
         == COUNT
     )
-    assert "within a running asyncio loop" in text
+    assert "inside a running asyncio loop" in text
     assert not calls.begun and lag(hosts, group, topic) == 0
     assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
 

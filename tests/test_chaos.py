@@ -211,7 +211,7 @@ def test_a_host_that_dies_long_after_it_could_commit_explains_no_repeat_whatever
             "unfinished_stop",
         ),
         (
-            "7.0 WARNING Group chaos does not know this consumer any more, which kafka-python has not noticed.",
+            "7.0 WARNING Group chaos no longer knows this consumer, and kafka-python has not noticed.",
             "eviction",
         ),
         (

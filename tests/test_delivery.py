@@ -505,7 +505,7 @@ def test_a_consumer_left_for_dead_is_replaced_and_what_runs_is_not_run_again(
             worker, lambda: set(ids) <= set(recorder.ids), "the dead consumer's jobs are done"
         )
         began = time.monotonic()
-        fire_until(worker, lambda: "a new one joins" in caplog.text, "the watchdog")
+        fire_until(worker, lambda: "Joining with a new consumer" in caplog.text, "the watchdog")
         assert time.monotonic() - began < 6 + 5 + 2
         ids = send_many(hosts, topic, workerjobs.echo, [()] * 20)
         fire_until(worker, lambda: set(ids) <= set(recorder.ids), "the new consumer works")

@@ -156,8 +156,8 @@ def test_what_is_wrong_is_told_and_its_status_is_1(harm: str, hosts: str) -> Non
     assert done.status == 1 and not done.err, done
     text = " ".join(done.out.split())
     assert (
-        f"The demo failed. Jobs without a callback: {missing}; with several: {doubled}; "
-        f"callbacks with a wrong status or value: {wrong}; on another thread: {elsewhere}; for jobs that are not the demo's: 0."
+        f"The demo failed. Jobs without a callback: {missing}; with several: {doubled}. "
+        f"Callbacks with a wrong status or value: {wrong}; on another thread: {elsewhere}; for other jobs: 0."
     ) in text, done
     assert "Every job had exactly one callback" not in text
     assert cells(done)["total"] == ["6", "", "", right], done

@@ -128,7 +128,7 @@ def test_job_too_large_gives_both_sizes_and_who_limits() -> None:
     assert (error.size, error.limit, error.limited_by) == (2_000_000, 1_000_000, "job_size")
     assert "2,000,000 bytes" in str(error) and "job_size allows (1,000,000 bytes)" in str(error)
     by_broker = str(errors.JobTooLarge(2_000_000, None, "the broker"))
-    assert "2,000,000 bytes" in by_broker and "the broker allows (what it takes)" in by_broker
+    assert "2,000,000 bytes" in by_broker and "the broker allows." in by_broker
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ def test_commits_that_are_refused_for_long_are_no_reason_to_begin_anew(
         client.kafka.commit = commit
         fire_until(worker, lambda: lag(hosts, group, topic) == 0, "all is committed")
         assert worker._runtime.consumer._client is client
-    assert recorder.ids == dict.fromkeys(ids, 1) and "a new one joins" not in caplog.text
+    assert (
+        recorder.ids == dict.fromkeys(ids, 1) and "Joining with a new consumer" not in caplog.text
+    )
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])

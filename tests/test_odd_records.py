@@ -207,7 +207,7 @@ def test_a_held_partition_goes_on_once_its_codec_is_there(
         wait_until(lambda: worker.health().healthy, "it is healthy again")
         assert before < sent and worker.drain(30)
     assert any(
-        record.getMessage() == f"Partition 0 of topic {topic} is read again."
+        record.getMessage() == f"Partition 0 of topic {topic} continues."
         for record in caplog.records
     )
     assert lag(hosts, topic, topic) == 0

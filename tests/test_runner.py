@@ -205,7 +205,7 @@ def test_attributes_and_notes_of_an_exception_survive() -> None:
         (jobs.raise_two_arguments, "jobs.TwoArguments", "one and two"),
         (jobs.raise_unreadable, "jobs.UnreadableError", "cannot be read"),
         (jobs.raise_with_lock, "LookupError", "holds"),
-        (jobs.raise_mute, "jobs.MuteError", "cannot be made"),
+        (jobs.raise_mute, "jobs.MuteError", "str() raises"),
     ],
 )
 def test_an_exception_that_cannot_travel_keeps_its_name_text_and_traceback(

@@ -1,4 +1,4 @@
-"""A host, or a child, that has no file descriptor left for a while: nothing is lost, no status is
+"""A host, or a child, that has no file descriptors left for a while: nothing is lost, no status is
 wrong, and it recovers by itself."""
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def test_a_worker_without_any_descriptor_says_so_at_once_and_can_be_started_late
         assert worker.stop()
     with (
         no_descriptors(),
-        pytest.raises(WorkerError, match=r"no file descriptor left .*`ulimit -n`"),
+        pytest.raises(WorkerError, match=r"no file descriptors left .*`ulimit -n`"),
     ):
         worker.start_background()
     with worker:

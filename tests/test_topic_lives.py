@@ -51,7 +51,7 @@ def numbers_of(recorder: Recorder) -> list[int]:
 
 
 def anew(caplog: Any) -> list[str]:
-    return [text for text in caplog.messages if "starts anew" in text]
+    return [text for text in caplog.messages if "restarts at offset" in text]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_all_jobs_of_a_topic_that_was_made_anew_run(
         )
         assert worker.drain(HANG_SECONDS) and worker.health().healthy
     told = [text for text in anew(caplog) if "Partition 0 " in text]
-    assert len(told) == 1 and f"of topic {topic} starts anew at offset 0" in told[0], anew(caplog)
+    assert len(told) == 1 and f"of topic {topic} restarts at offset 0" in told[0], anew(caplog)
     again = Recorder()
     Worker(hosts, topic, callback=again).start(burst=True)
     assert not again.calls, "what was committed is of the new topic"
@@ -270,7 +270,9 @@ def test_what_is_missing_for_another_reason_is_no_loss_and_costs_no_question(
                 )()
         fire_until(worker, lambda: len(recorder) == 16, "all that was committed is done")
         wait_until(lambda: committed(hosts, topic, topic)[0][0] == 40, "the last marker is passed")
-    assert not asked and not [text for text in caplog.messages if "lost" in text or "anew" in text]
+    assert not asked and not [
+        text for text in caplog.messages if "lost" in text or "restarts" in text
+    ]
 
 
 def test_latest_counts_for_a_group_that_never_committed(

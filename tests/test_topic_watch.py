@@ -64,9 +64,7 @@ def test_a_worker_whose_topic_is_gone_is_unhealthy_until_it_is_there_again(
     assert [(record.levelname, record.getMessage()) for record in told] == [
         ("WARNING", f"Nothing can be taken: {reason}.")
     ]
-    assert (
-        caplog.messages.count("Topic goes is there.") == 1 and "does not answer" not in caplog.text
-    )
+    assert caplog.messages.count("Topic goes exists.") == 1 and "does not answer" not in caplog.text
 
 
 def test_a_worker_whose_topic_never_was_there_is_unhealthy_and_ends(
@@ -80,7 +78,8 @@ def test_a_worker_whose_topic_never_was_there_is_unhealthy_and_ends(
     )
     wait_until(lambda: worker.state == "failed", "it ends")
     with pytest.raises(
-        WorkerFailed, match=r"topic 'never' does not exist at .* does not create it: create it"
+        WorkerFailed,
+        match=r"topic 'never' does not exist at .* does not create topics: create the topic",
     ):
         worker.run_callbacks()
 

@@ -222,10 +222,14 @@ def _report(tally: Tally, console: Console) -> None:
             "Every job had exactly one correct callback, on the main thread.",
             style="green",
         )
-        return
+    else:
+        _report_failure(tally, console)
+
+
+def _report_failure(tally: Tally, console: Console) -> None:
     console.print(
         f"The demo failed. Jobs without a callback: {tally.missing}; with several:"
-        f" {tally.doubled}; callbacks with a wrong status or value: {tally.wrong}; on another"
-        f" thread: {tally.elsewhere}; for jobs that are not the demo's: {tally.strange}.",
+        f" {tally.doubled}. Callbacks with a wrong status or value: {tally.wrong}; on another"
+        f" thread: {tally.elsewhere}; for other jobs: {tally.strange}.",
         style="bold red",
     )

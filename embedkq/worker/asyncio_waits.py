@@ -1,5 +1,5 @@
-"""Waiting for a worker from within an asyncio loop, which goes on meanwhile. Owner's thread; no
-executor is used."""
+"""Waits for a worker inside an asyncio loop without blocking the loop. Owner's thread; uses no
+executor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from embedkq.worker.runtime import Runtime
 
 
 async def until_connected(runtime: Runtime) -> None:
-    """Until the broker has answered.
+    """Wait until the broker has answered.
 
     Raises:
-        BrokerUnavailable: it has not, within 10 s.
-        EmbedkqError: it refuses.
+        BrokerUnavailable: the broker did not answer within 10 s.
+        EmbedkqError: the broker refuses.
     """
     changed, wake = _event()
     runtime.consumer.connected.add_done_callback(lambda _: wake())
@@ -25,7 +25,8 @@ async def until_connected(runtime: Runtime) -> None:
 
 
 async def until_done(runtime: Runtime, timeout: float | None) -> bool:
-    """Until all that the assigned partitions hold now is done; whether it is."""
+    """Wait until all records that the assigned partitions hold now are done. Returns whether they
+    are."""
     async with _watching(runtime) as (changed, wake):
         milestone = runtime.milestone(wake)
         if not runtime.over:
@@ -34,7 +35,7 @@ async def until_done(runtime: Runtime, timeout: float | None) -> bool:
 
 
 async def until_over(runtime: Runtime, timeout: float | None) -> bool:
-    """Until nothing of the engine runs any more; whether it does not."""
+    """Wait until the runtime has ended. Returns whether it has."""
     async with _watching(runtime) as (changed, _):
         if not runtime.over:
             await _wait(changed, timeout)
@@ -42,7 +43,7 @@ async def until_over(runtime: Runtime, timeout: float | None) -> bool:
 
 
 async def end_now(runtime: Runtime) -> None:
-    """Kill what runs, and wait until nothing of the engine runs any more, or until its deadline."""
+    """Kill running jobs, and wait until the runtime has ended or its deadline has passed."""
     runtime.request_stop(now=True)
     await until_over(runtime, runtime.deadline.patience)
     runtime.leave_if_overdue()
@@ -59,13 +60,13 @@ async def _watching(runtime: Runtime) -> AsyncIterator[tuple[asyncio.Event, Call
 
 
 def _event() -> tuple[asyncio.Event, Callable[[], None]]:
-    """An event of the running loop, and a function that sets it from any thread."""
+    """An event of the running loop, and a function that sets it on any thread."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
         try:
             loop.call_soon_threadsafe(event.set)
-        except RuntimeError:  # the loop was closed: nobody waits there any more
+        except RuntimeError:  # the loop is closed, so nobody waits there
             pass
 
     return event, wake

@@ -1,4 +1,4 @@
-"""Where a worker cannot work, said at the start instead of found out later."""
+"""Checks before the start whether a worker can run in this process."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _MUST_BE_REAL = (
 
 
 def check_environment() -> None:
-    """Look at this process and its platform.
+    """Check this process and its platform.
 
     Raises:
-        WorkerError: a worker cannot run here; the message names the cure.
+        WorkerError: a worker cannot run here. The message says what to change.
     """
     if os.name != "posix":
         raise WorkerError("a Worker needs Linux or macOS (on Windows: WSL); a Queue works here")
-    # here, since it takes its time, and most that import a worker do not start one
+    # here, because the import is slow and most processes that import a worker do not start one
     import multiprocessing
 
     if multiprocessing.current_process().daemon:
         raise WorkerError(
             f"this is {multiprocessing.current_process().name!r}, a daemonic multiprocessing"
-            " process, which may not have children: start it with daemon=False, or start the"
-            " worker in its parent"
+            " process, which cannot have children: start this process with daemon=False, or start"
+            " the worker in its parent"
         )
     _refuse_green_threads()
     _refuse_uwsgi_without_threads()
@@ -51,7 +51,7 @@ def check_environment() -> None:
 
 def is_loop_running() -> bool:
     """Whether the calling thread runs an asyncio loop."""
-    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, none runs
+    asyncio = sys.modules.get("asyncio")  # if asyncio was never imported, no loop runs
     if asyncio is None:
         return False
     try:
@@ -71,17 +71,17 @@ def _refuse_green_threads() -> None:
         if replaced:
             raise WorkerError(
                 f"{library} has replaced this process's {', '.join(replaced)}, and a worker needs"
-                " the real ones: run the app with real threads (gunicorn -k gthread), or run the"
-                " worker apart with `kq worker`"
+                " the original modules: run the app with real threads (gunicorn -k gthread), or"
+                " run the worker in a separate process with `kq worker`"
             )
 
 
 def _refuse_uwsgi_without_threads() -> None:
     uwsgi_options = getattr(
         sys.modules.get("uwsgi"), "opt", None
-    )  # the module exists inside uWSGI only
+    )  # the module exists only inside uWSGI
     if uwsgi_options is not None and not {"enable-threads", "threads"} & set(uwsgi_options):
         raise WorkerError(
-            "uWSGI runs no threads of Python here, and a worker needs two: start uWSGI with"
+            "uWSGI runs no Python threads here, and a worker needs two: start uWSGI with"
             " --enable-threads"
         )

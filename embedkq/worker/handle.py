@@ -1,4 +1,4 @@
-"""A worker as every thread sees it: what it is, how it does, and that it shall stop."""
+"""The methods and attributes of a worker that any thread may use."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = SafeLogger("embedkq.worker")
 
 
 class Handle:
-    """What a `Worker` has beside its owner's methods; not made by itself."""
+    """The part of `Worker` that is not restricted to its owner. Not instantiated directly."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lifecycle = Lifecycle()
         self._runtime: Runtime | None = None
-        self._error_told = False
+        self._error_raised = False
         self._never: Mailbox[Any] | None = None
         register_fork_cleanup(self)
 
@@ -42,102 +42,102 @@ class Handle:
 
     @property
     def hosts(self) -> str:
-        """Kafka brokers, comma separated."""
+        """Kafka brokers, separated by commas."""
         return self._settings.hosts
 
     @property
     def topic(self) -> str:
-        """Topic that jobs are taken from."""
+        """The topic of the jobs."""
         return self._settings.topic
 
     @property
     def group(self) -> str:
-        """Consumer group."""
+        """The consumer group."""
         return self._settings.consumer_group
 
     @property
     def client_options(self) -> Mapping[str, Any]:
-        """Options for kafka-python beside the hosts, with TLS files by their names there. May hold
-        passwords."""
+        """Options for kafka-python except the hosts. TLS files have kafka-python's names. May
+        contain passwords."""
         return dict(self._settings.client_options)
 
     @property
     def timeout(self) -> float | None:
-        """Limit of every job in seconds, or None for the job's own."""
+        """Time limit of every job in seconds; None for the job's own limit."""
         return self._settings.timeout
 
     @property
     def stop_timeout(self) -> float | None:
-        """Seconds that running jobs get at a stop before they are killed, or None for ever."""
+        """Seconds that running jobs get to finish at a stop before they are killed; None for no
+        limit."""
         return self._settings.stop_timeout
 
     @property
     def state(self) -> State:
-        """Where the worker is in its life; compares equal to a string such as "running". Any
-        thread."""
+        """The worker's state. Compares equal to a string such as "running". Any thread."""
         return self._lifecycle.state
 
     @property
     def error(self) -> BaseException | None:
-        """Why the worker has failed, or None. Any thread."""
+        """The error that the worker failed with, or None. Any thread."""
         return self._lifecycle.error
 
     def health(self) -> Health:
-        """How the worker does now: state, progress, jobs, children, lag. Any thread; takes no lock
-        and asks nobody."""
+        """The worker's health now: state, progress, jobs, children, lag. Takes no lock and makes no
+        request. Any thread."""
         from embedkq.worker.health import health_of
 
         return health_of(self.state, self._runtime)
 
     def fileno(self) -> int:
-        """Descriptor that is readable while callbacks wait, for `select` and event loops. Any
-        thread, once started."""
+        """A descriptor that is readable while callbacks wait, for `select` and event loops. Any
+        thread, after the start."""
         if self._runtime is not None:
             return self._runtime.dispatcher.mailbox.fileno()
         if self.state is not State.INERT:
-            raise WorkerError(f"{self!r} has not been started: there is nothing to wait for")
+            raise WorkerError(f"{self!r} has not been started, so it has no descriptor")
         if (
             self._never is None
-        ):  # in a child process of embedkq: nothing will ever wait, and nothing may raise
+        ):  # in a child process of embedkq no callback ever waits, and nothing may raise
             self._never = Mailbox()
         return self._never.fileno()
 
     def request_stop(self, now: bool = False) -> None:
-        """Ask the worker to stop: it takes no more jobs, finishes what runs, commits and leaves.
-        Never blocks.
+        """Ask the worker to stop: it takes no more jobs, finishes running jobs, commits and leaves
+        the group. Never blocks.
 
-        Any thread, a signal handler, a callback. The owner goes on firing callbacks until the
-        worker has stopped.
+        Call it on any thread, in a signal handler or in a callback. The owner must continue to run
+        callbacks until the worker has stopped.
 
         Args:
-            now: kill what runs, without callback and commit.
+            now: kill running jobs, without callbacks and commits for them.
         """
         if self._runtime is not None:
             self._runtime.request_stop(now)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until the worker has stopped, or for `timeout` seconds; whether it has. Any thread; the
-        owner fires callbacks meanwhile.
+        """Wait up to `timeout` seconds for the worker to stop. Returns whether it has stopped. Any
+        thread. On the owner's thread, it runs callbacks meanwhile.
 
         Raises:
-            InsideCallback: called from within a callback.
+            InsideCallback: it was called inside a callback.
         """
         runtime = self._runtime
         if runtime is None or not runtime.dispatcher.is_here:
             return self._lifecycle.wait(_has_ended, timeout)
         runtime.dispatcher.check(
             "wait"
-        )  # what the owner does not fire here would never be fired, and so the worker never stop
+        )  # otherwise the callbacks would never run, and the worker would never stop
         return self._fire_until(runtime, lambda: self.state.ended, timeout, "wait")
 
     def close_after_fork(self) -> None:
-        """In a forked copy of the process: the worker is stopped here, and may be started anew; the
-        parent's runs on undisturbed."""
+        """In a forked copy of the process, mark the worker as stopped. It can be started again
+        here. The parent's worker continues."""
         runtime, self._runtime = self._runtime, None
         if runtime is not None and not self.state.ended:
             self._lifecycle = Lifecycle(
                 State.STOPPED
-            )  # a new one: the old one's lock may be held by a thread that is not here
+            )  # a new object, because a thread of the parent may hold the old one's lock
             runtime.close_after_fork()
 
     def _runtime_of_owner(self, method: str) -> Runtime | None:
@@ -148,7 +148,7 @@ class Handle:
     def _fire_until(
         self, runtime: Runtime, reached: Callable[[], bool], timeout: float | None, method: str
     ) -> bool:
-        """Fire callbacks until something is reached or the worker has ended; whether it is
+        """Run callbacks until `reached` is true or the worker has ended. Returns whether it was
         reached."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -173,8 +173,8 @@ class Handle:
 
     def _raise_if_failed(self) -> None:
         error = self.error
-        if error is not None and not self._error_told:
-            self._error_told = True
+        if error is not None and not self._error_raised:
+            self._error_raised = True
             raise_failure(error)
 
 

@@ -1,4 +1,4 @@
-"""Health: how a worker does, and whether it makes progress. Any thread."""
+"""The health of a worker: its state, and whether it makes progress. Any thread."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Health:
-    """How a worker does at one moment.
+    """A worker's health at one moment.
 
     Attributes:
         state: as `worker.state`.
-        healthy: whether it takes jobs and makes progress.
-        reasons: why it is not healthy; empty if it is.
-        seconds_since_poll: since Kafka was asked for records; None before the first time.
-        seconds_since_commit: since offsets were committed, or found unchanged; None before the
-            first time.
-        seconds_since_callback: since a callback returned; None before the first one.
-        in_flight: jobs that were taken and are not done.
-        oldest_running_seconds: for how long the job runs that has run for longest; None if none
-            runs.
-        waiting_retries: jobs in flight that wait for another attempt.
-        waiting_callbacks: callbacks that the owner has not fired yet.
-        children_alive: child processes that are ready or at work.
-        children_started: child processes started so far, replacements included.
-        ended: jobs that ended, by their last status; "undecodable" counts records that were no
-            jobs, or were refused: no callback.
-        lag: records that are not done, by partition, as far as this worker owns it.
+        healthy: whether the worker takes jobs and makes progress.
+        reasons: why the worker is not healthy; empty if it is.
+        seconds_since_poll: seconds since the last poll; None before the first one.
+        seconds_since_commit: seconds since the last commit; None before the first one.
+        seconds_since_callback: seconds since a callback returned; None before the first one.
+        in_flight: number of jobs that were taken and are not done.
+        oldest_running_seconds: how long the longest-running job has run; None if no job runs.
+        waiting_retries: number of jobs in flight that wait for a retry.
+        waiting_callbacks: number of callbacks that wait for the owner.
+        children_alive: number of child processes that are ready or busy.
+        children_started: number of child processes started so far, including replacements.
+        ended: number of ended jobs by their last status. "undecodable" counts records that were not
+            jobs or were refused, and so had no callback.
+        lag: number of records that are not done, by partition, for the partitions of this worker.
     """
 
     state: str
@@ -52,7 +50,7 @@ class Health:
     lag: Mapping[int, int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The same in dicts, lists, strings and numbers, ready for `json.dumps`."""
+        """The health as plain data, ready for `json.dumps`."""
         return {
             **asdict(self),
             "reasons": list(self.reasons),
@@ -62,7 +60,7 @@ class Health:
 
 
 def health_of(state: State, runtime: Runtime | None) -> Health:
-    """Look at a worker. Any thread; takes no lock and asks nobody."""
+    """Read a worker's health. Takes no lock and makes no request. Any thread."""
     reasons = [] if state == "running" else [f"the worker is {state}"]
     loop = None if runtime is None else runtime.loop
     if runtime is None or loop is None or state.ended:

@@ -1,4 +1,4 @@
-"""The states of a worker and the moves between them."""
+"""The states of a worker and the allowed moves between them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from embedkq.errors import EmbedkqError, WorkerError, WorkerFailed
 
 
 class State(str, enum.Enum):
-    """Where a worker is in its life; compares equal to its name in lower case."""
+    """The state of a worker. Compares equal to its name in lower case."""
 
     NEW = "new"
-    """Made, never started."""
+    """Created, never started."""
     STARTING = "starting"
     """Connecting to the broker."""
     RUNNING = "running"
     """Taking jobs."""
     STOPPING = "stopping"
-    """Takes no more jobs; what runs is finished, fired and committed."""
+    """Takes no more jobs. Running jobs finish, their callbacks run, and their offsets are
+    committed."""
     STOPPED = "stopped"
-    """Left the group, all processes gone; may be started anew."""
+    """Has left the group; all processes have ended. You can start it again."""
     FAILED = "failed"
-    """Ended by itself; `error` tells why. May be started anew."""
+    """Ended by itself; `error` has the reason. You can start it again."""
     INERT = "inert"
-    """In a child process of embedkq: never starts."""
+    """Never starts, because this is a child process of embedkq."""
 
     __str__ = str.__str__
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of the worker runs (any more)."""
+        """Whether the worker does not run (any more)."""
         return self in (State.NEW, State.STOPPED, State.FAILED, State.INERT)
 
 
@@ -49,7 +50,7 @@ _MOVES = {
 
 
 class Lifecycle:
-    """The state of one worker, moved and waited for on any thread."""
+    """The state of one worker. Any thread."""
 
     def __init__(self, state: State = State.NEW) -> None:
         self._state = state
@@ -58,14 +59,14 @@ class Lifecycle:
 
     @property
     def state(self) -> State:
-        """The state now."""
+        """The present state."""
         return self._state
 
     def move(self, state: State, error: BaseException | None = None) -> None:
-        """Go on to a state, with the error that caused it.
+        """Move to a state, with the error that caused the move.
 
         Raises:
-            WorkerError: there is no such move.
+            WorkerError: the move is not allowed.
         """
         with self._changed:
             if state not in _MOVES[self._state]:
@@ -74,7 +75,7 @@ class Lifecycle:
             self._changed.notify_all()
 
     def move_from(self, state: State, to: State) -> bool:
-        """Go from one state to another, if it is the state now; whether it was."""
+        """Move from one state to another. Returns False if the worker is not in the first state."""
         with self._changed:
             if self._state is not state:
                 return False
@@ -83,8 +84,8 @@ class Lifecycle:
             return True
 
     def wait(self, reached: Callable[[State], bool], timeout: float | None) -> bool:
-        """Until the state satisfies `reached`, or for `timeout` seconds (None: for ever); whether
-        it does."""
+        """Wait up to `timeout` seconds (None: forever) until the state satisfies `reached`. Returns
+        whether it does."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not reached(self._state):
@@ -96,8 +97,8 @@ class Lifecycle:
 
 
 def raise_failure(error: BaseException) -> None:
-    """Raise what a worker failed with: embedkq's own errors as they are, others as the cause of
-    `WorkerFailed`."""
+    """Raise the error that a worker failed with: embedkq's own errors unchanged, others as the
+    cause of `WorkerFailed`."""
     if isinstance(error, EmbedkqError):
         raise error
     raise WorkerFailed(f"the worker has failed: {safe_repr(error)}") from error

@@ -1,4 +1,4 @@
-"""Reports in the log that a worker makes no progress. Worker's and consumer's thread."""
+"""Logs when a worker makes no progress. Control thread and consumer thread."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from embedkq._safe_logging import SafeLogger
 logger = SafeLogger("embedkq.worker")
 
 NO_PROGRESS_SECONDS = 20.0
-"""A thread that makes no turn for so long is stuck: its turns take seconds at most, however long a
-job runs."""
-_LOOK_SECONDS = 5.0
+"""A thread without a turn for this time is stuck. Turns take at most a few seconds, however long
+jobs run."""
+_CHECK_SECONDS = 5.0
 
 
 class ProgressWatch:
     """Logs when a worker stops making progress and when it makes progress again. Each of the
-    worker's threads looks after the others.
+    worker's threads checks the others.
 
     Args:
         standstill: returns why the worker makes no progress at a moment of `time.monotonic()`;
@@ -26,22 +26,22 @@ class ProgressWatch:
 
     def __init__(self, standstill: Callable[[float], list[str]]) -> None:
         self._standstill = standstill
-        self._looking = threading.Lock()
-        self._look_at = 0.0
-        self._told: tuple[str, ...] = ()
+        self._checking = threading.Lock()
+        self._check_at = 0.0
+        self._logged: tuple[str, ...] = ()
 
     def look(self, now: float) -> None:
-        """Look, if it is time to. Worker's and consumer's thread."""
-        if now < self._look_at or not self._looking.acquire(blocking=False):
+        """Check the progress, if a check is due. Control thread and consumer thread."""
+        if now < self._check_at or not self._checking.acquire(blocking=False):
             return
         try:
-            self._look_at = now + min(_LOOK_SECONDS, NO_PROGRESS_SECONDS / 4)
+            self._check_at = now + min(_CHECK_SECONDS, NO_PROGRESS_SECONDS / 4)
             reasons = self._standstill(now)
             kinds = tuple(reason.rpartition(" for ")[0] for reason in reasons)
-            if set(kinds) - set(self._told):
+            if set(kinds) - set(self._logged):
                 logger.warning("The worker makes no progress: %s.", "; ".join(reasons))
-            elif self._told and not kinds:
+            elif self._logged and not kinds:
                 logger.info("The worker makes progress again.")
-            self._told = kinds
+            self._logged = kinds
         finally:
-            self._looking.release()
+            self._checking.release()

@@ -26,7 +26,7 @@ _MOVES = (*_LIVES, *_OUTAGES, "kill_host", "freeze_host", "freeze_idle_host", "r
 """Faults after which a host may get jobs again that it had had before: those after which jobs run
 again."""
 _WARNINGS = {
-    "eviction": "does not know this consumer any more",
+    "eviction": "no longer knows this consumer",
     "unfinished_stop": "has stopped, but not in order",
 }
 """Causes of repeats that a host tells itself: the group had thrown it out without its notice, which

@@ -52,8 +52,7 @@ Examples:
 @option(
     "every-group",
     is_flag=True,
-    help="Put letters back for all consumer groups of their topic, not only for the group where the"
-    " job failed.",
+    help="Retry in all consumer groups of the topic, not only where the job failed.",
 )
 @option("again", is_flag=True, help="Also retry named letters that were retried or dropped before.")
 @option("yes", is_flag=True, help="Do not ask for confirmation.")
@@ -88,8 +87,7 @@ def retry(
 ) -> None:
     """Put letters back on their topics of origin, so that their jobs run again.
 
-    A job runs again only in the consumer group where it failed. A signed job is signed again, if
-    its signature is valid.
+    A job runs only in the consumer group where it failed. Valid signatures are renewed.
     """
     chosen = _Chosen(letters, reasons, origin, function, from_group, everything, again, yes)
     from embedkq._formats.signing import Signer

@@ -1,4 +1,4 @@
-"""Mailbox: put from any thread, taken by the one thread that owns it."""
+"""A mailbox: any thread puts items, and one thread takes them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """Items for one thread, and a descriptor by which it can wait for them among other things.
+    """Items for one thread, and a descriptor with which the thread can wait for them in a selector.
 
-    The promise: `put` either raises `Closed`, or the item will be in what `take` or `close`
-    returns.
+    `put` either raises `Closed`, or `take` or `close` returns the item.
 
-    The descriptor is latched: it turns readable with the first item put into an empty box and stays
-    so until `take`, so a wake-up cannot be lost between looking into the box and waiting for it,
-    and a thousand items cost one write. The lock is reentrant and every step is sound when a signal
-    handler puts in the middle of it: a handler may run on a thread that is inside here.
+    The descriptor is latched: it becomes readable with the first item in an empty mailbox and stays
+    readable until `take`. So no wake-up is lost between a look at the items and the wait, and a
+    thousand items cost one write. The lock is reentrant, and a signal handler may call `put` in the
+    middle of any step, because it may interrupt a thread that is inside this class.
     """
 
     def __init__(self, notify: Callable[[], None] | None = None) -> None:
-        """`notify` is called on the putting thread whenever the box stops being empty; it must
-        neither block nor raise."""
+        """`notify` is called on the putting thread when the mailbox stops being empty. It must not
+        block or raise."""
         self._items: deque[T] = deque()
         self._lock = threading.RLock()
         self._closed = False
@@ -38,35 +37,34 @@ class Mailbox(Generic[T]):
             os.set_blocking(end, False)
 
     def __del__(self) -> None:
-        # Who waits for the descriptor may do so beyond the end, so it is closed with the last
-        # reference.
+        # Somebody may still wait on the descriptor, so it is closed only with the last reference.
         if hasattr(self, "_writer"):
             self.close()
 
     def fileno(self) -> int:
-        """Descriptor that is readable while the box holds items. Not to be read from."""
+        """A descriptor that is readable while there are items. Do not read from it."""
         return self._reader
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, item: T) -> None:
-        """Leave an item, on any thread.
+        """Put an item. Any thread.
 
         Raises:
-            Closed: nobody will look any more.
+            Closed: the mailbox is closed.
         """
         self.put_all((item,))
 
     def put_all(self, items: Iterable[T]) -> None:
-        """Leave several items, in their order, on any thread.
+        """Put several items, in order. Any thread.
 
         Raises:
-            Closed: nobody will look any more; none was left.
+            Closed: the mailbox is closed; no item was put.
         """
         with self._lock:
             if self._closed:
-                raise Closed("nobody looks into this mailbox any more: its owner has stopped")
+                raise Closed("this mailbox is closed: its owner has stopped")
             was_empty = not self._items
             self._items.extend(items)
             if was_empty:
@@ -75,52 +73,50 @@ class Mailbox(Generic[T]):
             self._notify()
 
     def wake(self) -> None:
-        """End a `wait` without an item, and notify; any thread. Does nothing once the box is
-        closed."""
+        """End a `wait` without an item, and notify. Does nothing once the mailbox is closed. Any
+        thread."""
         if self.end_wait() and self._notify is not None:
             self._notify()
 
     def end_wait(self) -> bool:
-        """End a `wait` without an item; any thread, also a signal handler. False, without doing
-        anything, once the box is closed."""
+        """End a `wait` without an item. Returns False once the mailbox is closed. Any thread, also
+        in a signal handler."""
         with self._lock:
             if not self._closed:
                 self._write()
             return not self._closed
 
     def take(self, most: int | None = None) -> list[T]:
-        """All items, or at most so many, oldest first. Owner's thread."""
+        """Take all items, or at most `most`, oldest first. The mailbox's thread."""
         with self._lock:
             if self._closed:
                 return []
             if most is None or most >= len(self._items):
-                # Before the items: what a signal handler puts meanwhile is either among them or
-                # writes again.
+                # Empty the pipe before the items are taken: an item that a signal handler puts
+                # meanwhile is either among them, or writes again.
                 self._empty_pipe()
-                items, self._items = (
-                    self._items,
-                    deque(),
-                )  # what a signal handler puts before this is done is among the old ones
+                # A signal handler that puts before this assignment adds to the taken items.
+                items, self._items = self._items, deque()
                 return list(items)
             return [self._items.popleft() for _ in range(most)]
 
     def put_back(self, items: Sequence[T]) -> None:
-        """Leave what was taken and not dealt with, before all else. Owner's thread."""
+        """Put unprocessed items back in front of the others. The mailbox's thread."""
         with self._lock:
             if items and not self._closed:
                 self._items.extendleft(reversed(items))
                 self._write()
 
     def wait(self, seconds: float | None) -> bool:
-        """Until there is an item, or for so many seconds (None: for ever); whether there is one.
-        Owner's thread."""
+        """Wait up to `seconds` (None: forever) for an item. Returns whether there is one. The
+        mailbox's thread."""
         if self._items:
             return True
         return wait_readable(self._reader, seconds)
 
     def close(self) -> list[T]:
-        """From now on `put` raises; returns what was left. Owner's thread. Closing twice returns
-        nothing."""
+        """Close the mailbox, so that `put` raises. Returns the remaining items; nothing the second
+        time. The mailbox's thread."""
         with self._lock:
             if self._closed:
                 return []
@@ -131,8 +127,8 @@ class Mailbox(Generic[T]):
             return items
 
     def close_after_fork(self) -> None:
-        """In a forked copy of the process: close its copies of the descriptors, without the lock,
-        whose holder may not be here."""
+        """In a forked copy of the process, close the copies of the descriptors. Takes no lock,
+        because its holder may not exist here."""
         if not self._closed:
             self._closed = True
             os.close(self._reader)
@@ -141,7 +137,7 @@ class Mailbox(Generic[T]):
     def _write(self) -> None:
         try:
             os.write(self._writer, b"!")
-        except BlockingIOError:  # full of wake-ups: readable it is
+        except BlockingIOError:  # the pipe is full, so it is readable
             pass
 
     def _empty_pipe(self) -> None:

@@ -1,4 +1,4 @@
-"""What the worker's thread and the consumer's thread share, and nothing else."""
+"""Everything that the control thread and the consumer thread share."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from embedkq.worker.between_threads.stop_deadline import StopDeadline
 
 
 class SharedState:
-    """The meeting place of the two threads.
+    """The state shared by the two threads.
 
     Attributes:
-        inbox: messages for the worker's thread, from any thread.
-        backlog: the records between the two.
-        snapshot: what may be committed, by partition. The worker's thread replaces it as a whole,
+        inbox: messages for the control thread, from any thread.
+        backlog: the records between the two threads.
+        snapshot: what may be committed, by partition. The control thread replaces it as a whole;
             any thread reads it.
-        confirmed: `time.monotonic()` at which a commit last proved that the partitions are still
-            ours. Consumer's thread.
-        committed: what was committed last, by partition. Replaced by the consumer's thread, any
-            thread reads it.
-        careful: jobs wait for a commit before they begin, which is asked for by `asked`. Worker's
-            thread; the consumer's reads it.
-        begun: partitions whose first jobs need not wait for a commit any more. Likewise.
-        session_seconds: for how long they are ours without a word. Consumer's thread, before it
-            starts.
-        host_cpu: how busy the application is, by which both tell how much they may get in its way.
-        hot: partitions that should not be polled for a while. Replaced and read likewise.
-        deadline: by when a stop is over. Any thread.
+        confirmed: `time.monotonic()` when a commit last proved that the partitions are still
+            assigned. Written by the consumer thread.
+        committed: the last commits, by partition. The consumer thread replaces it; any thread reads
+            it.
+        serial_mode: whether jobs wait for a commit before they start. `asked` requests that commit.
+            The control thread writes it; the consumer thread reads it.
+        begun: partitions whose first jobs no longer wait for a commit. Written and read likewise.
+        session_seconds: how long the partitions stay assigned without a heartbeat. Written by the
+            consumer thread before it starts.
+        host_cpu: how busy the application is. Both threads adapt their load to it.
+        hot: partitions that should not be polled for a while. The control thread replaces it; the
+            consumer thread reads it.
+        deadline: the deadlines of a stop. Any thread.
     """
 
     def __init__(self) -> None:
@@ -52,18 +53,18 @@ class SharedState:
         self.deadline = StopDeadline()
 
     def confirm(self, committed: Mapping[int, Progress]) -> None:
-        """This was committed just now. Consumer's thread."""
+        """Record a successful commit. Consumer thread."""
         self.confirmed, self.committed = time.monotonic(), committed
         if self.serial_mode:
             self.inbox.wake()
 
     def hurry(self) -> None:
-        """No job waits for a commit any more. Worker's thread."""
+        """End serial mode: no job waits for a commit any more. Control thread."""
         self.serial_mode = False
         self.asked.set()
 
     def publish(self, snapshot: Mapping[int, Progress]) -> None:
-        """This may be committed. Worker's thread."""
+        """Publish what may be committed. Control thread."""
         if self.serial_mode and snapshot is not self.snapshot:
             self.snapshot = snapshot
             self.asked.set()

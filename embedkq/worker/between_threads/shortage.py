@@ -1,5 +1,5 @@
-"""What the system has no more of for this process, and what helps. It passes: who meets it tries
-again."""
+"""Recognizes temporary shortages of system resources, such as file descriptors, and says what
+helps. Callers retry."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import errno
 import resource
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
-"""Of an OSError that may be over in a moment."""
+"""Error numbers of an OSError that may be temporary."""
 RETRY_SECONDS = 0.25
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Whether it may be over in a moment."""
+    """Whether the error may be temporary."""
     return isinstance(error, OSError) and error.errno in SHORTAGES
 
 
@@ -21,17 +21,18 @@ def cure_for(error: OSError) -> str:
     if error.errno == errno.EMFILE:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (
-            f"this process has no file descriptor left (its limit is {limit:,}): close what the"
-            " application does not need, or raise the limit (`ulimit -n`, LimitNOFILE= of systemd)"
+            f"this process has no file descriptors left (its limit is {limit:,}): close files that"
+            " the application does not need, or raise the limit (`ulimit -n`, LimitNOFILE= of"
+            " systemd)"
         )
     if error.errno == errno.ENFILE:
         return (
-            "this machine has no file descriptor left: raise the limit of all its processes (sysctl"
+            "this machine has no file descriptors left: raise the system-wide limit (sysctl"
             " fs.file-max)"
         )
     if error.errno == errno.EAGAIN:
         return (
-            "no more processes are allowed: raise the limit (`ulimit -u`, pids.max of the control"
+            "the limit of processes is reached: raise it (`ulimit -u`, pids.max of the control"
             " group, pids_limit of a container)"
         )
     return "this machine has no memory left"

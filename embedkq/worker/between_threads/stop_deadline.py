@@ -1,8 +1,8 @@
-"""StopDeadline: by when a worker that was asked to stop kills what runs, and by when it is over.
-Any thread; takes no lock.
+"""The deadlines of a stopping worker: when running jobs are killed, and when the worker must have
+ended. Any thread; takes no lock.
 
-Each step of a stop asks how many seconds are left, and takes no longer. So the steps together end
-in time, however many there are and whatever they wait for.
+Each step of a stop asks how many seconds are left and takes no longer. So all steps together end in
+time.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ import math
 import time
 
 LEAVE_SECONDS = 0.6
-"""What the end of the children, the last commit and leaving the group get together, once what runs
-has had its time."""
+"""Time for the children's end, the final commit and leaving the group together, after the limit for
+running jobs."""
 LATE_SECONDS = 0.1
-"""What the threads get beyond that before they are left behind. `stop(t)` promises to return after
-t + 1 s; the rest is for a machine that is busy."""
+"""Extra time for the threads before they are abandoned. `stop(t)` promises to return after t + 1 s;
+the remaining 0.3 s are for a busy machine."""
 
 
 class StopDeadline:
-    """One for each start of a worker.
+    """The deadlines of one start of a worker.
 
     Attributes:
-        kill_at: `time.monotonic()` from which on no job may run; infinity before somebody sets a
-            limit.
-        over_at: `time.monotonic()` until which all has to be over.
-        killing: whether what runs, or waits for its callback, is given up now.
-        passed: whether the worker was left behind: what its threads still learn is of no weight.
+        kill_at: `time.monotonic()` when running jobs are killed; infinity if there is no limit.
+        over_at: `time.monotonic()` when the worker must have ended.
+        killing: whether jobs that are running or waiting for their callbacks are being abandoned.
+        passed: whether the worker was abandoned. Whatever its threads still do is ignored.
     """
 
     def __init__(self) -> None:
@@ -34,14 +33,14 @@ class StopDeadline:
         self.killing = self.passed = False
 
     def set(self, seconds: float | None) -> None:
-        """What runs gets so many seconds from now, None for no limit. The last call counts."""
+        """Give running jobs this many seconds from now; None for no limit. The last call counts."""
         if not self.killing:
             self.kill_at = math.inf if seconds is None else time.monotonic() + seconds
             self.over_at = self.kill_at + LEAVE_SECONDS
 
     def kill_now(self) -> None:
-        """What runs is killed now. Only the first call counts; also after a limit was missed
-        because a callback took long."""
+        """Kill running jobs now. Only the first call counts. Also works if a slow callback made the
+        worker miss its limit."""
         if not self.killing:
             now = time.monotonic()
             self.kill_at, self.over_at, self.killing = (
@@ -51,25 +50,26 @@ class StopDeadline:
             )
 
     def begin_leaving(self) -> None:
-        """All that ran has ended: what follows gets its time, also if it begins late."""
+        """All jobs have ended. Give the remaining steps their full time, even if they begin
+        late."""
         if not self.killing and self.over_at < math.inf:
             self.over_at = max(self.over_at, time.monotonic() + LEAVE_SECONDS)
 
     @property
     def hurries(self) -> bool:
-        """Whether what runs has had its time."""
+        """Whether the time for running jobs is over."""
         return time.monotonic() >= self.kill_at
 
     def until_kill(self, least: float, most: float) -> float:
-        """Seconds until what runs has had its time, within these bounds."""
+        """Seconds until running jobs are killed, within these bounds."""
         return min(most, max(least, self.kill_at - time.monotonic()))
 
     def left(self, most: float) -> float:
-        """Seconds that a step may take, at most so many."""
+        """Seconds that a step may take, at most `most`."""
         return max(0.0, min(most, self.over_at - time.monotonic()))
 
     @property
     def patience(self) -> float | None:
-        """Seconds after which who waits for the end leaves the worker behind; None as long as
-        nothing is killed."""
+        """Seconds until a waiting caller abandons the worker; None while no jobs are being
+        killed."""
         return max(0.0, self.over_at + LATE_SECONDS - time.monotonic()) if self.killing else None

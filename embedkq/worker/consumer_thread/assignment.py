@@ -1,6 +1,6 @@
-"""Which partitions are ours, since when, and how they are given up.
+"""Tracks the assigned partitions and their epochs, and releases partitions in a rebalance.
 
-The listener runs on the client's I/O thread, which also sends the heartbeats: nothing here may
+The listener runs on the client's I/O thread, which also sends heartbeats, so nothing here may
 block.
 """
 
@@ -28,36 +28,37 @@ _CHECK_SECONDS = 0.01
 
 
 class Assignment:
-    """The partitions of one consumer and the epoch of each, which no later assignment of it has
-    again."""
+    """The assigned partitions of one consumer, and the epoch of each. An epoch is never used
+    twice."""
 
     def __init__(
         self,
         shared: SharedState,
         committer: Committer,
-        tell: Callable[[Message], None],
+        send: Callable[[Message], None],
         revoke_seconds: float,
     ) -> None:
         self.joined = threading.Event()
-        """Set while partitions are assigned, be it none; not before the first time, and not after
-        all were lost."""
+        """Set while an assignment is valid, even an empty one. Not set before the first one, or
+        after all partitions were lost."""
         self.lost = False
-        """Set when partitions were lost; the consumer's thread sets it back."""
+        """Set when partitions were lost. The consumer thread resets it."""
         self.confirmed: dict[int, int] = {}
-        """Offsets of partitions that went away, as they were last committed."""
+        """The last committed offsets of partitions that are no longer assigned."""
         self.fresh: set[int] = set()
-        """Assigned, but where they begin is not known yet. The consumer's thread takes them out."""
+        """Assigned partitions whose start offset is not known yet. The consumer thread removes
+        them."""
         self.leaving = False
-        """Set when the consumer closes: nothing runs any more, so nothing is waited for."""
+        """Set when the consumer closes. No job runs then, so a release waits for nothing."""
         self.stopping = False
-        """Set when the worker is asked to stop: whatever ends it from now on, none of its jobs is
-        to blame."""
+        """Set when the worker is asked to stop. However it ends from now on, its jobs are not to
+        blame."""
         self.left_uncommitted = False
-        """Whether something that is done went away, while the worker stopped, before it could be
-        committed."""
+        """Whether a partition with uncommitted done records went away while the worker was
+        stopping."""
         self._shared = shared
         self._committer = committer
-        self._tell = tell
+        self._send = send
         self._revoke_seconds = revoke_seconds
         self._epochs: dict[int, int] = {}
         self._settling: list[Revoked] = []
@@ -65,48 +66,49 @@ class Assignment:
         self._changing = threading.Lock()
 
     def epoch(self, partition: int) -> int | None:
-        """Of the partition's present assignment; None if it is not ours. Any thread."""
+        """The epoch of the partition's present assignment; None if it is not assigned. Any
+        thread."""
         return self._epochs.get(partition)
 
     @property
     def partitions(self) -> list[int]:
-        """Those that are ours. Any thread."""
+        """The assigned partitions. Any thread."""
         return list(self._epochs)
 
     def committable(self) -> dict[int, Progress]:
-        """What may be committed of the partitions that are ours. Any thread."""
+        """What to commit for the assigned partitions. Any thread."""
         return self._committable(dict(self._epochs), given_up=self.leaving or self.stopping)
 
     def lose_all(self) -> None:
-        """The consumer is thrown away: nothing is ours any more, nothing of it may be committed.
-        Consumer's thread."""
+        """Drop the assignment because the consumer is discarded. Nothing may be committed any more.
+        Consumer thread."""
         self.joined.clear()
         self._lose(frozenset(self._epochs))
 
-    def begin_anew(self, partitions: frozenset[int]) -> None:
-        """The logs of these start anew: what is known of them counts no more, and must not be
-        committed. Consumer's thread."""
+    def start_new_epoch(self, partitions: frozenset[int]) -> None:
+        """Start a new epoch for partitions whose logs have a new life. Earlier progress is invalid
+        and must not be committed. Consumer thread."""
         with self._changing:
             begun = frozenset(
                 self._take_out(frozenset(partitions & self._epochs.keys() - self.fresh))
             )
             self._add(begun)
-        self._tell_lost(begun)
+        self._send_lost(begun)
 
     def listener(self, kafka: Any) -> AsyncConsumerRebalanceListener:
-        """What the client calls; `kafka` is the client."""
+        """The rebalance listener for the client `kafka`."""
         return _Listener(self, kafka)
 
     def add(self, partitions: frozenset[int]) -> None:
-        """These are ours from now on. I/O thread."""
+        """Add newly assigned partitions. I/O thread."""
         self._shared.host_cpu.leave_out_this_thread()
         with self._changing:
             self._add(partitions)
         self.joined.set()
 
     async def give_up(self, kafka: Any, partitions: frozenset[int], lost: bool) -> None:
-        """These go away: what runs of them may end, what is done is committed, unless they are
-        another's already. I/O thread."""
+        """Release partitions: let their running jobs end and commit what is done, unless another
+        member already has them (`lost`). I/O thread."""
         if lost:
             self.joined.clear()
             self._lose(partitions)
@@ -117,18 +119,18 @@ class Assignment:
         if not begun:
             return
         message = Revoked(frozenset(begun), lost=False)
-        self._tell(message)
+        self._send(message)
         self._settling.append(message)
         if self.leaving:
             await self._settle(kafka, message, begun, committed)
         else:
-            # the partitions that stay go on meanwhile; nobody else has these before this consumer
-            # takes part in another rebalance
+            # The other partitions continue meanwhile. No other member gets these before this
+            # consumer joins the next rebalance.
             kafka.rejoin_after(self._settle, kafka, message, begun, committed)
 
     @property
     def settles(self) -> bool:
-        """Whether partitions that go away wait for their jobs, or for their commit. Any thread."""
+        """Whether released partitions are waiting for their jobs or their commit. Any thread."""
         return bool(self._settling)
 
     async def _settle(
@@ -153,10 +155,10 @@ class Assignment:
             await self._commit(kafka, wanted)
         except kafka_errors.KafkaError as error:
             self.left_uncommitted |= self.stopping
-            if not self.leaving:  # the engine tells at the end of a stop, once
+            if not self.leaving:  # at the end of a stop, the runtime logs this once
                 logger.warning(
-                    "The offsets of partitions %s could not be committed before they were given up"
-                    " (%r): what was done of them since the last commit runs again.",
+                    "Could not commit the offsets of partitions %s before they were released (%r)."
+                    " Jobs done since the last commit will run again.",
                     sorted(wanted),
                     error,
                 )
@@ -165,11 +167,11 @@ class Assignment:
     def _release(self, message: Revoked) -> None:
         if message in self._settling:
             self._settling.remove(message)
-            self._tell(Released(message.partitions))
+            self._send(Released(message.partitions))
 
     def _release_all(self) -> None:
-        """This consumer is no member any more: others may have by now what it was about to give
-        up."""
+        """Release all pending partitions at once: this consumer is no longer a member, and others
+        may already own them."""
         for message in list(self._settling):
             self._release(message)
 
@@ -191,11 +193,11 @@ class Assignment:
             self.left_uncommitted = True
         with self._changing:
             begun = self._take_out(partitions)
-        self._tell_lost(frozenset(begun))
+        self._send_lost(frozenset(begun))
 
-    def _tell_lost(self, partitions: frozenset[int]) -> None:
+    def _send_lost(self, partitions: frozenset[int]) -> None:
         if partitions:
-            self._tell(Revoked(partitions, lost=True))
+            self._send(Revoked(partitions, lost=True))
             self.lost = True
 
     def _add(self, partitions: frozenset[int]) -> None:
@@ -204,8 +206,7 @@ class Assignment:
             self.fresh.add(partition)
 
     def _take_out(self, partitions: frozenset[int]) -> dict[int, int]:
-        """Those of the partitions that had begun, with their epochs; none of them is ours any
-        more."""
+        """Remove partitions from the assignment. Returns the epochs of those that had started."""
         begun = {
             p: self._epochs[p] for p in partitions if p in self._epochs and p not in self.fresh
         }
@@ -235,8 +236,8 @@ class Assignment:
             and message in self._settling
             and time.monotonic() < deadline
         ):
-            # The client's loop has no way to wait for another thread; asleep in it, heartbeats go
-            # on.
+            # The client's event loop cannot wait for another thread. While this coroutine sleeps,
+            # heartbeats continue.
             await kafka.sleep(_CHECK_SECONDS)
 
 

@@ -1,5 +1,5 @@
-"""Commit requests: offsets and their metadata, split into requests that a broker accepts. Any
-thread, one at a time for each commit."""
+"""Splits a commit into requests that a broker accepts. Any thread, one at a time for each
+commit."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ logger = SafeLogger("embedkq.worker")
 TOO_LARGE = (
     kafka_errors.OffsetMetadataTooLargeError,
     kafka_errors.InvalidCommitOffsetSizeError,
-    # Apache Kafka 4.3 answers so to a request whose records are larger than message.max.bytes
+    # Apache Kafka 4.3 returns this for a request whose records are larger than message.max.bytes
     kafka_errors.UnknownError,
 )
 """Errors of a commit after which a smaller one may be accepted."""
 REQUEST_BYTES = 256 * 1024
-"""The offsets of a group go into one partition of __consumer_offsets, each request as one batch,
-which message.max.bytes limits to 1 MB unless the broker is told otherwise."""
+"""The offsets of a group go into one partition of __consumer_offsets, each request as one batch. By
+default, message.max.bytes limits a batch to 1 MB."""
 _PARTITION_BYTES = 128
-"""What one partition takes beside its metadata, the name of group and topic included or nearly
-so."""
+"""An estimate of what one partition needs beside its metadata, with the names of group and
+topic."""
 _SHORTEST_METADATA = 64
 _LIMITED_SECONDS = 60.0
 
 
 class CommitLimits:
-    """What the broker of one consumer accepts, as far as it has refused. A limit is lifted after a
-    minute: the broker may have changed."""
+    """The limits that a broker has shown by refusing commits. A limit expires after a minute,
+    because the broker's configuration may change."""
 
     def __init__(self) -> None:
         self._request_bytes, self._metadata = REQUEST_BYTES, offset_map.LIMIT
@@ -41,28 +41,28 @@ class CommitLimits:
 
     @property
     def request_bytes(self) -> int:
-        """Bytes that one request may have."""
+        """Maximum size of a request in bytes."""
         self._lift()
         return self._request_bytes
 
     @property
     def metadata(self) -> int:
-        """Characters that the metadata of one partition may have."""
+        """Maximum length of one partition's metadata in characters."""
         self._lift()
         return self._metadata
 
     def refuse_request(self, size: int) -> None:
-        """A request of so many bytes was too large."""
+        """Record that a request of this size was too large."""
         self._request_bytes = max(1, size // 2)
         self._lifted_at = time.monotonic() + _LIMITED_SECONDS
 
     def refuse_metadata(self, characters: int) -> None:
-        """Metadata of so many characters was too large."""
+        """Record that metadata of this length was too large."""
         if self._metadata == offset_map.LIMIT:
             logger.warning(
                 "The broker refuses commit metadata of %d characters (offset.metadata.max.bytes,"
-                " 4096 by default): what does not fit is left out. After a crash, jobs above the"
-                " committed offset that were done may run again, and their attempt counts restart.",
+                " 4096 by default). Shortening the metadata: after a crash, done jobs above the"
+                " committed offset may run again, and attempt counts restart.",
                 characters,
             )
         self._metadata = characters // 2 if characters >= _SHORTEST_METADATA else 0
@@ -74,7 +74,7 @@ class CommitLimits:
 
 
 class CommitRequests:
-    """One commit, request by request: `next_request`, then either `accepted` or `refused`, until
+    """One commit, request by request. Call `next_request`, then `accepted` or `refused`, until
     there is no further request."""
 
     def __init__(self, topic: str, wanted: Mapping[int, Progress], limits: CommitLimits) -> None:
@@ -86,7 +86,7 @@ class CommitRequests:
         self._size = 0
 
     def next_request(self) -> dict[TopicPartition, OffsetAndMetadata] | None:
-        """What to commit next, in the client's form; None once all is committed."""
+        """The next request, in the client's format; None once everything is committed."""
         self._request, self._size = {}, 0
         most, characters = self._limits.request_bytes, self._limits.metadata
         while self._waiting:
@@ -104,14 +104,15 @@ class CommitRequests:
         return self._request or None
 
     def accepted(self) -> dict[int, Progress]:
-        """The last request is committed: its partitions."""
+        """Record that the last request is committed. Returns its partitions."""
         return {tp.partition: self._wanted[tp.partition] for tp in self._request}
 
     def refused(self, error: kafka_errors.KafkaError) -> None:
-        """The last request was too large, with one of `TOO_LARGE`: the next ones are smaller.
+        """Record that the last request failed with one of `TOO_LARGE`. The next requests are
+        smaller.
 
         Raises:
-            KafkaError: the same, if it cannot be made smaller.
+            KafkaError: the same error, if the request cannot be made smaller.
         """
         longest = max(len(known.metadata) for known in self._request.values())
         if isinstance(error, kafka_errors.OffsetMetadataTooLargeError) or len(self._request) == 1:

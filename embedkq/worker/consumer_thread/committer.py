@@ -1,4 +1,4 @@
-"""What is committed, when, and what a refused commit means. Consumer's thread."""
+"""Decides what to commit and when, and handles refused commits. Consumer thread."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FATAL = (
     kafka_errors.InconsistentGroupProtocolError,
     kafka_errors.InvalidSessionTimeoutError,
 )
-"""Errors of the broker that trying again does not cure."""
+"""Errors of the broker that a retry does not fix."""
 REFUSALS = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
-"""Errors that say: not now, a rebalance is under way, or: you are no member any more."""
+"""Errors that mean: a rebalance is in progress, or this consumer is no longer a member."""
 FINAL_COMMIT_SECONDS, PAUSE_SECONDS = 5.0, 0.01
 _POLL_SECONDS = 0.5
 _INTERVAL_SECONDS = 0.25
@@ -34,22 +34,22 @@ _UNCHANGED_SECONDS = 5.0
 _AS_ASKED_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _UNCHANGED_AT_ONCE = 100
-"""Partitions committed once more when nothing is new: one shows whether the membership holds, all
-of them in turn restore what was lost."""
+"""Number of unchanged partitions in a commit when nothing is new. One partition shows whether the
+membership is valid; committing all of them in turn restores lost commits."""
 
 
 class Committer:
-    """Commits of one consumer: the newest snapshot on an interval, and again when nothing is new.
+    """Commits the newest snapshot at an interval, and repeats unchanged ones.
 
-    With nothing to commit nobody would notice a membership that is dead, or a broker that is away.
+    Without these repeated commits, nobody would notice a dead membership or a broker that does not
+    answer.
     """
 
     def __init__(self, topic: str, session_seconds: float) -> None:
         self.refused_since: float | None = None
-        """`time.monotonic()` of the first of the refusals that have not been followed by a
-        commit."""
+        """`time.monotonic()` of the first refusal since the last successful commit, or None."""
         self.last: float | None = None
-        """`time.monotonic()` of the last commit, one of an unchanged snapshot included."""
+        """`time.monotonic()` of the last commit, including unchanged snapshots."""
         self._topic = topic
         self._unchanged_seconds = min(session_seconds / 3, _UNCHANGED_SECONDS)
         self._committed: Mapping[int, Progress] = {}
@@ -58,12 +58,12 @@ class Committer:
         self._repeated = 0
 
     def may_be_due(self) -> bool:
-        """Whether it can be time to commit anything at all: worth asking before it is worked out
-        what."""
+        """Whether a commit can be due. Ask this first, because computing what to commit is more
+        expensive."""
         return time.monotonic() > self._tried + _INTERVAL_SECONDS
 
     def due(self, wanted: Mapping[int, Progress]) -> bool:
-        """Whether it is time to commit this."""
+        """Whether a commit of this is due."""
         since = time.monotonic() - self._tried
         return bool(wanted) and since > (
             _INTERVAL_SECONDS if self.pending(wanted) else self._unchanged_seconds
@@ -74,7 +74,7 @@ class Committer:
         return wanted != self._committed
 
     def lacks(self, wanted: Mapping[int, Progress]) -> bool:
-        """Whether anything that is done by this is not committed. Any thread."""
+        """Whether any done record in this is not committed. Any thread."""
         committed = self._committed
         return any(
             (known := committed.get(partition)) is None
@@ -83,7 +83,7 @@ class Committer:
         )
 
     def known(self, partitions: Set[int]) -> dict[int, Progress]:
-        """What is committed of these, as far as this consumer has committed it. Any thread."""
+        """This consumer's last commits for these partitions. Any thread."""
         return {
             partition: progress
             for partition, progress in self._committed.items()
@@ -93,7 +93,7 @@ class Committer:
     def commit(
         self, kafka: Any, wanted: Mapping[int, Progress], seconds: float = TIMEOUT_SECONDS
     ) -> bool:
-        """Commit and wait for it, at most so many seconds for each request; False if it was refused
+        """Commit, and wait up to `seconds` for each request. Returns False if the commit is refused
         for now.
 
         Raises:
@@ -104,7 +104,7 @@ class Committer:
             self._commit(kafka, self._changed(wanted) or self._some_unchanged(wanted), seconds)
         except REFUSALS as error:
             self.refused_since = self.refused_since or time.monotonic()
-            logger.debug("A commit was refused and will be tried again: %r", error)
+            logger.debug("A commit was refused and will be retried: %r", error)
             return False
         self._committed, self.refused_since, self.last = dict(wanted), None, time.monotonic()
         return True
@@ -142,12 +142,12 @@ class Committer:
         committable: Callable[[], Mapping[int, Progress]],
         beginning: Set[int],
     ) -> None:
-        """Where jobs wait for a commit before they begin, serve these for about a second: before
-        each a poll would take half of one.
+        """If jobs wait for a commit before they start, serve such commits for about a second,
+        without polls in between. A poll would delay each one by half a second.
 
         Args:
-            beginning: partitions of which records were passed on that may be the first to begin
-                here: the worker's thread is about to ask.
+            beginning: partitions whose first records were just passed on. The control thread is
+                about to request commits for them.
 
         Raises:
             KafkaError: as `commit`.
@@ -161,7 +161,7 @@ class Committer:
                 shared.asked.clear()
                 if (
                     not shared.serial_mode and beginning <= shared.begun
-                ):  # that was no question: it is over
+                ):  # this was not a request: serial mode has ended
                     return
                 if (wanted := committable()) and not self.commit(kafka, wanted):
                     return
@@ -174,10 +174,10 @@ class Committer:
         shared: SharedState,
         committable: Callable[[], Mapping[int, Progress]],
     ) -> bool:
-        """Commit what is done, by the stop's deadline; whether all of it is committed.
+        """Commit what is done, before the stop's deadline. Returns whether all of it is committed.
 
-        A broker that does not answer is given up after a few seconds. One that refuses is waited
-        for as long as a rebalance may last, which waits for members that have died.
+        If the broker does not answer, give up after a few seconds. If it refuses the commit, wait
+        as long as a rebalance may last, because a rebalance waits for dead members.
         """
         stop, began = shared.deadline, time.monotonic()
         deadline = began + FINAL_COMMIT_SECONDS
@@ -194,26 +194,26 @@ class Committer:
                 client.set_paused(None)
                 client.kafka.poll(
                     int(1000 * stop.left(_POLL_SECONDS))
-                )  # lets a rebalance that is under way get on
+                )  # lets a running rebalance make progress
             except kafka_errors.KafkaError as error:
-                logger.debug("The last offsets could not be committed yet: %r", error)
+                logger.debug("Could not commit the final offsets yet: %r", error)
                 time.sleep(PAUSE_SECONDS)
         return True
 
     def requests(self, wanted: Mapping[int, Progress]) -> CommitRequests:
-        """The requests that commit this; also for the client's I/O thread."""
+        """The requests for a commit. Also used on the client's I/O thread."""
         return CommitRequests(self._topic, wanted, self._limits)
 
     def hurry(self) -> None:
-        """Commit at the next opportunity, be it the same once more."""
+        """Make the next commit due at once, even if nothing is new."""
         self._tried = 0.0
 
     def forget(self, partitions: frozenset[int]) -> None:
-        """These are no longer ours to commit."""
+        """Forget partitions that are no longer assigned."""
         self._committed = {
             p: progress for p, progress in self._committed.items() if p not in partitions
         }
 
     def forget_all(self) -> None:
-        """Nothing is ours any more, and what was refused is of no interest."""
+        """Forget all partitions and refusals."""
         self._committed, self.refused_since = {}, None

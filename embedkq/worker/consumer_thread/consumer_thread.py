@@ -1,8 +1,8 @@
-"""Consumer: polls, commits and follows rebalances, on a thread of its own.
+"""The consumer thread: polls, commits and follows rebalances.
 
-It always polls for half a second or more: a poll that times out between JoinGroup and SyncGroup can
-leave kafka-python 3 evicted from its group for ever while it goes on returning records (seen with
-poll(0) and poll(20), never from 100 ms on).
+It always polls for half a second or more. If a poll times out between JoinGroup and SyncGroup,
+kafka-python 3 can stay evicted from its group forever and still return records (seen with poll(0)
+and poll(20), never with 100 ms or more).
 """
 
 from __future__ import annotations
@@ -53,17 +53,18 @@ _TOPIC_GONE = (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.UnknownTo
 
 
 class ConsumerThread:
-    """One member of the consumer group.
+    """A member of the consumer group.
 
-    `run` is the thread's; what is above it is for other threads.
+    `run` is the thread's function. The methods above it are for other threads.
     """
 
     _client: ConsumerClient | None = None
     _committed_finally: bool | None = None
     keeps_trying = False
-    """Whether it looks on for a broker that is away at the start. Set before the thread begins."""
+    """Whether to keep trying if the broker does not answer at the start. Set before the thread
+    starts."""
     last_poll: float | None = None
-    """`time.monotonic()` at which Kafka was last asked for records."""
+    """`time.monotonic()` of the last poll."""
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class ConsumerThread:
         self.connected: Future[None] = Future()
         """Done once the broker has answered, or could not be reached."""
         self.last_turn = time.monotonic()
-        """`time.monotonic()` at which the thread last began a turn."""
+        """`time.monotonic()` at the beginning of the last turn."""
         self.on_turn: Callable[[float], None] = _do_nothing
         """Called with `time.monotonic()` at each turn."""
         self.hosts = hosts
@@ -92,35 +93,35 @@ class ConsumerThread:
         shared.session_seconds = session_seconds = self._options["session_timeout_ms"] / 1000
         self.committer = Committer(topic, session_seconds)
         self.assignment = Assignment(
-            shared, self.committer, self._tell, revoke_seconds_of(self._options, revoke_timeout)
+            shared, self.committer, self._send, revoke_seconds_of(self._options, revoke_timeout)
         )
         self.topic = TopicWatch(Asked(hosts, "READ", topic, group), self._options)
         self._logs = LogWatch(topic, offset_policy == "latest", self.assignment)
         self._membership = Membership(hosts, group, session_seconds, self._options)
-        self._drains = DrainRequests(self.assignment, self._logs, self._tell)
+        self._drains = DrainRequests(self.assignment, self._logs, self._send)
         self._beginning: set[int] = set()
         self._ends = LogEnds()
         self._held = HeldPartitions(topic)
         self.broker = BrokerWatch(hosts, self._options)
         self._positions_at = 0.0
-        self._gathering = PollThrottle(shared.host_cpu)
+        self._throttle = PollThrottle(shared.host_cpu)
         self._stopping = threading.Event()
 
     # For other threads.
 
     def stop(self) -> None:
-        """Commit what may be committed and leave, within about half a second. Worker's thread."""
+        """Commit and leave the group, within about half a second. Control thread."""
         self.assignment.leaving = True
         self._stopping.set()
 
     def request_end_offsets(self, milestone: Any) -> None:
-        """Have `milestone.set()` called once all that the partitions hold then is done. Any
+        """Call `milestone.set()` once all records that the partitions hold now are done. Any
         thread."""
         self._drains.add(milestone)
 
     @property
     def has_committed_all(self) -> bool:
-        """Whether all that is done of its partitions is committed. Any thread."""
+        """Whether all done records of its partitions are committed. Any thread."""
         if self.assignment.left_uncommitted:
             return False
         if self._committed_finally is None:
@@ -128,13 +129,13 @@ class ConsumerThread:
         return self._committed_finally
 
     def lag(self) -> dict[int, int]:
-        """Records that are not done, by partition, as of the ends that Kafka told within the last
+        """The number of records that are not done, by partition, as of the log ends of the last few
         seconds. Any thread."""
         return self._ends.lag(self.assignment.committable())
 
     @property
     def held(self) -> Mapping[int, str]:
-        """Why nothing of a partition can be read for the moment, by partition. Any thread."""
+        """Why partitions are held, by partition. Any thread."""
         return self._held.reasons
 
     def close_after_fork(self) -> None:
@@ -150,7 +151,7 @@ class ConsumerThread:
         self._shared.host_cpu.leave_out_this_thread()
         try:
             self._client = self._connect_once_possible()
-        except BaseException as error:  # noqa: BLE001  (the starter gets it)
+        except BaseException as error:  # noqa: BLE001  (start() raises it)
             self.connected.set_exception(explained(error, self.topic.asked))
             return
         self.connected.set_result(None)
@@ -161,13 +162,14 @@ class ConsumerThread:
             self._committed_finally = False
             self._committed_finally = self._commit_finally()
         except Exception as error:  # noqa: BLE001  (the worker fails with it)
-            self._tell(ConsumerFailed(explained(error, self.topic.asked)))
+            self._send(ConsumerFailed(explained(error, self.topic.asked)))
         finally:
             logger.info("Closing consumer ...")
             self.assignment.leaving = True
             if self._client is not None:
                 self._client.close(self._shared.deadline.left(CLOSE_SECONDS))
-                # a worker that has ended may be kept, and what it knew of the cluster is large
+                # free the client's cluster metadata, which is large, even if the application keeps
+                # the worker
                 self._client = None
 
     def _turn_or_wait(self) -> None:
@@ -180,7 +182,7 @@ class ConsumerThread:
             if isinstance(error, FATAL):
                 raise
             if isinstance(error, _TOPIC_GONE) and self._client is not None:
-                self._client.look_for_topic_again()  # `topic` says whether it is gone
+                self._client.look_for_topic_again()  # `TopicWatch` decides whether it is gone
             else:
                 self.broker.is_away(error)
             self.broker.raise_if_refused()
@@ -192,9 +194,10 @@ class ConsumerThread:
             self.broker.pause(self._stopping)
 
     def turn(self, client: ConsumerClient) -> None:
-        """Wait for room, poll, pass on, commit."""
+        """Wait for room, poll, pass records on, commit."""
         if time.monotonic() > self.last_turn + self._shared.session_seconds / 2:
-            self.committer.hurry()  # this process was frozen: are the partitions still ours?
+            # This process was frozen. A commit shows whether its partitions are still assigned.
+            self.committer.hurry()
         self.last_turn = time.monotonic()
         self.on_turn(self.last_turn)
         self._shared.host_cpu.sample(self.last_turn)
@@ -206,17 +209,17 @@ class ConsumerThread:
         self.committer.commit_as_asked(
             client.kafka, self._shared, self.assignment.committable, self._beginning
         )
-        self._gathering.wait()
+        self._throttle.wait()
         if self._stopping.is_set():
             return
-        # Not beyond the moment from which on only the last commit counts.
+        # Do not poll beyond the deadline after which only the final commit counts.
         polled = client.poll(
             int(1000 * self._shared.deadline.until_kill(_SHORTEST_POLL_SECONDS, _POLL_SECONDS))
         )
         self.last_poll = time.monotonic()
-        if self._stopping.is_set():  # nothing of this will run here
+        if self._stopping.is_set():  # these records will not run here
             return
-        self._gathering.came(sum(map(len, polled.values())), self.last_poll)
+        self._throttle.came(sum(map(len, polled.values())), self.last_poll)
         self._held.now(client.held())
         self._begin(client, polled)
         self._beginning.clear()
@@ -224,7 +227,7 @@ class ConsumerThread:
             self._pass_on(client, partition, records)
         self._logs.look(client)
         self._drains.answer(client)
-        self._tell_positions(client)
+        self._send_positions(client)
         self._ends.refresh_paused(client)
         self._commit_if_due(client)
         if self._membership.is_lost(client, self.committer):
@@ -256,15 +259,13 @@ class ConsumerThread:
                 if not is_shortage(error):
                     raise
                 if self._stopping.is_set() or time.monotonic() > deadline:
-                    raise WorkerError(
-                        f"no connection to Kafka can be made: {cure_for(error)}"
-                    ) from error
+                    raise WorkerError(f"cannot connect to Kafka: {cure_for(error)}") from error
             self._stopping.wait(RETRY_SECONDS)
 
     def _replace(self, client: ConsumerClient) -> None:
         logger.warning(
-            "Group %s does not know this consumer any more, which kafka-python has not noticed: a"
-            " new one joins. What runs here goes on, and is not begun again.",
+            "Group %s no longer knows this consumer, and kafka-python has not noticed. Joining"
+            " with a new consumer. Running jobs continue and will not be restarted.",
             self._group,
         )
         self.assignment.lose_all()
@@ -276,8 +277,8 @@ class ConsumerThread:
     # Records.
 
     def _begin(self, client: ConsumerClient, polled: Mapping[int, list[Any]]) -> None:
-        """Tell the worker's thread where the partitions that were assigned begin, before any record
-        of them."""
+        """Send the start offsets of newly assigned partitions to the control thread, before any of
+        their records."""
         fresh = list(self.assignment.fresh)
         epochs = {partition: self.assignment.epoch(partition) for partition in fresh}
         if not fresh:
@@ -288,7 +289,9 @@ class ConsumerThread:
             for (
                 partition,
                 records,
-            ) in polled.items():  # the position has passed all of them, and nobody else has them
+            ) in (
+                polled.items()
+            ):  # the position is already behind these records, and nobody else has them
                 client.rewind_to(partition, records)
             raise
         for partition in fresh:
@@ -303,7 +306,7 @@ class ConsumerThread:
                 self.assignment.fresh.discard(partition)
                 start, records = starts[partition], polled.get(partition, [])
                 self._ends.begin(partition, start.end)
-                self._tell(
+                self._send(
                     Assigned(
                         partition, epoch, start.offset, start.metadata, start.topic, start.life
                     )
@@ -326,11 +329,11 @@ class ConsumerThread:
                 self._beginning.add(partition)
             size = sum([run.size for run in runs])
             self._shared.backlog.reserve(len(runs), size)
-            self._tell(Batch(partition, epoch, runs, size, position))
+            self._send(Batch(partition, epoch, runs, size, position))
 
-    def _tell_positions(self, client: ConsumerClient) -> None:
-        """What holds no record for us (transaction markers, compacted) moves a position without a
-        batch."""
+    def _send_positions(self, client: ConsumerClient) -> None:
+        """Send positions that moved without a batch, past transaction markers and compacted
+        records."""
         if time.monotonic() < self._positions_at:
             return
         self._positions_at = time.monotonic() + _POSITIONS_SECONDS
@@ -340,12 +343,13 @@ class ConsumerThread:
             if position is not None:
                 self._logs.moved(client, partition, position)
             if position is not None and progress.offset < position:
-                self._tell(Batch(partition, progress.epoch, (), 0, position))
+                self._send(Batch(partition, progress.epoch, (), 0, position))
 
     # The end.
 
     def _commit_finally(self) -> bool:
-        """Commit what is done, by the stop's deadline; whether all of it is committed."""
+        """Commit what is done, before the stop's deadline. Returns whether all of it is
+        committed."""
         deadline = time.monotonic() + FINAL_COMMIT_SECONDS
         while (
             self.assignment.settles
@@ -357,10 +361,10 @@ class ConsumerThread:
             self._client, self._shared, self.assignment.committable
         )
 
-    def _tell(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         try:
             self._shared.inbox.put(message)
-        except Closed:  # the worker's thread has ended; what it has published stands
+        except Closed:  # the control thread has ended; its last snapshot stays valid
             self._stopping.set()
 
 

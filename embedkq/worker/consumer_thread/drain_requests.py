@@ -1,4 +1,4 @@
-"""DrainRequests: who waits for all that the partitions hold at a moment. Consumer thread."""
+"""Handles requests to wait until everything that the partitions hold is done. Consumer thread."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from embedkq.worker.consumer_thread.log_watch import LogWatch
 
 
 class DrainRequests:
-    """Looks up where the partitions end, and sends that to the control thread as a `DrainTarget`.
+    """Looks up the partitions' end offsets and sends them to the control thread as a `DrainTarget`.
 
     Args:
-        tell: sends a message to the control thread.
+        send: sends a message to the control thread.
     """
 
     def __init__(
-        self, assignment: Assignment, logs: LogWatch, tell: Callable[[DrainTarget], None]
+        self, assignment: Assignment, logs: LogWatch, send: Callable[[DrainTarget], None]
     ) -> None:
-        self._assignment, self._logs, self._tell = assignment, logs, tell
+        self._assignment, self._logs, self._send = assignment, logs, send
         self._requests: deque[Any] = deque()
         self._awaited: list[Any] = []
-        """Milestones whose targets were sent, and which may not be reached yet."""
+        """Milestones whose targets were sent but may not be reached yet."""
 
     def add(self, milestone: Any) -> None:
-        """Have `milestone.set()` called once all that the partitions hold then is done. Any
+        """Call `milestone.set()` once all records that the partitions hold now are done. Any
         thread."""
         self._requests.append(milestone)
 
     def answer(self, client: ConsumerClient) -> None:
-        """Send targets for what was added, if all partitions are there and their ends are known."""
+        """Send targets for added milestones, if the assignment is complete and the end offsets are
+        known."""
         self._awaited = [milestone for milestone in self._awaited if not milestone.reached]
         if self._assignment.lost:
-            # what is waited for may never come: who waits gets new targets
+            # lost records may never get done here, so send new targets
             self._assignment.lost = False
             self._requests.extend(self._awaited)
             self._awaited = []
@@ -44,7 +45,7 @@ class DrainRequests:
             partitions = self._assignment.partitions
             targets = client.end_offsets(partitions)
             if not targets.keys() >= set(partitions) or not self._logs.see(client, targets):
-                return  # first their leader has to be found, or they begin anew
+                return  # a partition has no leader yet, or its log has a new life
             while self._requests:
                 self._awaited.append(self._requests.popleft())
-                self._tell(DrainTarget(self._awaited[-1], targets))
+                self._send(DrainTarget(self._awaited[-1], targets))

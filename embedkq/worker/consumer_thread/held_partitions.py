@@ -1,4 +1,5 @@
-"""HeldPartitions: partitions with a record that this host cannot read now. The consumer thread."""
+"""Tracks partitions that are held because this host cannot read their next records. Consumer
+thread."""
 
 from __future__ import annotations
 
@@ -11,15 +12,16 @@ logger = SafeLogger("embedkq.worker")
 
 
 class HeldPartitions:
-    """Logs once of each partition that it is held, and once that it is read again."""
+    """Logs once for each partition when it is held, and once when it continues."""
 
     def __init__(self, topic: str) -> None:
         self.reasons: Mapping[int, str] = {}
-        """By partition. Replaced, never changed, so any thread may read it."""
+        """The reasons by partition. The mapping is replaced and never modified, so any thread may
+        read it."""
         self._topic = topic
 
     def now(self, held: Mapping[int, Held]) -> None:
-        """These are held now, and no others."""
+        """Update the held partitions."""
         if not held and not self.reasons:
             return
         reasons = {
@@ -29,11 +31,11 @@ class HeldPartitions:
         for partition in reasons.keys() | self.reasons.keys():
             reason = reasons.get(partition)
             if reason is None:
-                logger.info("Partition %d of topic %s is read again.", partition, self._topic)
+                logger.info("Partition %d of topic %s continues.", partition, self._topic)
             elif reason != self.reasons.get(partition):
                 logger.warning(
-                    "Partition %d of topic %s is held: %s. It is tried again every few seconds; the"
-                    " other partitions go on.",
+                    "Partition %d of topic %s is held: %s. Retrying every few seconds; other"
+                    " partitions continue.",
                     partition,
                     self._topic,
                     reason,

@@ -1,4 +1,4 @@
-"""LogEnds: where the logs of the partitions end, for the lag. Consumer thread; `lag`: any."""
+"""Tracks the end offsets of partitions, for the lag. Consumer thread; `lag` on any thread."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ _SECONDS, _MILLISECONDS = 2.0, 1_000
 
 
 class LogEnds:
-    """The highest end that Kafka has named of each partition, within the last seconds."""
+    """The highest end offset that Kafka reported for each partition in the last few seconds."""
 
     def __init__(self) -> None:
         self._ends: dict[int, int] = {}
         self._refresh_at = 0.0
 
     def begin(self, partition: int, end: int) -> None:
-        """The partition's log, which may be a new one, ends there."""
+        """Set the end of a partition's log, which may be a new log."""
         self._ends[partition] = end
 
     def note(self, partition: int, end: int | None) -> None:
-        """The partition's log ends there, or further up; None says nothing."""
+        """Raise the end of a partition's log. None is ignored."""
         if end is not None:
             self._ends[partition] = max(end, self._ends.get(partition, 0))
 
     def refresh_paused(self, client: ConsumerClient) -> None:
-        """Ask for the ends of paused partitions, which no fetch brings along, every two seconds."""
+        """Ask for the ends of paused partitions every two seconds, because no fetch reports
+        them."""
         if time.monotonic() < self._refresh_at:
             return
         try:
             for partition, end in client.end_offsets(client.paused, _MILLISECONDS).items():
                 self.note(partition, end)
         except kafka_errors.KafkaError as error:
-            # an older end is known, and nothing but the lag depends on it
-            logger.debug("The ends of paused partitions could not be asked for: %r", error)
+            # keep the older end, on which only the lag depends
+            logger.debug("Could not get the end offsets of paused partitions: %r", error)
         self._refresh_at = time.monotonic() + _SECONDS
 
     def lag(self, snapshot: Mapping[int, Progress]) -> dict[int, int]:
-        """Records that are not done, by partition."""
+        """The number of records that are not done, by partition."""
         return {
             partition: offset_map.lag(0, max(end, progress.offset), progress.offset, progress.done)
             for partition, progress in snapshot.items()

@@ -1,9 +1,9 @@
-"""LogWatch: asks Kafka where partitions begin, and whether their logs are still the ones that were
-read. Consumer's thread.
+"""Asks Kafka where partitions start, and whether their logs are still the ones that were read.
+Consumer thread.
 
-A topic that was deleted and created again is known by its id, which is asked for every two seconds.
-Records of the new topic that were fetched at offsets of the old one until then run, and run once
-more when the partition begins anew: none is passed over.
+The topic's id, which is requested every two seconds, shows whether the topic was deleted and
+created again. Until then, records of the new topic may be fetched at offsets of the old one. They
+run, and run again when the partition restarts: none is skipped.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LOOK_SECONDS = 2.0
 
 
 class LogWatch:
-    """Where the partitions of one topic begin, and begin anew.
+    """Starts and restarts the partitions of one topic.
 
     Args:
-        topic: its name.
-        latest: whether a group that has never committed skips what is there already.
+        topic: the topic's name.
+        latest: whether a group without any commit skips existing records.
     """
 
     def __init__(self, topic: str, latest: bool, assignment: Assignment) -> None:
@@ -36,16 +36,17 @@ class LogWatch:
         self._latest = latest
         self._assignment = assignment
         self._doubtful: set[int] = set()
-        self._anew: set[int] = set()
-        """Partitions that were read and begin anew: the client goes on where it was."""
+        self._restarting: set[int] = set()
+        """Partitions that restart after they were read. The client still fetches at the old
+        position."""
         self._look_at = 0.0
         self._looking: Any = None
 
     def find_starts(
         self, client: ConsumerClient, partitions: Collection[int]
     ) -> Mapping[int, Start]:
-        """Where partitions that were assigned begin; those that are no longer ours, or whose log
-        cannot be seen yet, are missing.
+        """Find the starts of assigned partitions. Partitions that are no longer assigned, or whose
+        log is not available yet, are missing from the result.
 
         Raises:
             KafkaError: the broker does not answer.
@@ -71,17 +72,17 @@ class LogWatch:
     def begun(
         self, client: ConsumerClient, partition: int, start: Start, first: int | None
     ) -> bool:
-        """The partition begins; whether records that were fetched of it, from `first` on, are its
-        first. If not, they are fetched again.
+        """Record that the partition was started. Returns whether the records fetched from `first`
+        on are its first ones. If not, they are fetched again.
 
-        kafka-python begins with an assigned partition at what is committed, and without that at the
+        kafka-python starts an assigned partition at its committed offset, and without one at the
         oldest record.
         """
         self._starts.begun(partition, start)
         self._assignment.confirmed.pop(partition, None)
-        self._looking = None  # it may have been asked, and answered, before this was found
-        was_read = partition in self._anew
-        for partitions in (self._anew, self._doubtful):
+        self._looking = None  # the pending answer may be older than this start
+        was_read = partition in self._restarting
+        for partitions in (self._restarting, self._doubtful):
             partitions.discard(partition)
         if start.warning is not None:
             logger.warning("%s", start.warning)
@@ -91,8 +92,8 @@ class LogWatch:
         return False
 
     def is_sound(self, client: ConsumerClient, partition: int, first: int, position: int) -> bool:
-        """Whether records that begin at `first` continue what was read; if not, they are fetched
-        again once it is known why."""
+        """Whether records from `first` on continue what was read. If not, they are fetched again
+        once the reason is known."""
         if self._is_of_another(partition, first):
             return False
         self._look_for_retention(client, partition, first)
@@ -100,14 +101,14 @@ class LogWatch:
         return True
 
     def moved(self, client: ConsumerClient, partition: int, position: int) -> None:
-        """The client is about to fetch from there, with or without records in between."""
+        """Record that the client will fetch from this position next."""
         if not self._is_of_another(partition, position):
             self._look_for_retention(client, partition, position)
             self._starts.reached(partition, position)
 
     def _is_of_another(self, partition: int, offset: int) -> bool:
-        """Whether kafka-python has gone back: it does so by itself where its offset is out of
-        range, or where records were lost."""
+        """Whether kafka-python has moved back. It does so by itself if its offset is out of range,
+        or if records were lost."""
         is_before = self._starts.is_before(partition, offset)
         if is_before:
             self._starts.truncated(partition, offset)
@@ -115,42 +116,42 @@ class LogWatch:
         return is_before
 
     def see(self, client: ConsumerClient, ends: Mapping[int, int]) -> bool:
-        """Whether these ends are of the logs that are read; if not, their partitions begin anew.
+        """Check that these ends belong to the logs that are being read. If not, restart their
+        partitions and return False.
 
         Raises:
             KafkaError: the broker does not answer.
         """
         topic = client.find_topic()
-        anew = set() if topic is None else self._starts.of_another_topic(ends, topic)
-        anew |= {
+        restarted = set() if topic is None else self._starts.of_another_topic(ends, topic)
+        restarted |= {
             partition for partition, end in ends.items() if self._starts.is_before(partition, end)
         }
-        self._begin_anew(anew)
-        return not anew
+        self._restart(restarted)
+        return not restarted
 
     def look(self, client: ConsumerClient) -> None:
-        """Have those partitions begin anew whose logs do; asks Kafka now and then which topic it
-        is, and never waits."""
+        """Restart partitions whose logs have a new life. Asks Kafka for the topic's id every two
+        seconds. Never blocks."""
         topic = self._found_topic(client)
-        anew = (
+        restarted = (
             set()
             if topic is None
             else self._starts.of_another_topic(self._assignment.partitions, topic)
         )
-        self._begin_anew(anew | self._doubtful)
+        self._restart(restarted | self._doubtful)
         self._doubtful.clear()
 
-    def _begin_anew(self, partitions: Collection[int]) -> None:
-        anew = (
+    def _restart(self, partitions: Collection[int]) -> None:
+        restarted = (
             frozenset(partitions).intersection(self._assignment.partitions) - self._assignment.fresh
         )
-        if anew:
-            self._anew |= anew
-            self._assignment.begin_anew(anew)
+        if restarted:
+            self._restarting |= restarted
+            self._assignment.start_new_epoch(restarted)
 
     def _found_topic(self, client: ConsumerClient) -> TopicMark | None:
-        """The topic as of now, if it was asked for and the answer is there; asks every two seconds,
-        and never waits."""
+        """The present topic, if an answer has arrived. Asks every two seconds. Never blocks."""
         found: TopicMark | None = None
         if self._looking is not None and self._looking.is_done:
             found, self._looking = client.found_topic(self._looking), None
@@ -160,21 +161,21 @@ class LogWatch:
         return None if found == UNKNOWN_TOPIC else found
 
     def _look_for_retention(self, client: ConsumerClient, partition: int, first: int) -> None:
-        """Where offsets are missing, see whether Kafka has deleted them.
+        """If offsets are missing, check whether Kafka has deleted them.
 
-        It has only where the offset that was fetched next was out of range. Other holes are of
-        compaction and transactions, and cost nothing here.
+        That is only possible if the next offset was out of range. Other gaps come from compaction
+        and transactions, and cost nothing here.
         """
         if first <= self._starts.reached_of(partition) or not client.was_out_of_range(partition):
             return
         for log in client.logs([partition], UNKNOWN_TOPIC).values():
             if log.first > first:
-                continue  # what was fetched before is still on its way
+                continue  # records fetched before are still being returned
             client.range_is_known(partition)
             if (warning := self._starts.passed_by_retention(partition, log)) is not None:
                 logger.warning("%s", warning)
 
     def forget_client(self) -> None:
-        """Another client takes over: what the last one was asked is not answered any more."""
+        """Forget the pending request, because a new client takes over."""
         self._looking = None
-        self._anew.clear()
+        self._restarting.clear()

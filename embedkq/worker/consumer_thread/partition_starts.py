@@ -1,9 +1,9 @@
-"""PartitionStarts: where the reading of a partition begins, and whether its log is still the one
-that was read before. Consumer's thread.
+"""Decides where reading a partition starts, and whether its log is still the one that was read
+before. Consumer thread.
 
-An offset names a record only within one life of a log. A topic that was deleted and created again,
-a broker that was restarted empty, a log that was truncated: they begin a new life, in which the old
-offsets say nothing, and which is read from its start. No Kafka client here.
+An offset identifies a record only within one life of a log. A new life begins when a topic is
+deleted and created again, when a broker restarts empty, or when a log is truncated. The old offsets
+say nothing about it, so it is read from its start. This module uses no Kafka client.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from embedkq._formats.partition_progress import Committed, Log, progress_of, why
 
 
 class Start(NamedTuple):
-    """Where a partition begins.
+    """Where reading a partition starts.
 
     Attributes:
-        offset: all below it is done.
-        metadata: what came with it: what is done above it, and what is noted of the rest.
-        position: what is fetched first; above `offset` where retention has deleted what is between.
-        topic: which topic these are offsets of.
-        life: how often the log has started anew since this worker began.
-        warning: what to tell of it; None for nothing.
-        end: offset behind the last record, as Kafka told it then.
+        offset: all records below it are done.
+        metadata: the commit's metadata: the map of what is done above the offset, and notes.
+        position: the first offset to fetch. It is above `offset` if retention has deleted the
+            records in between.
+        topic: identifies the topic of these offsets.
+        life: number of new lives of the log since this worker started.
+        warning: text to log, or None.
+        end: the offset behind the last record at that time.
     """
 
     offset: int
@@ -41,8 +42,8 @@ class Start(NamedTuple):
 
 @dataclass
 class _Known:
-    """A partition that began here: the life of its log, of which topic, and up to where it was
-    read."""
+    """A partition that was started here: the life of its log, its topic, and the offset up to which
+    it was read."""
 
     life: int
     topic: TopicMark
@@ -52,11 +53,11 @@ class _Known:
 
 
 class PartitionStarts:
-    """Remembers each partition that began here, also after it was given up.
+    """Remembers each partition that was started here, even after its release.
 
     Args:
-        topic: its name.
-        latest: whether a group that has never committed skips what is there already.
+        topic: the topic's name.
+        latest: whether a group without any commit skips existing records.
     """
 
     def __init__(self, topic: str, latest: bool) -> None:
@@ -72,30 +73,30 @@ class PartitionStarts:
         confirmed: int = 0,
         others: Iterable[TopicMark] = (),
     ) -> Start:
-        """Where a partition that was assigned, or whose log starts anew, begins.
+        """Find the start of a partition that was assigned or whose log has a new life.
 
         Args:
-            committed: what the group has committed of it now; None for nothing.
-            log: what Kafka tells of it now.
-            confirmed: what this worker has seen committed of it itself.
-            others: what other partitions' commits were written for, where `committed` is None.
+            committed: the group's present commit; None if there is none.
+            log: the partition's present log.
+            confirmed: the last offset that this worker committed itself.
+            others: topics of the other partitions' commits, if `committed` is None.
         """
         known = self._known.get(partition)
         life = 0 if known is None else known.life
         read = _reading_is_of_another(known, log)
-        told = "" if committed is None else why_of_another_log(committed, log)
+        other_log = "" if committed is None else why_of_another_log(committed, log)
         if (
             read
-            and not told
+            and not other_log
             and committed is not None
             and known is not None
             and log.topic.is_another_than(known.topic)
             and 0 != log.topic.id == commit_metadata.topic_of(*committed).id
         ):
-            # another host has begun the new topic already
+            # another host has already started the new topic
             return self._continued(partition, committed, log, life + 1)
-        if read or told:
-            return self._anew(partition, known, log, read or told)
+        if read or other_log:
+            return self._restarted(partition, known, log, read or other_log)
         if committed is None:
             skips = self._latest and known is None
             skips = skips and _has_never_committed(partition, log, others)
@@ -110,9 +111,8 @@ class PartitionStarts:
     ) -> Start:
         offset, metadata = committed
         warning = (
-            f"Partition {partition} of topic {self._topic} begins again at offset {offset}:"
-            f" somebody has set its committed offset back from {confirmed}. What was done from"
-            " there on runs once more."
+            f"Partition {partition} of topic {self._topic} goes back to offset {offset}: its"
+            f" committed offset was set back from {confirmed}. Jobs from there on run again."
         )
         return Start(offset, metadata, max(offset, log.first), log.topic, life, warning)
 
@@ -125,43 +125,43 @@ class PartitionStarts:
             warning = self._lost_to_retention(partition, lost, offset, log.first)
         return Start(offset, metadata, max(offset, log.first), log.topic, life, warning)
 
-    def _anew(self, partition: int, known: _Known | None, log: Log, reason: str) -> Start:
+    def _restarted(self, partition: int, known: _Known | None, log: Log, reason: str) -> Start:
         begin = log.first
         if (
             known is not None
             and known.divergence is not None
             and known.topic.id == log.topic.id != 0
         ):
-            begin = max(begin, known.divergence)  # what is before it is what was read
+            begin = max(begin, known.divergence)  # records before it are those that were read
         warning = (
-            f"Partition {partition} of topic {self._topic} starts anew at offset {begin}: {reason}."
-            " What is in it now is run. What was known of the old log is forgotten: what runs of"
-            " it ends, and what of it had not begun is not run."
+            f"Partition {partition} of topic {self._topic} restarts at offset {begin}: {reason}."
+            " Its present records will run. Running jobs of the old log finish; its waiting jobs"
+            " are dropped."
         )
         return Start(begin, "", begin, log.topic, 0 if known is None else known.life + 1, warning)
 
-    # Once it has begun.
+    # After the start.
 
     def begun(self, partition: int, start: Start) -> None:
-        """The partition begins there."""
+        """Record that the partition was started."""
         self._known[partition] = _Known(start.life, start.topic, start.position)
 
     def reached(self, partition: int, position: int) -> None:
-        """A partition that has begun was read up to there."""
+        """Record that a started partition was read up to this offset."""
         known = self._known[partition]
         known.reached = max(position, known.reached)
 
     def reached_of(self, partition: int) -> int:
-        """Up to where a partition that has begun was read."""
+        """The offset up to which a started partition was read."""
         return self._known[partition].reached
 
     def is_before(self, partition: int, offset: int) -> bool:
-        """Whether a partition that has begun was read up to a higher offset."""
+        """Whether a started partition was already read beyond this offset."""
         known = self._known.get(partition)
         return known is not None and offset < known.reached
 
     def of_another_topic(self, partitions: Iterable[int], topic: TopicMark) -> set[int]:
-        """Those of the partitions that have begun in a topic which is not this one."""
+        """The partitions that were started in another topic than this one."""
         return {
             number
             for number in partitions
@@ -169,14 +169,14 @@ class PartitionStarts:
         }
 
     def truncated(self, partition: int, divergence: int) -> None:
-        """Kafka has lost records that were read, from `divergence` on."""
+        """Record that Kafka has lost records that were already read, from `divergence` on."""
         known = self._known.get(partition)
         if known is not None:
             known.truncated, known.divergence = True, divergence
 
     def passed_by_retention(self, partition: int, log: Log) -> str | None:
-        """What to tell of a partition that has begun: Kafka has deleted records before they were
-        read. None if it has not."""
+        """A warning if Kafka has deleted records of a started partition before they were read, or
+        None."""
         reached = self._known[partition].reached
         if reached >= log.first:
             return None
@@ -186,40 +186,43 @@ class PartitionStarts:
     def _lost_to_retention(self, partition: int, count: int, offset: int, first: int) -> str:
         records, verb = ("1 record", "is") if count == 1 else (f"{count} records", "are")
         return (
-            f"{records} of partition {partition} of topic {self._topic} {verb} lost: Kafka has"
-            f" deleted what is before offset {first} (retention), and only what is before {offset}"
-            f" was done or taken. It goes on at {first}; jobs have to be kept longer than they"
-            " wait: raise the topic's retention.ms and retention.bytes, or start more workers."
+            f"{records} of partition {partition} of topic {self._topic} {verb} lost: retention has"
+            f" deleted everything before offset {first}, and only records before {offset} were"
+            f" done or fetched. Continuing at {first}. Raise the topic's retention.ms and"
+            " retention.bytes, or start more workers, so that records are kept until they run."
         )
 
 
 def _reading_is_of_another(known: _Known | None, log: Log) -> str:
-    """Why the log is not the one that was read here; empty if it is, as far as one can tell."""
+    """Why the log is not the one that was read here; empty if it seems to be the same."""
     if known is None:
         return ""
     if log.topic.is_another_than(known.topic):
         return (
-            f"the topic was deleted and created again, and offset {known.reached}, up to which it"
-            " was read, was of the old one"
+            "the topic was deleted and created again, and its old life was read up to offset"
+            f" {known.reached}"
         )
     if known.truncated:
-        return f"Kafka has lost records before offset {known.reached}, up to which it was read"
+        return (
+            f"Kafka has lost records before offset {known.reached}, up to which the partition was"
+            " read"
+        )
     if known.reached > log.end:
         return (
-            f"its log ends at offset {log.end}, before offset {known.reached}, up to which it was"
-            " read"
+            f"its log ends at offset {log.end}, before offset {known.reached}, up to which the"
+            " partition was read"
         )
     return ""
 
 
 def _has_never_committed(partition: int, log: Log, others: Iterable[TopicMark]) -> bool:
-    """Whether a group without a commit for this partition has only just begun: then its other
-    commits know of the partition."""
+    """Whether a group without a commit for this partition is new to it. That is so if all its other
+    commits were written when the partition already existed."""
     return all(
         mark.partitions > partition and not log.topic.is_another_than(mark) for mark in others
     )
 
 
 def marks_of(found: Mapping[int, Committed]) -> list[TopicMark]:
-    """What commits were written for."""
+    """The topics that commits were written for."""
     return [commit_metadata.topic_of(*committed) for committed in found.values()]

@@ -1,5 +1,5 @@
-"""Timeouts of a group's member that contradict each other: refused when a worker is made, not when
-its group expels it. Any thread."""
+"""Refuses contradictory timeouts of a group member when the worker is created, instead of when its
+group expels it. Any thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RISING = (
     ),
     (
         ("fetch_max_wait_ms", "request_timeout_ms"),
-        "each fetch without records would count as one that is not answered",
+        "each fetch without records would count as unanswered",
     ),
     (
         ("request_timeout_ms", "connections_max_idle_ms"),
@@ -27,20 +27,20 @@ _RISING = (
     ),
 )
 _AFTER_REVOKE_MILLISECONDS = 1_000
-"""What a worker needs after revoke_timeout to commit and to join its group again."""
+"""Time that a worker needs after revoke_timeout to commit and rejoin its group."""
 
 
 def check_timeouts(kafka: Mapping[str, Any], revoke_seconds: float) -> None:
-    """Nothing, if a member of a group can live with these options of kafka-python, and its defaults
+    """Check that a group member can work with these options of kafka-python, and with its defaults
     for the others.
 
     Args:
-        kafka: the user's own.
-        revoke_seconds: how long partitions that go away wait for their jobs.
+        kafka: the user's options.
+        revoke_seconds: how long released partitions wait for their jobs.
 
     Raises:
-        TypeError, ValueError: an option is no number of milliseconds, or two contradict each other;
-            names both and what to change.
+        TypeError, ValueError: an option is not a number of milliseconds, or two contradict each
+            other. The message names both and says what to change.
     """
     options = {**DEFAULT_OPTIONS, **kafka}
     for name in dict.fromkeys(name for pair, _ in _RISING for name in pair):
@@ -55,17 +55,17 @@ def check_timeouts(kafka: Mapping[str, Any], revoke_seconds: float) -> None:
             )
     if revoke_seconds * 1000 > options["max_poll_interval_ms"]:
         raise ValueError(
-            f"revoke_timeout={revoke_seconds:g} and kafka={{'max_poll_interval_ms':"
-            f" {options['max_poll_interval_ms']}}}: the group expels a member that holds up a"
-            " rebalance for that long, and its jobs run twice; make revoke_timeout"
-            f" {options['max_poll_interval_ms'] / 1000:g} s or shorter, or max_poll_interval_ms"
-            " longer" + _whose(kafka, "max_poll_interval_ms")
+            f"revoke_timeout={revoke_seconds:g} and"
+            f" kafka={{'max_poll_interval_ms': {options['max_poll_interval_ms']}}}: the group"
+            " expels a member that delays a rebalance for that long, and its jobs run twice; make"
+            f" revoke_timeout {options['max_poll_interval_ms'] / 1000:g} s or shorter, or"
+            " max_poll_interval_ms longer" + _whose(kafka, "max_poll_interval_ms")
         )
 
 
 def revoke_seconds_of(kafka: Mapping[str, Any], revoke_seconds: float) -> float:
-    """The same, or so much less that there is time to commit and to join the group again
-    afterwards."""
+    """The same value, reduced if necessary to leave time for a commit and for rejoining the
+    group."""
     interval = kafka.get("max_poll_interval_ms", DEFAULT_OPTIONS["max_poll_interval_ms"])
     return min(revoke_seconds, float(interval - _AFTER_REVOKE_MILLISECONDS) / 1000)
 

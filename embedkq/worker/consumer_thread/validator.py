@@ -1,5 +1,4 @@
-"""Gate: what of a record is looked at before anything of it is unpickled, here or in a child.
-Consumer's thread."""
+"""Validates a record before anything in it is unpickled, here or in a child. Consumer thread."""
 
 from __future__ import annotations
 
@@ -14,19 +13,20 @@ from embedkq.worker.between_threads.messages import JobRun, Record
 
 UNKNOWN_ID = "-"
 UNKNOWN_SECONDS = 30.0
-"""Limit of a job of KQ until a child has told its own."""
+"""Time limit of a job of KQ until a child reports the job's own limit."""
 
 
 class RecordValidator:
-    """Lets records in that are jobs, and where a secret is set, only those that its holders sent.
+    """Accepts records that are jobs. With a secret, accepts only jobs from senders with that
+    secret.
 
     Args:
-        topic: where the records come from.
-        timeout: limit of every job in seconds; None for the job's own.
-        signer: checks signatures; None takes every record, signed or not.
-        max_age: seconds after which a job is not run any more; None for never.
-        allow: patterns of functions that may run; None for all.
-        group: consumer group of this worker: what was put back for another one is refused.
+        topic: the records' topic.
+        timeout: time limit of every job in seconds; None for the job's own limit.
+        signer: checks signatures; None accepts every record, signed or not.
+        max_age: seconds after which a job is refused; None for never.
+        allow: patterns of allowed functions; None for all.
+        group: this worker's consumer group. Records retried for another group are refused.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RecordValidator:
         self._allow = allow
 
     def validate(self, partition: int, epoch: int, record: Record) -> JobRun:
-        """The record as a run; its `refusal` says why it is no job, or may not run here."""
+        """The record as a `JobRun`. Its `refusal` says why it is not a job, or may not run here."""
         run = JobRun(partition, epoch, record)
         if record.flaw is not None:
             run.refusal = DecodeError(record.flaw)
@@ -68,17 +68,17 @@ class RecordValidator:
         return run
 
     def _check_group(self, record: Record) -> None:
-        """Refuse what was put back for another group; raises OtherGroup."""
+        """Refuse a record that was retried for another group. Raises OtherGroup."""
         group = group_of(record.headers)
         if group is not None and group != self._group:
-            raise OtherGroup(f"it was put back for group {group!r} only")
+            raise OtherGroup(f"it was retried for group {group!r} only")
 
     def _check(self, record: Record) -> Envelope:
-        """What the headers say.
+        """Check and read the headers.
 
         Raises:
-            DecodeError: it is no job of embedkq.
-            RecordRefused: it may not run here.
+            DecodeError: the record is not a job of embedkq.
+            RecordRefused: the record may not run here.
         """
         if self._signer is None:
             envelope = read_headers(record.headers)
@@ -93,12 +93,12 @@ class RecordValidator:
         return envelope
 
     def _check_from_kq(self, record: Record, reason: DecodeError) -> Envelope:
-        """Id, time and limit of a job of KQ, as far as they can be told while nothing is unpickled;
-        `reason`: why it is none of ours.
+        """Read id, time and limit of a job of KQ, as far as possible without unpickling. `reason`
+        says why it is not a job of embedkq.
 
         Raises:
-            DecodeError: it is no job of KQ either: `reason`.
-            RecordRefused: it may not run here.
+            DecodeError: it is not a job of KQ either; this raises `reason`.
+            RecordRefused: the record may not run here.
         """
         payload = record.value or b""
         if has_ours(record.headers) or not kq_record.is_job(payload):

@@ -1,1 +1,1 @@
-"""Writes dead letters. Starts with the first one."""
+"""The dead-letter thread writes dead letters. It starts with the first one."""

@@ -1,8 +1,8 @@
-"""DeadLetters: writes what cannot be run to a topic of its own, on a thread of its own.
+"""Writes dead letters to the dead-letter topic, on a separate thread.
 
-The worker's thread never waits for it: it hands letters over, and learns by a message that they are
-written. Until then their records are not done. A partition whose letters do not get written gives
-out no more records, so what waits is bounded.
+The control thread never waits for it: it passes letters on and receives a message when they are
+written. Until then their records are not done. A partition with unwritten letters starts no more
+jobs, so the number of waiting letters is bounded.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ logger = SafeLogger("embedkq.worker")
 
 MOST_WAITING = 200
 MOST_WAITING_BYTES = 8 * 1024 * 1024
-"""From so many letters of one partition that wait on, or so many bytes of all, no more of their
-records are begun."""
+"""A partition with this many waiting letters starts no more jobs. The same applies to this many
+bytes in all partitions."""
 _HELD_UP_SECONDS = 1.0
 _MOST_AT_ONCE = 500
 _LETTER_BYTES = 512 * 1024
-"""What a letter may have beside the record: its headers."""
+"""Maximum size of a letter's headers."""
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 5.0
 _END_SECONDS = 1.0
 _OF_CONSUMERS_ONLY = (
@@ -41,11 +41,11 @@ _OF_CONSUMERS_ONLY = (
     "request_timeout_ms",
     "retry_backoff_ms",
 )
-"""Options that producers have too, where what suits a consumer may not work."""
+"""Options of both producers and consumers whose values for a consumer may not suit a producer."""
 
 
 class _Letter:
-    """One letter on its way: in ever smaller forms, if the topic does not take it."""
+    """A letter to write, in ever smaller forms if the topic does not accept it."""
 
     def __init__(self, run: JobRun, told: DeadLetter) -> None:
         self.run = run
@@ -56,7 +56,8 @@ class _Letter:
         self.form = next(self._forms)
 
     def shrink(self, limit: int | None) -> bool:
-        """Take the next form, or the first that `limit` bytes hold; False if there is none."""
+        """Use the next form, or the first one within `limit` bytes. Returns False if there is
+        none."""
         for form in self._forms:
             if limit is None or form.size <= limit:
                 self.form = form
@@ -64,8 +65,8 @@ class _Letter:
         return False
 
     def message(self, topic: str) -> Message:
-        """For the producer, which takes neither headers without value nor records without key and
-        value."""
+        """The message for the producer, which accepts neither headers without a value nor records
+        without both key and value."""
         key, value, headers = self.form
         empty = value is None and key is None
         return Message(
@@ -78,17 +79,17 @@ class _Letter:
 
 
 class DeadLetterWriter:
-    """Worker's thread, but for what says otherwise. The thread that writes starts with the first
-    letter.
+    """Methods are for the control thread, except where noted. The writing thread starts with the
+    first letter.
 
     Args:
-        hosts: Kafka brokers, comma separated.
-        origin: topic that the records are from.
-        group: consumer group of the worker.
-        topic: where the letters go.
-        job_size: bytes of the largest record expected.
-        options: of kafka-python's KafkaConsumer; those that a producer has too are used.
-        inbox: learns what was written.
+        hosts: Kafka brokers, separated by commas.
+        origin: topic of the records.
+        group: the worker's consumer group.
+        topic: the dead-letter topic.
+        job_size: bytes of the largest expected record.
+        options: options of kafka-python's KafkaConsumer. Those that a producer has too are used.
+        inbox: receives `DeadLettersWritten` messages.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class DeadLetterWriter:
     ) -> None:
         self.topic = topic
         self.away_since: float | None = None
-        """`time.monotonic()` since which the topic takes nothing; None if it does. Any thread."""
+        """`time.monotonic()` since when the topic has accepted nothing; None if it accepts letters.
+        Any thread."""
         self._origin = origin
         self._group = group
         self._inbox = inbox
@@ -118,12 +120,13 @@ class DeadLetterWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, run: JobRun) -> None:
-        """Have the run's record written, with its death; `DeadLettersWritten` tells once it is."""
+        """Write the run's record and the reason of its death. A `DeadLettersWritten` message
+        reports when it is written."""
         death = run.death
         if death is None:
             raise ValueError(
                 f"the record at offset {run.offset} of partition {run.partition} is not dead: only"
-                " dead ones are written"
+                " dead records are written"
             )
         told = DeadLetter(
             self._origin,
@@ -148,7 +151,7 @@ class DeadLetterWriter:
         self._letters.put(_Letter(run, told))
 
     def written(self, runs: list[JobRun]) -> None:
-        """Take note of a `DeadLettersWritten`."""
+        """Handle a `DeadLettersWritten` message."""
         now = time.monotonic()
         for run in runs:
             self._load.remove(run.partition, run.size)
@@ -159,8 +162,8 @@ class DeadLetterWriter:
                 self._load.forget(run.partition)
 
     def held_up(self, now: float) -> set[int]:
-        """Partitions of which no more records should begin: their letters are many, or not written
-        at once."""
+        """Partitions that should start no more jobs, because they have many waiting letters, or
+        letters that were not written within a second."""
         away = self.away_since is not None
         late = {
             partition
@@ -170,8 +173,8 @@ class DeadLetterWriter:
         return late | self._load.full
 
     def close(self, stop: StopDeadline) -> None:
-        """End the thread, within about a second or by the deadline; what is not written by then
-        comes again with its record."""
+        """Stop the thread within about a second, or by the deadline. Records of unwritten letters
+        run again."""
         self._closing.set()
         self._letters.wake()
         if self._thread is not None:
@@ -181,7 +184,7 @@ class DeadLetterWriter:
         self._letters.close()
 
     def close_after_fork(self) -> None:
-        """In a forked copy of the process: close its copies of the descriptors."""
+        """In a forked copy of the process, close the copies of the descriptors."""
         self._letters.close_after_fork()
 
     # The thread.
@@ -200,13 +203,13 @@ class DeadLetterWriter:
                 else:
                     self._closing.wait(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        except Closed:  # nobody wants to know any more
+        except Closed:  # the control thread has ended
             pass
         finally:
             self._producer.close(_END_SECONDS)
 
     def _send(self, letters: list[_Letter]) -> list[_Letter]:
-        """Send letters and tell of those that arrived; the others."""
+        """Send letters and report the written ones. Returns the others."""
         began = time.monotonic()
         failures = self._producer.send_all([letter.message(self.topic) for letter in letters])
         arrived = [letter.run for index, letter in enumerate(letters) if index not in failures]
@@ -217,20 +220,20 @@ class DeadLetterWriter:
             if isinstance(error, (BrokerUnavailable, BrokerRefused)) or not letters[index].shrink(
                 getattr(error, "limit", None)
             ):
-                trouble = error  # else the topic, or the client, does not take this form
-        self._tell_of(trouble, began)
+                trouble = error  # otherwise the topic or the client refuses this form
+        self._log_trouble(trouble, began)
         return [letters[index] for index in sorted(failures)]
 
-    def _tell_of(self, trouble: Exception | None, began: float) -> None:
+    def _log_trouble(self, trouble: Exception | None, began: float) -> None:
         if trouble is None and self.away_since is not None:
             self.away_since = None
-            logger.info("Topic %s takes dead letters again.", self.topic)
+            logger.info("Topic %s accepts dead letters again.", self.topic)
         elif trouble is not None and self.away_since is None:
             self.away_since = began
             self._inbox.wake()
             logger.warning(
-                "Dead letters cannot be written to topic %s (%s). It is tried again until it works;"
-                " their records are not done until then, and their partitions wait.",
+                "Dead letters cannot be written to topic %s (%s). Retrying. The affected"
+                " partitions are paused and their offsets stay uncommitted.",
                 self.topic,
                 trouble,
             )

@@ -1,4 +1,4 @@
-"""The thread that owns a worker, and how callbacks come to fire there."""
+"""Runs callbacks on the owner's thread."""
 
 from __future__ import annotations
 
@@ -35,27 +35,28 @@ Callback = Callable[[str, Job, Any, Any, Any], Any]
 _REPORT_SECONDS = 0.003
 _MOST_AT_ONCE = 100
 _MOST_CALLS = 3
-"""How often a callback is called that does not return, for it is cancelled or exits. After that it
-counts as failed."""
+"""How often an interrupted callback (cancelled, or exiting with SystemExit) is called. After that
+it counts as failed."""
 _PAUSE_SECONDS = 1.0
-"""Pause between these calls on a loop: a loop that is shutting down cancels everything."""
+"""Pause between these calls on an asyncio loop, because a loop that is shutting down cancels
+everything."""
 
 
 class CallbackDispatcher:
-    """A plain thread that fires callbacks whenever it calls one of the owner's methods."""
+    """Runs callbacks when the owner, a plain thread, calls one of the owner's methods."""
 
     def __init__(self, callback: Callback | None, topic: str, inbox: Mailbox[Message]) -> None:
         self.thread = threading.current_thread()
         self.last_callback: float | None = None
-        """`time.monotonic()` at which a callback last returned."""
+        """`time.monotonic()` when a callback last returned."""
         self._callback = callback
         self._topic = topic
         self._inbox = inbox
         self._inside: JobRun | None = None
         self._calls: dict[JobRun, int] = {}
-        """How often the callback of a run was called and did not return."""
+        """How often the callback of a run was interrupted."""
         self._held: Finished | None = None
-        """Whose callback is awaited."""
+        """The outcome whose callback is being awaited."""
         self._over = False
         self.mailbox: Mailbox[Finished] = Mailbox(self._notified)
 
@@ -65,48 +66,48 @@ class CallbackDispatcher:
         return threading.current_thread() is self.thread
 
     def check(self, method: str) -> None:
-        """Refuse a call of an owner's method from anywhere else.
+        """Refuse a call of an owner's method on another thread or inside a callback.
 
         Raises:
             InsideCallback, WrongThread
         """
         if not self.is_here:
             raise WrongThread(
-                f"{method}() is for the thread that owns the worker, {self.thread.name!r}; this is"
-                f" {threading.current_thread().name!r}. From other threads call request_stop() and"
-                " wait()."
+                f"{method}() must be called on the thread that owns the worker,"
+                f" {self.thread.name!r}; this is {threading.current_thread().name!r}. On other"
+                " threads call request_stop() and wait()."
             )
         if self._is_inside():
             raise InsideCallback(
-                f"{method}() was called from within a callback, where it would wait for itself:"
-                " call request_stop()."
+                f"{method}() was called inside a callback, where it would wait for itself. Call"
+                " request_stop() instead."
             )
 
     def dispatch(self, most: int | None = None, deadline: float | None = None) -> int:
-        """Call the callback for what waits; how many times.
+        """Call the callback for waiting outcomes. Returns the number of calls.
 
         Args:
-            most: how many at most; None for all that wait at the call.
-            deadline: `time.monotonic()` after which no further one is begun.
+            most: maximum number of calls; None for all outcomes that are waiting now.
+            deadline: `time.monotonic()` after which no further call starts.
         """
         finished = self.mailbox.take(most)
-        done = told = 0
-        reported = time.monotonic()
+        done = reported = 0
+        reported_at = time.monotonic()
         try:
             while done < len(finished) and not self._over and self._held is None:
                 self._inside = finished[done].run
-                self._fire_one(finished[done])
+                self._run_callback(finished[done])
                 done += 1
                 self._inside = None
                 self.last_callback = now = time.monotonic()
-                if now > reported + _REPORT_SECONDS:
-                    self._report(finished[told:done])
-                    told, reported = done, now
+                if now > reported_at + _REPORT_SECONDS:
+                    self._report(finished[reported:done])
+                    reported, reported_at = done, now
                 if deadline is not None and now > deadline:
                     break
         except (
             BaseException
-        ) as error:  # KeyboardInterrupt and its like pass through; the callback has not returned
+        ) as error:  # KeyboardInterrupt and similar ones are raised; the callback has not returned
             if (
                 done < len(finished)
                 and self._inside is finished[done].run
@@ -116,25 +117,26 @@ class CallbackDispatcher:
             raise
         finally:
             self._inside = None
-            self._report(finished[told:done])
+            self._report(finished[reported:done])
             if done < len(finished) and not self._over:
                 self.mailbox.put_back(finished[done:])
                 self._notified()
         return done
 
     def end(self) -> None:
-        """The worker is over: what still waits is not done, comes again, and is not fired. Worker's
-        thread."""
+        """Stop calling callbacks, because the worker has ended. Waiting jobs are not done and will
+        run again. Control thread."""
         self._over = True
         self.mailbox.take()
 
     @property
     def busy(self) -> bool:
-        """Whether a callback is under way that this thread cannot finish by firing on."""
+        """Whether a callback is in progress that this thread cannot finish by running more
+        callbacks."""
         return False
 
     def _notified(self) -> None:
-        """Callbacks are waiting. Worker's thread or the owner's."""
+        """Notify the owner that callbacks are waiting. Control thread or owner's thread."""
         try:
             self._notify()
         except WorkerError:
@@ -142,19 +144,18 @@ class CallbackDispatcher:
         except BaseException as error:
             raise_signal(error)
             logger.error(
-                "Could not notify the owner that callbacks are waiting: %r. It will be notified"
-                " again.",
+                "Could not notify the owner that callbacks are waiting: %r. Retrying.",
                 error,
                 exc_info=error,
             )
 
     def _notify(self) -> None:
-        """Have the owner fire, where it does not look by itself."""
+        """Make the owner run callbacks, if it does not check by itself."""
 
     def _is_inside(self) -> bool:
         return self._inside is not None
 
-    def _fire_one(self, finished: Finished) -> None:
+    def _run_callback(self, finished: Finished) -> None:
         run = finished.run
         arguments = arguments_of(self._topic, run, finished.outcome)
         logger.info("Executing callback ...")
@@ -166,18 +167,18 @@ class CallbackDispatcher:
             self._log_failure(run, error)
 
     def _await(self, finished: Finished, given: Any) -> None:
-        """The callback has returned something that has to be awaited."""
+        """Handle a callback that returned an awaitable."""
         if inspect.iscoroutine(given):
             given.close()
         raise TypeError(
             f"it returned {type_name(type(given))}, which nothing awaits on thread"
-            f" {threading.current_thread().name!r}; for an asynchronous callback start the worker"
-            " from within a running asyncio loop, without `handoff`"
+            f" {threading.current_thread().name!r}; to use an asynchronous callback, start the"
+            " worker inside a running asyncio loop, without `handoff`"
         )
 
     def _count_interruption(self, run: JobRun, error: BaseException) -> bool:
-        """A callback has not returned, for it raised SystemExit or was cancelled; whether that was
-        its last call."""
+        """Count an interruption of a callback, which raised SystemExit or was cancelled. Returns
+        whether that was its last call."""
         calls = self._calls.pop(run, 0) + 1
         if calls >= _MOST_CALLS:
             text = (
@@ -211,19 +212,19 @@ class CallbackDispatcher:
             function = "function unknown"
         return f"job {run.job_id[:8]}, {function}, topic {self._topic}"
 
-    def _report(self, fired: Sequence[Finished]) -> None:
-        if runs := [finished.run for finished in fired if finished is not self._held]:
-            self._tell(CallbacksDone(runs))
+    def _report(self, called: Sequence[Finished]) -> None:
+        if runs := [finished.run for finished in called if finished is not self._held]:
+            self._send(CallbacksDone(runs))
 
-    def _tell(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         try:
             self._inbox.put(message)
-        except Closed:  # the worker has failed or was killed: these jobs come again
+        except Closed:  # the worker has failed or was killed: these jobs will run again
             pass
 
 
 class HandoffDispatcher(CallbackDispatcher):
-    """The thread on which a function given to `handoff` runs."""
+    """Runs callbacks on the thread to which `handoff` passes a function."""
 
     def __init__(
         self,
@@ -234,16 +235,16 @@ class HandoffDispatcher(CallbackDispatcher):
     ) -> None:
         self._handoff = handoff
         super().__init__(callback, topic, inbox)
-        # the thread that starts a worker need not be the one that runs what is handed over
+        # The thread that starts a worker need not be the one that runs the passed functions.
         self._notify()
 
     def _notify(self) -> None:
-        self._handoff(self._fire_some)
+        self._handoff(self._run_callbacks)
 
-    def _fire_some(self) -> None:
+    def _run_callbacks(self) -> None:
         self.thread = threading.current_thread()
-        # a callback that runs the owner's loop itself (a modal dialogue): the rest waits for its
-        # end
+        # The callback itself runs the owner's loop (a modal dialog, for example): the other
+        # callbacks wait until it returns.
         if self._is_inside():
             return
         if self.dispatch(_MOST_AT_ONCE) and len(self.mailbox):
@@ -251,8 +252,8 @@ class HandoffDispatcher(CallbackDispatcher):
 
 
 class AsyncioDispatcher(CallbackDispatcher):
-    """The thread of an asyncio loop, which fires by itself; what callbacks return is awaited if it
-    can be, one at a time."""
+    """Runs callbacks on an asyncio loop by itself, and awaits what they return if possible, one at
+    a time."""
 
     def __init__(
         self,
@@ -279,8 +280,8 @@ class AsyncioDispatcher(CallbackDispatcher):
     def _notify(self) -> None:
         if self._loop.is_closed():
             raise WorkerError(
-                "the asyncio loop that owns the worker was closed: stop the worker before, or use"
-                " `async with worker:`"
+                "the asyncio loop that owns the worker was closed: stop the worker before you"
+                " close the loop, or use `async with worker:`"
             )
         self._loop.call_soon_threadsafe(self._pump)
 
@@ -309,32 +310,32 @@ class AsyncioDispatcher(CallbackDispatcher):
         elif error is not None and not self._count_interruption(finished.run, error):
             self.mailbox.put_back([finished])
             self._pausing = True
-            self._loop.call_later(_PAUSE_SECONDS, self._go_on)
+            self._loop.call_later(_PAUSE_SECONDS, self._resume)
             return
         self._report([finished])
         self._pump()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._pausing = False
         self._pump()
 
 
 def is_coroutine_function(callback: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine, as far as one can see from outside."""
-    call = getattr(callback, "__call__", None)  # noqa: B004  (that of an object)
+    """Whether calling the callback returns a coroutine, as far as that is visible from outside."""
+    call = getattr(callback, "__call__", None)  # noqa: B004  (for callable objects)
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(call)
 
 
 def _unread_job(topic: str, run: JobRun) -> Job:
-    """What is known of a job whose payload cannot, or may not, be unpickled here."""
+    """The job of a run whose payload cannot be, or must not be, unpickled here."""
     return Job(run.job_id, run.timestamp, topic, None, None, None, run.timeout, run.key)
 
 
 def _job_of(topic: str, run: JobRun) -> Job:
-    """The job of a run whose payload a child has unpickled before.
+    """The job of a run whose payload a child has already unpickled.
 
     Raises:
-        DecodeError: this process cannot.
+        DecodeError: this process cannot unpickle it.
     """
     if run.form == FROM_KQ:
         return kq_record.decode_job(run.payload)
@@ -344,7 +345,8 @@ def _job_of(topic: str, run: JobRun) -> Job:
 
 
 def arguments_of(topic: str, run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
-    """What the callback gets; a child has unpickled all of it before, so here it is safe to."""
+    """The callback's arguments. A child has already unpickled all of them, so unpickling is safe
+    here."""
     if run.unread:
         return "failure", _unread_job(topic, run), None, _exception_of(outcome), outcome.traceback
     try:
@@ -355,8 +357,11 @@ def arguments_of(topic: str, run: JobRun, outcome: Outcome) -> tuple[str, Job, A
         try:
             return "success", job, codec.decode_object(outcome.payload), None, None
         except Exception as error:  # noqa: BLE001  (the result's own code)
-            told = ResultNotPicklable("its type", f"it cannot be rebuilt here: {safe_repr(error)}")
-            return "failure", job, None, told, f"{type(told).__name__}: {told}\n"
+            unpicklable = ResultNotPicklable(
+                "its type", f"it cannot be rebuilt in this process: {safe_repr(error)}"
+            )
+            text = f"{type(unpicklable).__name__}: {unpicklable}\n"
+            return "failure", job, None, unpicklable, text
     if outcome.status == "failure":
         return "failure", job, None, _exception_of(outcome), outcome.traceback
     return outcome.status, job, None, None, None
