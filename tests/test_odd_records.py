@@ -172,7 +172,7 @@ def test_a_missing_codec_holds_its_partition_and_no_other(
         fire_until(worker, lambda: len(calls) >= before + 20, "those of the other partition")
         health = worker.health()
         assert not health.healthy and worker.state == "running"
-        reason = f"are compressed with {codec}, for which a package is missing here: pip install {PACKAGES[codec]}"
+        reason = f"are compressed with {codec}, which needs a package that is missing here: pip install {PACKAGES[codec]}"
         assert [reason in each and "partition 0" in each for each in health.reasons] == [True]
         assert not worker.drain(0.5)
         began = time.monotonic()
@@ -336,7 +336,7 @@ def test_an_error_that_a_broker_tells_of_one_partition_is_none_of_all(
         broken.clear()
         fire_until(worker, lambda: len(calls) == 20, "those of the partition with the error")
     assert not any("does not answer" in line for line in warnings(caplog))
-    assert any("are not given out by the broker: UnknownError" in line for line in warnings(caplog))
+    assert any("are not returned by the broker: UnknownError" in line for line in warnings(caplog))
 
 
 def test_a_kafka_consumer_of_the_application_is_left_as_it_is() -> None:

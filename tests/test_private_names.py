@@ -35,7 +35,7 @@ def test_a_name_that_is_gone_is_told_in_one_sentence(
 ) -> None:
     monkeypatch.setattr(multiprocessing_private, "NEEDED", {owner: (f"{name}_of_another_version",)})
     with pytest.raises(
-        EmbedkqError, match=f"Python 3.*{name}_of_another_version is gone.*3.10 to 3.13"
+        EmbedkqError, match=f"Python 3.*{name}_of_another_version is missing.*3.10 to 3.13"
     ):
         multiprocessing_private.check()
 
@@ -65,11 +65,11 @@ def test_a_worker_says_so_at_its_start_and_starts_nothing(
     private: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
-        raise EmbedkqError("a name is gone")
+        raise EmbedkqError("a name is missing")
 
     monkeypatch.setattr(private, "check", fail)
     before = server._pid
-    with pytest.raises(EmbedkqError, match="a name is gone"):
+    with pytest.raises(EmbedkqError, match="a name is missing"):
         Worker(hosts="127.0.0.1:1").start_background()
     assert server._pid == before
     wait_until(

@@ -316,12 +316,15 @@ def test_a_batch_that_is_cut_off_is_left_to_the_next_fetch() -> None:
     [
         (
             2,
-            "compressed with snappy, for which a package is missing here: pip install python-snappy",
+            "compressed with snappy, which needs a package that is missing here: pip install python-snappy",
         ),
-        (3, "compressed with lz4, for which a package is missing here: pip install lz4"),
-        (4, "compressed with zstd, for which a package is missing here: pip install zstandard"),
-        (5, "compressed with codec 5, which kafka-python 3.0.12 does not know"),
-        (7, "compressed with codec 7, which kafka-python 3.0.12 does not know"),
+        (3, "compressed with lz4, which needs a package that is missing here: pip install lz4"),
+        (
+            4,
+            "compressed with zstd, which needs a package that is missing here: pip install zstandard",
+        ),
+        (5, "compressed with codec 5, which kafka-python 3.0.12 does not support"),
+        (7, "compressed with codec 7, which kafka-python 3.0.12 does not support"),
     ],
 )
 def test_a_missing_codec_holds_the_partition_and_names_the_cure(

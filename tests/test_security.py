@@ -312,7 +312,7 @@ def bad_way(secured: Secured, fault: str) -> Way:
         "list of another authority": Way(
             "TLS",
             {**ca, "crlfile": secured.their_list},
-            words=("crlfile", secured.their_list, "no list"),
+            words=("crlfile", secured.their_list, "no revocation list"),
         ),
         "list out of date": Way(
             "TLS",
@@ -320,7 +320,7 @@ def bad_way(secured: Secured, fault: str) -> Way:
             words=("crlfile", secured.expired_list, "out of date"),
         ),
         "no certificate": Way(
-            "MUTUAL", ca, words=("certfile", "keyfile", "asks for a certificate")
+            "MUTUAL", ca, words=("certfile", "keyfile", "requires a client certificate")
         ),
         "own certificate expired": Way(
             "MUTUAL", {**ca, **former.files}, words=("certfile", former.certfile)

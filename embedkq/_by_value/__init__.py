@@ -1,2 +1,2 @@
-"""Functions and classes that no child can import, as bytes: how `codec` pickles those of
-`__main__`. Any thread; host and child."""
+"""Pickles functions and classes that a child cannot import, such as those of `__main__`. Used by
+`codec`. Any thread; host and child."""

@@ -1,4 +1,4 @@
-"""Which modules, and what of them, a child can import. Any thread; host and child."""
+"""Decides which modules, functions and classes a child can import. Any thread; host and child."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _can_be_imported: set[str] = set()
 
 
 def can_be_imported(name: str) -> bool:
-    """Whether a module that is loaded here from a file would be found by its name again: by a
-    loader of plugins it need not be.
+    """Whether a child can import a module by name. Modules that a plugin loader loaded from a file
+    may not be importable.
 
-    A module that tells nothing of where it comes from counts as found.
+    A module without information about its origin counts as importable.
     """
     if name in _can_be_imported:
         return True
@@ -33,12 +33,12 @@ def _is_found(name: str) -> bool:
         return any(
             finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec")
         )
-    except Exception:  # noqa: BLE001  (finders are anybody's code)
+    except Exception:  # noqa: BLE001  (finders may be any code)
         return True
 
 
 def is_found_by_name(thing: Any) -> bool:
-    """Whether a child that imports a function's or class's module finds it there under its name."""
+    """Whether a child can import a function or class by its module and name."""
     module = getattr(thing, "__module__", None)
     if not isinstance(module, str) or module not in sys.modules or not can_be_imported(module):
         return False

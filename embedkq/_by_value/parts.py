@@ -1,5 +1,5 @@
-"""What functions and classes consist of, for the pickler, and where in an object something is.
-Pure; any thread, host and child."""
+"""Takes functions and classes apart for the pickler, and locates objects for error messages. Pure;
+any thread, host and child."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OF_EVERY_MEMBER = ("_value_", "_name_", "__objclass__", "_sort_order_")
 
 
 def name_of(thing: Any) -> str:
-    """Dotted name of a function or class, for messages; else that of its type."""
+    """Dotted name of a function or class, or of any other object's type. For messages."""
     name = getattr(thing, "__qualname__", None) or type(thing).__qualname__
     module = getattr(thing, "__module__", None)
     return f"{module}.{name}" if module else str(name)
@@ -49,10 +49,10 @@ def name_of(thing: Any) -> str:
 
 
 def variables_of(function: types.FunctionType, with_notes: bool) -> dict[str, Any]:
-    """The global variables that a function reads, as they are now.
+    """The global variables that a function reads, with their present values.
 
     Args:
-        with_notes: also those that its annotations name where these are strings.
+        with_notes: include variables that occur in string annotations.
     """
     names = _read_in(function.__code__)
     told = [note for note in function.__annotations__.values() if isinstance(note, str)]
@@ -83,8 +83,8 @@ def _nested_in(code: types.CodeType) -> list[types.CodeType]:
 def submodules_of(
     function: types.FunctionType, variables: Mapping[str, Any]
 ) -> Iterator[types.ModuleType]:
-    """Modules that a function reaches as attributes of their packages: `import package.module`
-    makes them, once, in one process."""
+    """Modules that a function uses as attributes of their packages. In each process, `import
+    package.module` must run once to set them."""
     enclosed = (content_of_cell(cell).get("cell_contents") for cell in function.__closure__ or ())
     waiting = [
         value for value in (*variables.values(), *enclosed) if isinstance(value, types.ModuleType)
@@ -100,10 +100,10 @@ def submodules_of(
 
 
 def attributes_of(function: types.FunctionType, with_notes: bool) -> dict[str, Any]:
-    """All attributes of a function but those that it is made with.
+    """All attributes of a function except those that its constructor takes.
 
     Args:
-        with_notes: annotations as they are; else by their names.
+        with_notes: keep annotations unchanged. Otherwise replace them by their names.
     """
     told = {name: value for name in _ATTRIBUTES if (value := getattr(function, name, None))}
     if not with_notes and "__annotations__" in told:
@@ -121,7 +121,7 @@ def attributes_of(function: types.FunctionType, with_notes: bool) -> dict[str, A
 
 
 def content_of_cell(cell: types.CellType) -> dict[str, Any]:
-    """What a cell is filled with; nothing if nothing was assigned to that variable."""
+    """The content of a cell; empty if the variable is unassigned."""
     try:
         return {"cell_contents": cell.cell_contents}
     except ValueError:
@@ -134,10 +134,10 @@ def content_of_cell(cell: types.CellType) -> dict[str, Any]:
 def skeleton_of(
     kind: type,
 ) -> tuple[Callable[..., type], tuple[type, str, tuple[type, ...], dict[str, Any]]]:
-    """How a class is made empty: the callable, and metaclass, name, bases and namespace.
+    """How to create an empty class: the callable, and metaclass, name, bases and namespace.
 
-    A metaclass's own code ran when the class was defined. It does not run again: it would not find
-    what it looks for.
+    The metaclass's own code ran when the class was defined. It does not run again, because what it
+    needs may be missing.
     """
     own = vars(kind)
     namespace = {name: own[name] for name in _IN_SKELETON if own.get(name) is not None}
@@ -156,7 +156,7 @@ def _maker_of(metaclass: type) -> Callable[..., type]:
 
 
 def maker_of(kind: type) -> Callable[..., Any]:
-    """The `__new__` that a class inherits from the interpreter, which runs no code of its user."""
+    """The interpreter's `__new__` that a class inherits, which runs no user code."""
     made_in_c = (
         base
         for base in kind.__mro__
@@ -166,8 +166,8 @@ def maker_of(kind: type) -> Callable[..., Any]:
 
 
 def content_of_class(kind: type) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The methods and plain values of a class, its other attributes, and what it does to classes
-    that derive from it."""
+    """The content of a class: methods and plain values, other attributes, and hooks for
+    subclasses."""
     methods: dict[str, Any] = {}
     others: dict[str, Any] = {}
     hooks: dict[str, Any] = {}
@@ -188,7 +188,7 @@ def content_of_class(kind: type) -> tuple[dict[str, Any], dict[str, Any], dict[s
 
 
 def registered_with(kind: type) -> list[type]:
-    """The classes that an abstract class was told to take for its own (`register`)."""
+    """The classes that were registered with an abstract class (`register`)."""
     if "_abc_impl" not in vars(kind):
         return []
     get_dump: Any = vars(abc).get("_get_dump")
@@ -203,10 +203,10 @@ def registered_with(kind: type) -> list[type]:
 
 
 def parts_of_enum(kind: enum.EnumMeta) -> tuple[Any, ...]:
-    """What an Enum is made anew from; it cannot be made empty.
+    """The arguments to rebuild an Enum. An empty Enum cannot be created.
 
-    What makes members is left out: it ran at home, some of what it uses may not be there yet, and
-    the members' attributes are set later.
+    Methods that create members are left out: they ran in the sender, what they use may not exist
+    yet, and the members' attributes are set later.
     """
     members: dict[str, Any] = {
         name: member.value for name, member in vars(kind)["_member_map_"].items()
@@ -223,7 +223,7 @@ def parts_of_enum(kind: enum.EnumMeta) -> tuple[Any, ...]:
 
 
 def content_of_enum(kind: enum.EnumMeta) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The attributes of an Enum's members by their names, and those of the Enum."""
+    """The attributes of an Enum's members by name, and those of the Enum."""
     members: dict[str, Any] = {
         name: vars(member) for name, member in vars(kind)["_member_map_"].items()
     }
@@ -248,15 +248,15 @@ def _own_functions(kind: type) -> dict[str, Any]:
     }
 
 
-# Where something is.
+# Paths for messages.
 
 
 def path_of(trail: Sequence[Any], owners: Mapping[int, str]) -> str:
-    """Where in an object the innermost of the trail is, for messages; empty if it is the object
-    itself.
+    """The path from an object to the innermost object of the trail, for messages; empty if both are
+    the same.
 
     Args:
-        trail: the innermost object first, and what contains it.
+        trail: the innermost object, followed by the objects that contain it.
         owners: names of the functions and classes whose content is in the trail, by the content's
             id.
     """

@@ -1,10 +1,11 @@
-"""Objects to bytes, with the functions and classes that no child can import. The only user of dill.
-Any thread; host and child.
+"""Pickles objects together with the functions and classes that a child cannot import. The only user
+of dill. Any thread; host and child.
 
-What a module has under its own name is pickled by that name. Functions and classes of the host's
-`__main__`, lambdas and whatever is defined inside a function travel by value. Each is made empty
-and known to the pickle before it is filled, so circles come to an end. The bytes call only what
-version 0.1 has too (the standard library, dill, `embedkq.codec`), so that it can load them.
+Objects that a module has under their own names are pickled by name. Functions and classes of the
+host's `__main__`, lambdas, and functions and classes defined inside a function travel by value.
+Each one is created empty and memoized before it is filled, so cycles end. The pickle calls only
+functions that version 0.1 has too (the standard library, dill, `embedkq.codec`), so that version
+0.1 can load it.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ from embedkq._by_value.rebuild import fingerprint, own_or_rebuilt
 _PROTOCOL = 5
 _PythonPickler: Any = (
     pickle._Pickler
-)  # the one whose steps can be changed; the checker knows little of it
+)  # the Python implementation, whose methods can be overridden; mypy knows little about it
 _FILL, _NEW_ENUM = vars(rebuild)["_fill"], vars(rebuild)["_new_enum"]
 _LOAD_TYPE, _NAMES_OF_TYPES = dill._dill._load_type, dill._dill._typemap
 
 
 def dumps(value: Any, with_notes: bool = True) -> bytes:
-    """The object as bytes.
+    """Pickle an object.
 
     Args:
-        with_notes: functions keep their annotations as these are; else by name.
+        with_notes: functions keep their annotations. Otherwise annotations are replaced by their
+            names.
 
     Raises:
-        pickle.PicklingError: something of it cannot be pickled; the message says where it is. Or
-            what the object's own code raises.
+        pickle.PicklingError: a part of the object cannot be pickled; the message says which.
+            Exceptions from the object's own code are raised too.
     """
     buffer = io.BytesIO()
     pickler = _ByValuePickler(buffer, with_notes)
@@ -58,7 +60,8 @@ def dumps(value: Any, with_notes: bool = True) -> bytes:
 
 
 def check_loads(payload: bytes) -> None:
-    """Unpickle as a child would, which has nothing of this `__main__`; raises what that raises."""
+    """Unpickle as a child would, without this process's `__main__`. Raises what unpickling
+    raises."""
     _UnpicklerOfChild(io.BytesIO(payload)).load()
 
 
@@ -66,7 +69,8 @@ class _UnpicklerOfChild(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "__main__":
             raise AttributeError(
-                f"{name} of the main script is referred to by its name, which a child does not know"
+                f"the pickle refers to {name} of the main script by name, and a child does not"
+                " import the main script"
             )
         found = super().find_class(module, name)
         return _take_rebuilt if found is own_or_rebuilt else found
@@ -77,7 +81,8 @@ def _take_rebuilt(qualname: str, told: str, rebuilt: Any) -> Any:
 
 
 class _Raw:
-    """A function or class itself. The object stands for `own_or_rebuilt` of it."""
+    """A function or class to pickle by value. In the pickle, `own_or_rebuilt` of it stands for the
+    original object."""
 
     __slots__ = ("value",)
 
@@ -95,12 +100,11 @@ class _ModuleGlobals:
 
 
 class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
-    """For one object. What was made empty is filled in three steps, for loading runs code meanwhile
-    (`__hash__` of a key, say): methods of classes, then what functions refer to, then the other
-    attributes of classes. The bases of a class come before any of it.
-    """
+    """Pickles one object. Empty functions and classes are filled in three steps, because loading
+    runs code in between (for example `__hash__` of a key): methods of classes, then what functions
+    refer to, then the other attributes of classes. The bases of a class come first."""
 
-    # What dill has put there for every program is put back.
+    # Undo the changes that dill makes for the whole process.
     dispatch = {
         **{
             kind: save
@@ -116,9 +120,9 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
         super().__init__(buffer, _PROTOCOL)
         self._with_notes = with_notes
         self.trail: list[Any] = []
-        """After a failure: what was being saved, the innermost first."""
+        """After a failure: the objects that were being saved, innermost first."""
         self.owners: dict[int, str] = {}
-        """Whose content is being saved, for messages, by id."""
+        """The names of the owners of the content that is being saved, by id, for messages."""
         self._raws: dict[int, _Raw] = {}
         self._globals: dict[int, dict[str, Any] | _ModuleGlobals] = {}
         self._open_classes = 0
@@ -132,8 +136,8 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
         self.write(pickle.PROTO + bytes([_PROTOCOL]))
         self.framer.start_framing()
         self.save(value)
-        # Base classes are complete by now, and would take the classes that are made empty here for
-        # their users' own.
+        # Fill hooks last. Otherwise complete base classes would treat the empty classes here as
+        # subclasses of the user.
         for raw, hooks in self._last:
             self._fill(raw, {}, hooks)
         self._drain()
@@ -150,14 +154,14 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
     def save_reduce(self, func: Any, args: Any, *rest: Any, **more: Any) -> None:
         if type(func) is types.FunctionType and not importable.is_found_by_name(
             func
-        ):  # it is about to be called, and so must be whole
+        ):  # the pickle calls it next, so it must be complete
             self.save(func)
             self.write(pickle.POP)
             self._drain()
         super().save_reduce(func, args, *rest, **more)
 
     def reducer_override(self, value: Any) -> Any:
-        """What the base class asks first about every object that it has not saved yet."""
+        """The base class calls this first for every object that it has not saved yet."""
         kind = type(value)
         if kind is types.FunctionType or kind is parts.LRU_CACHE or issubclass(kind, type):
             if importable.is_found_by_name(value) or value in (
@@ -184,7 +188,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
         else:
             self.save_reduce(*reducers.reduced_cache(raw.value), obj=raw)
 
-    # Made empty.
+    # Creating empty objects.
 
     def _save_function(self, raw: _Raw) -> None:
         function = raw.value
@@ -207,7 +211,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
             self._drain()
 
     def _globals_of(self, function: types.FunctionType) -> dict[str, Any] | _ModuleGlobals:
-        # One for all functions that share them, as they may assign to them.
+        # Functions that share global variables get the same dict, because they may assign to them.
         own = function.__globals__
         if id(own) not in self._globals:
             name = own.get("__name__", "__main__")
@@ -226,8 +230,8 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
                 self.save_reduce(_NEW_ENUM, parts.parts_of_enum(kind), obj=raw)
             else:
                 maker, (metaclass, name, bases, namespace) = parts.skeleton_of(kind)
-                # With the bases of the bytes, not the host's own: these would register what is only
-                # made for comparison.
+                # Use the bases from the pickle. The host's own bases would register a class that is
+                # created only for comparison.
                 bases = bases if "<" in kind.__qualname__ else tuple(map(self._rawly, bases))
                 self.save_reduce(
                     maker,
@@ -243,7 +247,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
     def _rawly(self, base: type) -> Any:
         return base if importable.is_found_by_name(base) else self._raw(base)
 
-    # Filled.
+    # Filling them.
 
     def _drain(self) -> None:
         if self._open_classes:
@@ -298,7 +302,7 @@ class _ByValuePickler(_PythonPickler):  # type: ignore[misc]
         self.save_reduce(_FILL, content)
         self.write(pickle.POP)
 
-    # Kinds that the base class does not know.
+    # Types that the base class does not support.
 
     def _save_module_globals(self, variables: _ModuleGlobals) -> None:
         self.save(variables.module)

@@ -1,8 +1,8 @@
-"""What payloads by value call when they are unpickled: functions and classes are made empty first,
-and filled afterwards.
+"""Functions that payloads by value call when they are unpickled. They create functions and classes
+empty and fill them later.
 
-Payloads know these functions as `embedkq.codec.NAME`, those of earlier versions too: no name goes
-away, and no argument changes.
+Payloads, also of earlier versions, refer to these functions as `embedkq.codec.NAME`. So never
+remove a name or change an argument.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 
 def own_or_rebuilt(qualname: str, told: str, rebuilt: Any) -> Any:
-    """This process's own `__main__` object of that name if it is the same; else the one rebuilt
-    from the bytes."""
+    """Return this process's own `__main__` object with that name if it is the same. Otherwise
+    return the object rebuilt from the payload."""
     own: Any = sys.modules.get("__main__")
     for part in qualname.split("."):
         own = getattr(own, part, None)
@@ -30,22 +30,22 @@ def own_or_rebuilt(qualname: str, told: str, rebuilt: Any) -> Any:
 
 
 def _new_function(code: types.CodeType, name: str, closure: Any) -> types.FunctionType:
-    # Of payloads of version 0.1. Without __builtins__ whatever imports from within C (strptime,
-    # numpy's sum) raises KeyError.
+    # Used by payloads of version 0.1. Without __builtins__, functions that import from C code
+    # (strptime, numpy's sum) raise KeyError.
     return types.FunctionType(
         code, {"__name__": "__main__", "__builtins__": builtins}, name, None, closure
     )
 
 
 def _fill(part: Any, variables: dict[str, Any], attributes: dict[str, Any]) -> None:
-    """Give a part that was made empty its content: global variables of a function, own ones of an
-    Enum's members; attributes."""
+    """Fill an empty part with its content: global variables of a function, or variables of an
+    Enum's members; and attributes."""
     if isinstance(part, enum.EnumMeta):
         for name, own in variables.items():
             vars(vars(part)["_member_map_"][name]).update(own)
     elif variables:
         part.__globals__.update(variables)
-    # A metaclass may have a __setattr__ of its own, which is for its user and not for us.
+    # Bypass the __setattr__ of a metaclass, which is meant for its users.
     assign = type.__setattr__ if isinstance(part, type) else setattr
     for name, value in attributes.items():
         assign(part, name, value)
@@ -75,12 +75,12 @@ for _called in (own_or_rebuilt, _new_function, _fill, _new_enum):
     _called.__module__ = "embedkq.codec"
 
 
-# Whether two things are the same.
+# Comparing objects.
 
 
 def fingerprint(value: Any) -> str:
-    """Tells a function or class of `__main__` from another of its name, as a digest of code and
-    member names."""
+    """A digest of code and member names, to distinguish a function or class of `__main__` from
+    another one with its name."""
     digest = hashlib.blake2b(digest_size=8)
     for part in _parts_of(value):
         digest.update(part)
@@ -99,11 +99,10 @@ def _parts_of(value: Any) -> Iterable[bytes]:
                 yield from _parts_of_code(function.__code__)
             elif not name.startswith(
                 "__"
-                # what Python itself adds, some of it (`__slotnames__`) only once an instance is
-                # pickled
+                # Python adds these names, some (`__slotnames__`) only once an instance is pickled
             ):
                 yield name.encode()
-    elif hasattr(value, "__wrapped__"):  # what functools.lru_cache makes
+    elif hasattr(value, "__wrapped__"):  # made by functools.lru_cache
         yield from _parts_of(value.__wrapped__)
 
 
@@ -122,7 +121,7 @@ def _parts_of_code(code: types.CodeType) -> Iterable[bytes]:
 
 
 def function_of(member: Any) -> types.FunctionType | None:
-    """The function behind a method, class method, static method or property; None for any other
-    member of a class."""
+    """The function behind a method, class method, static method or property; None for other members
+    of a class."""
     function = getattr(member, "__func__", getattr(member, "fget", member))
     return function if isinstance(function, types.FunctionType) else None

@@ -1,5 +1,5 @@
-"""How the pickler takes what pickle refuses, or would copy though it belongs to one process. Pure;
-any thread, host and child."""
+"""Reducers for objects that pickle refuses, or that it would copy although they belong to one
+process. Pure; any thread, host and child."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ LEFT_TO_DILL = (
     ),
     *(type(vars(dataclasses)[name]) for name in ("KW_ONLY",) if name in vars(dataclasses)),
 )
-"""Types that dill pickles well. Others that it takes (locks with their state, files, weak
-references) are worth nothing elsewhere."""
+"""Types that dill pickles well. Other types that it accepts (locks with their state, files, weak
+references) are useless in another process."""
 
 _NEW_OBJECT = vars(copyreg)["__newobj__"]
 _OF_ONE_PROCESS = {
@@ -60,24 +60,24 @@ _OF_ONE_PROCESS = {
 
 
 class _Called:
-    """A callable that is itself made by a call when it is unpickled."""
+    """A callable that is created by a call when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self._reduced = function, args
 
     def __call__(self) -> None:
-        raise TypeError("this is called when it is unpickled")
+        raise TypeError("this object is only called when it is unpickled")
 
     def __reduce__(self) -> Any:
         return self._reduced
 
 
 def reduced(value: Any, kind: type) -> Any:
-    """How to make the value elsewhere, as `__reduce__` tells it; NotImplemented for what pickle or
-    dill does well.
+    """How to rebuild the value in another process, as `__reduce__` returns it. NotImplemented if
+    pickle or dill handles it well.
 
     Raises:
-        pickle.PicklingError: a copy of it would be worth nothing.
+        pickle.PicklingError: a copy would be useless.
     """
     reducer = _REDUCERS.get(kind)
     if reducer is not None:
@@ -93,8 +93,8 @@ def reduced(value: Any, kind: type) -> Any:
 
 
 def _reduced_without_new(value: Any, kind: type) -> Any:
-    # A class that keeps its only object looks for it in __new__, and while the class is being
-    # rebuilt finds nothing.
+    # A singleton class looks for its object in __new__, which does not exist yet while the class is
+    # being rebuilt.
     how = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if isinstance(how, tuple) and how[0] is _NEW_OBJECT and how[1] == (kind,):
         return parts.maker_of(kind), *how[1:]
@@ -102,7 +102,8 @@ def _reduced_without_new(value: Any, kind: type) -> Any:
 
 
 def reduced_cache(value: Any) -> Any:
-    """The same for a function that `functools.lru_cache` has made; the cache itself stays here."""
+    """Like `reduced`, for a function with `functools.lru_cache`. The cache's content is not
+    copied."""
     maker = _Called(functools.lru_cache, *value.cache_parameters().values())
     return maker, (value.__wrapped__,), vars(value)
 
@@ -114,8 +115,8 @@ def _reduced_module(module: types.ModuleType) -> Any:
 
 
 def _reduced_method(method: types.MethodType) -> Any:
-    # random.randint is a method of an object that its module keeps for itself: by name, or every
-    # job would draw the same numbers.
+    # random.randint is a method of a private object of its module. Pickle it by name, or every job
+    # would draw the same numbers.
     module = sys.modules.get(method.__module__ or "")
     name = getattr(method, "__name__", "")
     return (
@@ -160,7 +161,7 @@ def _reduced_type_alias(alias: Any) -> Any:
 
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
-    # A lock is made anew, and is free, as it would be if the child had run the script.
+    # A lock is created new and unlocked, as if the child had run the script.
     type(threading.Lock()): lambda _: (threading.Lock, ()),
     type(threading.RLock()): lambda _: (threading.RLock, ()),
     threading.Condition: lambda condition: (threading.Condition, (vars(condition)["_lock"],)),

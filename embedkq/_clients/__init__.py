@@ -1,2 +1,2 @@
-"""The only home of kafka-python: its clients, its errors, its private names, and what the broker
-answers. Any thread, if a file says no more."""
+"""The only package that imports kafka-python: its clients, errors and private names. Any thread,
+unless a file says otherwise."""

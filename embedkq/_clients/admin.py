@@ -1,6 +1,6 @@
-"""What a Kafka cluster holds and how far its consumer groups are: offsets, lag, members, owners.
+"""Describes a Kafka cluster and its consumer groups: offsets, lag, members, owners.
 
-The only KafkaAdminClient. No topic is created by being asked for.
+The only user of KafkaAdminClient. Requests never create topics.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ REQUEST_SECONDS = 4.5
 def describe(
     hosts: str, topic: str | None = None, group: str | None = None, **client_options: Any
 ) -> Info:
-    """Ask a cluster once. Any thread.
+    """Describe a cluster. Any thread.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
-        topic: only this one; None for all but Kafka's internal ones.
-        group: only this one; None for all that have to do with the topics.
+        topic: only this topic; None for all except Kafka's internal topics.
+        group: only this group; None for all groups that use the topics.
         client_options: further options of kafka-python's KafkaAdminClient, such as
             `security_protocol`.
 
@@ -49,15 +49,17 @@ def describe(
 
 
 def admin_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options of another kafka-python client that are of use here: addresses, TLS, SASL."""
+    """The options of another kafka-python client that an admin client accepts: addresses, TLS,
+    SASL."""
     return {name: value for name, value in options.items() if name in Admin.DEFAULT_CONFIG}
 
 
 def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[str]:
-    """Ids of all members of a consumer group. Any thread.
+    """The ids of all members of a consumer group. Any thread.
 
     Args:
-        options: of any kafka-python client; those that are of no use here are passed over.
+        options: options of any kafka-python client. Those that an admin client does not accept are
+            ignored.
 
     Raises:
         BrokerUnavailable, EmbedkqError: as `describe`.
@@ -67,11 +69,12 @@ def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[
 
 
 def is_hidden(hosts: str, topic: str, options: Mapping[str, Any]) -> bool:
-    """Whether a topic is kept from this user, be it there or not; False if the broker does not
-    tell. Any thread.
+    """Whether the user may not see a topic, whether it exists or not. False if the broker does not
+    answer. Any thread.
 
     Args:
-        options: of any kafka-python client; those that are of no use here are passed over.
+        options: options of any kafka-python client. Those that an admin client does not accept are
+            ignored.
     """
     try:
         with Inspector(hosts, **admin_options(options)) as inspector:
@@ -81,26 +84,25 @@ def is_hidden(hosts: str, topic: str, options: Mapping[str, Any]) -> bool:
 
 
 def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | None:
-    """Bytes of the largest batch of records that a topic takes; None if the broker does not tell.
+    """The maximum size of a topic's record batches in bytes; None if the broker does not report it.
     Any thread.
 
     Args:
-        options: of any kafka-python client; those that are of no use here are passed over.
+        options: options of any kafka-python client. Those that an admin client does not accept are
+            ignored.
     """
     try:
         with Inspector(hosts, **admin_options(options)) as inspector:
             return inspector.largest_batch(topic)
-    except Exception:  # noqa: BLE001  (not every user may ask, not every broker can answer)
+    except Exception:  # noqa: BLE001  (the user may lack the right, or the broker may not support it)
         return None
 
 
 class Inspector:
-    """A connection that can be asked again and again, by one thread at a time. Connects when it is
-    made.
+    """A connection for repeated requests by one thread at a time. Connects in the constructor.
 
     Raises:
-        BrokerUnavailable: no broker answered within 5 s (and 2 s in which the reason is looked
-            for).
+        BrokerUnavailable: no broker answered within 5 s, and 2 s to find the reason.
         BrokerRefused: certificates or passwords are not accepted.
     """
 
@@ -138,7 +140,7 @@ class Inspector:
         self._admin.close()
 
     def describe(self, topic: str | None = None, group: str | None = None) -> Info:
-        """Ask once; see the function `describe`.
+        """Describe the cluster; see the function `describe`.
 
         Raises:
             BrokerUnavailable: a broker did not answer within 5 s.
@@ -151,7 +153,7 @@ class Inspector:
             logs = self._logs({place: mark for place, (led, mark) in partitions.items() if led})
         topics_of = {found.name: _topics_of(found, committed[found.name]) for found in groups}
         topics = {place.topic for place in partitions}
-        if group and topic:  # asked about together, also where the one has never read the other
+        if group and topic:  # requested together, even if the group never read the topic
             topics_of[group].add(topic)
         elif group:
             topics &= topics_of[group]
@@ -165,13 +167,13 @@ class Inspector:
         return Info(self.hosts, tuple(rows), tuple(shown))
 
     def members(self, group: str) -> tuple[MemberInfo, ...]:
-        """Who is in a consumer group now; raises as `describe` does."""
+        """The present members of a consumer group. Raises as `describe`."""
         with explaining(Asked(self.hosts, "DESCRIBE", group=group)):
             return self._groups(group)[0].members
 
     def largest_batch(self, topic: str) -> int | None:
-        """Bytes of the largest batch of records that a topic takes, None if the broker does not
-        tell; raises as `describe` does."""
+        """The maximum size of a topic's record batches in bytes; None if the broker does not report
+        it. Raises as `describe`."""
         with explaining(Asked(self.hosts, "DESCRIBE", topic)):
             asked = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
             told = self._admin.describe_configs([asked], config_filter="all")
@@ -182,8 +184,8 @@ class Inspector:
         return None
 
     def is_hidden(self, topic: str) -> bool:
-        """Whether the topic is kept from this user, be it there or not; raises as `describe`
-        does."""
+        """Whether the user may not see the topic, whether it exists or not. Raises as
+        `describe`."""
         with explaining(Asked(self.hosts, "DESCRIBE", topic)):
             found = self._admin.describe_topics([topic])
         return any(
@@ -191,19 +193,19 @@ class Inspector:
         )
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Create a topic, replicated as the cluster does by default; raises as `describe` does."""
+        """Create a topic with the cluster's default replication. Raises as `describe`."""
         with explaining(Asked(self.hosts, "CREATE", topic)):
             self._admin.create_topics({topic: {"num_partitions": partitions}})
 
     def delete_topic(self, topic: str) -> None:
-        """Delete a topic and all that it holds; raises as `describe` does."""
+        """Delete a topic and its records. Raises as `describe`."""
         with explaining(Asked(self.hosts, "DELETE", topic)):
             self._admin.delete_topics([topic])
 
     def _partitions(self, topic: str | None) -> dict[TopicPartition, tuple[bool, TopicMark]]:
-        """All partitions; of each whether it has a leader, and of which topic it is."""
-        # All topics are asked for, also when one is wanted: some brokers create a topic that is
-        # asked for by name.
+        """All partitions, each with whether it has a leader, and with its topic's mark."""
+        # Request all topics, even for a single one, because some brokers create a topic that is
+        # requested by name.
         return {
             TopicPartition(found["name"], partition["partition_index"]): (
                 partition["leader_id"] >= 0,
@@ -288,7 +290,7 @@ def _rows_of(
 
 
 def _mark_of(found: Mapping[str, Any]) -> TopicMark:
-    told = found.get("topic_id")  # brokers before Kafka 2.8 know none
+    told = found.get("topic_id")  # brokers before Kafka 2.8 have no topic ids
     return TopicMark.of(None if told is None else UUID(str(told)), len(found["partitions"]))
 
 
@@ -306,7 +308,7 @@ def _members_of(described: Mapping[str, Any]) -> tuple[MemberInfo, ...]:
 
 def _owned_by(member: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     assignment = member["member_assignment"]
-    if not isinstance(assignment, Mapping):  # none yet: the group is in the middle of a rebalance
+    if not isinstance(assignment, Mapping):  # no assignment yet: the group is rebalancing
         return ()
     owned = (
         (topic["topic"], number)

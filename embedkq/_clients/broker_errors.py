@@ -1,8 +1,8 @@
-"""What goes wrong with a broker, in embedkq's own errors: the same fault is the same error in the
-same words, whoever meets it. Any thread.
+"""Converts errors of kafka-python into embedkq's, so that the same fault always has the same error
+and message. Any thread.
 
-kafka-python raises some hundred kinds of errors, and wraps some in others. Whoever uses a client of
-it says here what was asked of the broker, and raises what comes back.
+kafka-python raises about a hundred kinds of errors, and wraps some in others. Code that uses a
+client passes the error and a description of the request to this module, and raises the result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AWAY = (
     kafka_errors.NotCoordinatorError,
     kafka_errors.NotLeaderForPartitionError,
 )
-"""Errors that say: no answer, or not from this broker, for now."""
+"""Errors that mean: no answer for now, or not from this broker."""
 _NO_RIGHT = "AuthorizationFailedError"
 _VERBS = {
     "READ": "read",
@@ -45,16 +45,16 @@ _REFUSED = (
     kafka_errors.InvalidSessionTimeoutError,
     kafka_errors.PolicyViolationError,
 )
-"""Further errors that trying again does not cure."""
+"""Further errors that a retry does not fix."""
 
 
 class Asked(NamedTuple):
-    """What was asked of a broker.
+    """A request to a broker.
 
     Attributes:
         hosts: Kafka brokers, "host:port" or several separated by commas.
-        right: the operation that a user needs for it: READ, WRITE, DESCRIBE, CREATE or DELETE.
-        topic, group: on what; None for all, or none.
+        right: the permission that the request needs: READ, WRITE, DESCRIBE, CREATE or DELETE.
+        topic, group: the objects of the request; None for all, or none.
     """
 
     hosts: str
@@ -64,8 +64,8 @@ class Asked(NamedTuple):
 
 
 def explained(error: BaseException, asked: Asked) -> BaseException:
-    """The error to raise in place of one of kafka-python, with it as the cause; any other error as
-    it is."""
+    """The error to raise instead of an error of kafka-python, which becomes its cause. Other errors
+    are returned unchanged."""
     if not isinstance(error, kafka_errors.KafkaError):
         return error
     told: EmbedkqError | None = refusal(error, asked)
@@ -79,7 +79,7 @@ def explained(error: BaseException, asked: Asked) -> BaseException:
 
 @contextmanager
 def explaining(asked: Asked) -> Iterator[None]:
-    """Raises what `explained` returns."""
+    """Raise what `explained` returns."""
     try:
         yield
     except kafka_errors.KafkaError as error:
@@ -87,8 +87,7 @@ def explaining(asked: Asked) -> Iterator[None]:
 
 
 def refusal(error: BaseException, asked: Asked) -> BrokerRefused | None:
-    """What to raise where the broker answers, and trying again does not help; None for other
-    errors."""
+    """The error to raise if the broker refuses and a retry does not help; None for other errors."""
     text = _refusal_of(error, asked)
     if text is None:
         return None
@@ -99,20 +98,20 @@ def refusal(error: BaseException, asked: Asked) -> BrokerRefused | None:
 
 def _refusal_of(error: BaseException, asked: Asked) -> str | None:
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
-        return f"{asked.hosts} refuses to log in: {str(error).rpartition(': ')[2]}. {CREDENTIALS}"
+        return f"{asked.hosts} refuses the login: {str(error).rpartition(': ')[2]}. {CREDENTIALS}"
     if isinstance(error, kafka_errors.InconsistentGroupProtocolError):
         return (
-            f"group {asked.group!r} at {asked.hosts} has members that are no workers of embedkq, or"
-            " that were started with another partition_assignment_strategy: give group=... a name"
-            " that no other program uses"
+            f"group {asked.group!r} at {asked.hosts} has members that are not workers of embedkq,"
+            " or that use another partition_assignment_strategy: set group=... to a name that no"
+            " other program uses"
         )
     if (
         isinstance(error, kafka_errors.AuthorizationError)
         or _NO_RIGHT in f"{type(error).__name__}: {error}"
-    ):  # wrapped in another
+    ):  # wrapped in another error
         lacking = _what_of(error, asked)
         return (
-            # the text may be a request
+            # the error's text may be a request
             f"this user may not {_VERBS[asked.right]} {lacking} at {asked.hosts}"
             f" ({type(error).__name__}): grant it {asked.right} on {lacking}"
         )
@@ -132,8 +131,8 @@ def _what_of(error: BaseException, asked: Asked) -> str:
 
 
 def hidden(asked: Asked) -> BrokerRefused:
-    """Of a topic that is kept from this user: it looks like one that is not there, and kafka-python
-    3.0.12 says nothing of it."""
+    """The error for a topic that the user may not see. Such a topic looks like a missing one, and
+    kafka-python 3.0.12 does not report the difference."""
     if asked.right != "DESCRIBE":
         return BrokerRefused(_refusal_of(kafka_errors.TopicAuthorizationFailedError(), asked))
     return BrokerRefused(
@@ -143,22 +142,21 @@ def hidden(asked: Asked) -> BrokerRefused:
 
 
 def no_topic(asked: Asked, cure: str = "") -> BrokerRefused:
-    """Of a topic that is not there."""
+    """The error for a topic that does not exist."""
     return BrokerRefused(f"there is no topic {asked.topic!r} at {asked.hosts}{cure and ': '}{cure}")
 
 
 def connect(make: Callable[[], T], hosts: str, options: Mapping[str, Any], seconds: float) -> T:
-    """A client of kafka-python, which connects when `make` makes it.
+    """Create a client of kafka-python, which connects in its constructor.
 
     Args:
-        options: of the client.
-        seconds: how long it may take, to be told.
+        options: the client's options.
+        seconds: the time limit, for the message.
 
     Raises:
         BrokerUnavailable: no broker answered.
-        BrokerRefused: certificates or passwords are not accepted.
-        ValueError: a TLS file does not hold what it should, or an option of kafka-python has a
-            value that it does not take.
+        BrokerRefused: the broker does not accept the certificates or passwords.
+        ValueError: a TLS file is invalid, or an option of kafka-python has an invalid value.
     """
     refuse_early(hosts, options)
     try:

@@ -1,4 +1,4 @@
-"""What is found in a cluster, as plain data that `json.dumps` takes."""
+"""The state of a cluster as plain data, ready for `json.dumps`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PartitionInfo:
-    """One partition, as one consumer group sees it.
+    """A partition from the view of one consumer group.
 
     Attributes:
         topic: its topic.
         partition: its number.
-        first: offset of the oldest record kept; None while the partition has no leader.
-        last: offset that the next record will get; None while the partition has no leader.
-        group: the consumer group; None where no group has to do with the topic.
-        committed: offset up to which the group is done; None if it has committed none of this log.
-            What was committed of a topic of the same name that was deleted since, or lies behind
-            the log's end, does not count.
-        lag: records that the group has still to do: all that are kept if `committed` is None; what
-            is done above `committed`, as the commit's metadata says, does not count. None without a
-            group.
-        owner: member id of the worker that has the partition now; None if nobody has.
+        first: offset of the oldest record that Kafka keeps; None while the partition has no leader.
+        last: offset of the next record; None while the partition has no leader.
+        group: the consumer group; None if no group uses the topic.
+        committed: the group's committed offset; None if it has none for this log. A commit for a
+            deleted topic of the same name, or behind the log's end, does not count.
+        lag: number of records that the group has not done; all kept records if `committed` is None.
+            Records that are done above `committed`, according to the commit's metadata, do not
+            count. None without a group.
+        owner: member id of the partition's worker, or None.
     """
 
     topic: str
@@ -37,14 +36,14 @@ class PartitionInfo:
 
 @dataclass(frozen=True)
 class MemberInfo:
-    """One worker in a consumer group.
+    """A worker in a consumer group.
 
     Attributes:
-        id: member id, given by the broker.
-        client: client id that the worker told.
-        host: address that it is connected from.
-        partitions: topic and partition of all that it owns. The embedded development broker does
-            not tell.
+        id: member id, assigned by the broker.
+        client: the worker's client id.
+        host: the worker's address.
+        partitions: topic and number of each partition that it owns. The embedded development broker
+            does not report them.
     """
 
     id: str
@@ -55,12 +54,13 @@ class MemberInfo:
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """One consumer group.
+    """A consumer group.
 
     Attributes:
-        name: its id.
-        state: as the broker calls it: Stable, Empty, PreparingRebalance, CompletingRebalance, Dead.
-        members: workers in it.
+        name: the group's id.
+        state: the broker's name for its state: Stable, Empty, PreparingRebalance,
+            CompletingRebalance, Dead.
+        members: its workers.
     """
 
     name: str
@@ -70,7 +70,7 @@ class GroupInfo:
 
 @dataclass(frozen=True)
 class Info:
-    """What was found. A partition appears once for each group that has to do with its topic.
+    """The state of a cluster. A partition appears once for each group that uses its topic.
 
     Attributes:
         hosts: the brokers asked.
@@ -84,16 +84,16 @@ class Info:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """Names of the topics found, sorted."""
+        """Names of the topics, sorted."""
         return tuple(sorted({partition.topic for partition in self.partitions}))
 
     @property
     def lag(self) -> int:
-        """Records still to be done, over all partitions and groups."""
+        """The total lag of all partitions and groups."""
         return sum(partition.lag or 0 for partition in self.partitions)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same in dicts, lists, strings and numbers, ready for `json.dumps`."""
+        """The state as dicts and lists, ready for `json.dumps`."""
         return {
             "hosts": self.hosts,
             "topics": list(self.topics),

@@ -1,5 +1,5 @@
-"""Client: the only KafkaConsumer, with what it leaves to be wished for made up for. Consumer's
-thread, but for `close_after_fork`."""
+"""The only user of KafkaConsumer, with fixes for its shortcomings. Consumer thread, except
+`close_after_fork`."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ logger = SafeLogger("embedkq.worker")
 CONNECT_SECONDS = 10.0
 _CONNECT_MARGIN_SECONDS = 0.5
 TIMEOUT_SECONDS, TIMEOUT_MILLISECONDS = 5.0, 5_000
-"""Limit of one request."""
+"""Time limit of one request."""
 _FLOWING_MILLISECONDS, _BEHIND_MILLISECONDS = 100, 10
-"""For so long a broker waits for records of partitions that have none: while records come, and
-while one of the others has more."""
+"""How long a broker waits for records of empty partitions: while records arrive, and while another
+partition has more."""
 CLOSE_SECONDS = 2.0
 _FETCH_BYTES = 16 * 1024 * 1024
 
 
 class ConsumerClient:
-    """One member of a consumer group. Made, it has connected and subscribed; raises as `connect`
-    does."""
+    """A member of a consumer group. Connects and subscribes in the constructor; raises as
+    `connect`."""
 
     def __init__(
         self, hosts: str, topic: str, make_listener: Any, options: Mapping[str, Any]
@@ -50,39 +50,37 @@ class ConsumerClient:
         )
         self._sockets = ForkSafeSockets()
         self.kafka: Any = connect(hosts, options, self._sockets)
-        # In this order, and the topic known before the first poll: joining before gives an empty
-        # assignment until the next refresh of the metadata, and asking before subscribing sets off
-        # a second rejoin.
+        # Subscribe first, and poll only once the topic is known. Joining earlier gives an empty
+        # assignment until the next metadata refresh. Requesting the topic before the subscription
+        # triggers a second rejoin.
         self.kafka.subscribe([topic], listener=make_listener(self.kafka))
 
     @property
     def member_id(self) -> str:
-        """What the group knows it by; empty before it has joined."""
+        """The member id in the group; empty before it has joined."""
         return str(self.kafka.group_metadata().member_id)
 
     def topic_is_known(self) -> bool:
-        """Whether the topic is there, which has to be so before a poll; looks again if it is not,
-        and never waits."""
+        """Whether the topic is known, which is required before a poll. If not, requests metadata.
+        Never blocks."""
         return bool(self.kafka.partitions_if_known(self.topic))
 
     def look_for_topic_again(self) -> None:
-        """What is known of the topic may be out of date: have `topic_is_known` learn better
-        soon."""
+        """Refresh the topic's metadata, which may be out of date."""
         self.kafka.look_for_topics()
 
     def poll(self, milliseconds: int) -> dict[int, list[Any]]:
-        """Records by partition, as soon as there are any, or none after so long. Raises as
-        KafkaConsumer's does."""
+        """Return records by partition as soon as there are any, or none after the timeout. Raises
+        as KafkaConsumer.poll."""
         polled = {tp.partition: records for tp, records in self.kafka.poll(milliseconds).items()}
         self._bound_fetches(polled)
         return polled
 
     def _bound_fetches(self, polled: Iterable[int]) -> None:
-        # A broker has one fetch of ours at a time, for those partitions of which kafka-python holds
-        # no records. Where it has none of them either, it waits for some, and a partition whose
-        # records are used up meanwhile waits with it: of four, one of which had a backlog, that one
-        # stood still for half of the time and more (KAFKA-17182 is the same in Apache's own
-        # client).
+        # A broker handles one fetch at a time, for the partitions of which kafka-python holds no
+        # records. If the broker has none either, it waits, and a partition whose records are used
+        # up meanwhile waits too. With four partitions, one of which had a backlog, that one was
+        # idle for more than half of the time (KAFKA-17182 is the same fault in Apache's client).
         wait = (
             _BEHIND_MILLISECONDS
             if any(map(self._is_behind, polled))
@@ -97,8 +95,8 @@ class ConsumerClient:
         return position is not None and end is not None and position < end
 
     def set_paused(self, unwanted: Collection[int] | None) -> None:
-        """Have the next polls fetch all partitions but these (None: nothing at all). A pause does
-        not survive a rebalance."""
+        """Pause these partitions (None: all) for the next polls, and resume the others. A rebalance
+        ends a pause."""
         if self._all_flow and unwanted is not None and not unwanted:
             return
         assigned, paused = self.kafka.assignment(), self.kafka.paused()
@@ -113,22 +111,24 @@ class ConsumerClient:
             self.kafka.resume(*((paused - wanted) & assigned))
             self._all_flow = not wanted
         except (kafka_errors.IllegalStateError, KeyError):
-            pass  # the assignment changed meanwhile; the next call sees it
+            pass  # the assignment changed meanwhile; the next call handles that
 
     def find_topic(self) -> TopicMark | None:
-        """The topic as it is now; None if there is none. Raises KafkaError."""
+        """The present topic; None if it does not exist. Raises KafkaError."""
         return _mark_of(self.kafka.wait_for(self.look_for_topic(), TIMEOUT_MILLISECONDS))
 
     def look_for_topic(self) -> Any:
-        """The same without waiting: a future for `found_topic`, once it `is_done`."""
+        """Like `find_topic`, without waiting. Returns a future; pass it to `found_topic` once it
+        `is_done`."""
         return self.kafka.find_topic(self.topic)
 
     def found_topic(self, future: Any) -> TopicMark | None:
-        """The topic that was looked for; None if there was none, or no answer."""
+        """The result of `look_for_topic`; None if the topic does not exist, or without an
+        answer."""
         return None if future.failed() else _mark_of(future.value)
 
     def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
-        """What the group has committed, by partition; those without are missing. Raises
+        """The group's commits by partition. Partitions without a commit are missing. Raises
         KafkaError."""
         wanted = [TopicPartition(self.topic, number) for number in partitions]
         found = self.kafka.committed_of(wanted, TIMEOUT_MILLISECONDS) if wanted else {}
@@ -139,8 +139,7 @@ class ConsumerClient:
         }
 
     def logs(self, partitions: Iterable[int], topic: TopicMark) -> dict[int, Log]:
-        """What Kafka tells of partitions of this topic; those without a leader are missing. Raises
-        KafkaError."""
+        """The logs of partitions. Partitions without a leader are missing. Raises KafkaError."""
         wanted = self.kafka.with_leader(
             [TopicPartition(self.topic, number) for number in partitions]
         )
@@ -154,60 +153,59 @@ class ConsumerClient:
             if place in firsts and place in ends
         }
 
-    def seek_anew(self, partition: int, position: int) -> None:
-        """Fetch from there, and forget what was fetched of the partition; nothing, if it is no
-        longer ours."""
+    def seek_and_discard(self, partition: int, position: int) -> None:
+        """Seek, and discard fetched records of the partition. Does nothing if it is no longer
+        assigned."""
         try:
-            self.kafka.seek_anew(TopicPartition(self.topic, partition), position)
+            self.kafka.seek_and_discard(TopicPartition(self.topic, partition), position)
         except kafka_errors.IllegalStateError:
             pass
 
     def was_out_of_range(self, partition: int) -> bool:
-        """Whether Kafka did not have the offset that was fetched next, so that the client went on
-        where the log begins."""
+        """Whether the next offset was out of range, so that the client continued at the log's
+        start."""
         return bool(self.kafka.was_out_of_range(TopicPartition(self.topic, partition)))
 
     def range_is_known(self, partition: int) -> None:
-        """Where the log begins was looked at: forget that an offset was out of range."""
+        """Clear the out-of-range flag, after the log's start was checked."""
         self.kafka.range_is_known(TopicPartition(self.topic, partition))
 
     def position(self, partition: int) -> int | None:
-        """Offset that the next poll fetches first; None if it is not known, or the partition not
-        ours."""
+        """The next offset to fetch; None if it is unknown, or if the partition is not assigned."""
         position: int | None = self.kafka.progress_of(TopicPartition(self.topic, partition))[0]
         return position
 
     def last_known_end(self, partition: int) -> int | None:
-        """Offset behind the partition's last record, as the last fetch told it; None if there was
-        none."""
+        """The offset behind the partition's last record at the last fetch; None before the first
+        fetch."""
         end: int | None = self.kafka.progress_of(TopicPartition(self.topic, partition))[1]
         return end
 
     def held(self) -> Mapping[int, Held]:
-        """Partitions of which nothing can be read for the moment, and why."""
+        """The held partitions and the reasons."""
         held: Mapping[int, Held] = self.kafka.held()
         return held
 
     def rewind_to(self, partition: int, records: list[Any] | None) -> None:
-        """These records were polled too early or too late: they are polled again, by whoever owns
-        the partition."""
+        """Seek back to the first of these records, which were polled too early or too late. The
+        partition's owner polls them again."""
         if records:
             try:
                 self.kafka.seek(TopicPartition(self.topic, partition), records[0].offset)
             except kafka_errors.IllegalStateError:
-                pass  # no longer ours
+                pass  # no longer assigned
             records.clear()
 
     @property
     def paused(self) -> list[int]:
-        """Partitions that are ours and not fetched at present."""
+        """The paused partitions."""
         return [tp.partition for tp in self.kafka.paused()]
 
     def end_offsets(
         self, partitions: Iterable[int], milliseconds: int = TIMEOUT_MILLISECONDS
     ) -> dict[int, int]:
-        """Offsets behind the last record, by partition; those without a leader are missing. Raises
-        KafkaError."""
+        """The offsets behind the last records, by partition. Partitions without a leader are
+        missing. Raises KafkaError."""
         wanted = self.kafka.with_leader(
             [TopicPartition(self.topic, partition) for partition in partitions]
         )
@@ -215,15 +213,15 @@ class ConsumerClient:
         return {tp.partition: end for tp, end in ends.items()}
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Leave the group; the broker gets so many seconds to answer. Raises nothing."""
+        """Leave the group, and wait up to `seconds` for the broker's answer. Never raises."""
         try:
             self.kafka.close(autocommit=False, timeout_ms=max(1, int(seconds * 1000)))
-        except Exception as error:  # noqa: BLE001  (it is being thrown away)
+        except Exception as error:  # noqa: BLE001  (the client is being discarded)
             logger.debug("Closing the consumer: %r", error)
 
     def close_after_fork(self) -> None:
-        """In a forked copy of the process: close its copies of the sockets; nobody there could use
-        or close the client."""
+        """In a forked copy of the process, close the copies of the sockets. The client cannot be
+        used there."""
         self._sockets.close_after_fork(self.kafka.descriptors_beside_selector())
 
 
@@ -232,17 +230,16 @@ def _mark_of(found: tuple[UUID, int] | None) -> TopicMark | None:
 
 
 def connect(hosts: str, options: Mapping[str, Any], sockets: ForkSafeSockets) -> Any:
-    """A consumer of kafka-python that has found the cluster. Any thread; the consumer then belongs
-    to one.
+    """Create a connected consumer of kafka-python. Any thread; only one thread may use the consumer
+    then.
 
     Args:
-        options: all of them, see `options_of`.
+        options: all options; see `options_of`.
 
     Raises:
         BrokerUnavailable: no broker answered within 10 s.
         BrokerRefused: certificates or passwords are not accepted.
-        WorkerFailed: a TLS file does not hold what it should, or kafka-python does not take an
-            option.
+        WorkerFailed: a TLS file or an option of kafka-python is invalid.
     """
     deadline = time.monotonic() + CONNECT_SECONDS - _CONNECT_MARGIN_SECONDS - LATE_SECONDS
 
@@ -259,26 +256,26 @@ def connect(hosts: str, options: Mapping[str, Any], sockets: ForkSafeSockets) ->
 def options_of(
     *, hosts: str, group: str | None, job_size: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All options of the KafkaConsumer; `options` are the user's own."""
+    """All options for the KafkaConsumer. `options` are the user's."""
     return {
         "max_partition_fetch_bytes": max(1024 * 1024, job_size + 64 * 1024),
-        # kafka-python's 50 MiB wait here, and come at once, beside what the worker holds.
+        # kafka-python's default of 50 MiB would arrive at once and be held in addition to the
+        # worker's own limit.
         "fetch_max_bytes": max(_FETCH_BYTES, job_size + 64 * 1024),
         "partition_assignment_strategy": [CooperativeStickyAssignor],
         "metrics_enabled": False,
-        # Without it kafka-python also returns the jobs of transactions that their producer has
-        # aborted.
+        # Otherwise kafka-python also returns jobs of aborted transactions.
         "isolation_level": "read_committed",
         "session_timeout_ms": SESSION_MILLISECONDS,
-        # kafka-python's 30 s would leave a broker that is back unnoticed for as long. Of several
-        # hosts it picks one at random and waits until that may be tried again, so that with longer
-        # pauses it can miss the one that is well until its time to connect is up.
+        # With kafka-python's default of 30 s, a returning broker would go unnoticed for that long.
+        # kafka-python picks one of several hosts at random and waits until it may retry that host.
+        # With long pauses it can miss the only working host until its time to connect is over.
         "reconnect_backoff_max_ms": 1_000,
         **options,
         "bootstrap_servers": hosts.split(","),
         "group_id": group,
-        # Where there is no offset to begin with, or it is out of range, kafka-python would skip
-        # jobs with any other: where a partition really begins, and anew, `LogWatch` decides.
+        # If there is no committed offset, or it is out of range, any other value would skip jobs.
+        # `LogWatch` decides where a partition really starts and restarts.
         "auto_offset_reset": "earliest",
         "enable_auto_commit": False,
     }

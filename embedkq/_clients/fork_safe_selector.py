@@ -1,5 +1,5 @@
-"""The sockets of one kafka-python client, so that a forked copy of the process can close its copies
-of them."""
+"""Tracks the sockets of a kafka-python client, so that a forked copy of the process can close its
+copies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class ForkSafeSockets(selectors.DefaultSelector):
-    """A client's selector that knows every socket it was given. Give it to the client as its option
+    """A selector that remembers all registered sockets. Pass it to a client as its option
     `selector`."""
 
     def __init__(self) -> None:
@@ -19,19 +19,19 @@ class ForkSafeSockets(selectors.DefaultSelector):
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """As every selector's."""
+        """As in any selector."""
         if isinstance(fileobj, socket.socket):
             self._seen.add(fileobj)
         return super().register(fileobj, events, data)
 
     def close_after_fork(self, others: Iterable[Any]) -> None:
-        """In a forked copy: close the sockets and the selector's own descriptor, which reaches
-        through to the parent's.
+        """In a forked copy, close the sockets and the selector's own descriptor, which is shared
+        with the parent.
 
-        Nobody here could use or close the client: its thread is not here.
+        The client itself cannot be used or closed, because its thread does not exist here.
 
         Args:
-            others: sockets of the client that it has beside.
+            others: further sockets of the client.
         """
         for seen in [*self._seen, *others]:
             seen.close()

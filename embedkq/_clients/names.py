@@ -1,5 +1,5 @@
-"""What the rest of embedkq uses of kafka-python beside its clients: its errors, and the tuples that
-name a partition and an offset."""
+"""The parts of kafka-python that the rest of embedkq uses beside the clients: its errors, and the
+tuples for a partition and an offset."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Probe: connects once, as a client of kafka-python would, to learn why brokers do not let it in.
+"""Connects once, like a client of kafka-python, to find out why brokers refuse a client.
 
-kafka-python 3.0.12 tries again and again where a certificate or a password is wrong, and then knows
-of nothing but a lack of answers.
+If a certificate or password is wrong, kafka-python 3.0.12 retries until it times out, and reports
+only that there was no answer.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ EARLY_SECONDS = 2.0
 LATE_SECONDS = 1.5
 _AGAIN_SECONDS = 1.0
 _ADVERTISED = 5
-"""How many of a cluster's brokers are asked beside those that `hosts` names."""
+"""Maximum number of brokers to probe beside those in `hosts`."""
 _RECEIVE_BYTES = 65_536
 
 
 class Refusal(NamedTuple):
-    """Why one broker does not let the client in.
+    """Why a broker refuses the client.
 
     Attributes:
-        text: what happened and what to change.
-        certain: whether trying again cannot help; else there may be another reason, such as a
-            broker that is just starting.
+        text: what happened, and what to change.
+        certain: whether a retry cannot help. If not, there may be another reason, such as a broker
+            that is starting.
     """
 
     text: str
     certain: bool
 
     def as_error(self, hosts: str) -> BrokerRefused | BrokerUnavailable:
-        """To be raised where a client could not connect to these hosts."""
+        """The error to raise for a client that could not connect to these hosts."""
         return BrokerRefused(self.text) if self.certain else BrokerUnavailable(hosts, self.text)
 
 
 class Verdict(NamedTuple):
-    """What came of trying brokers.
+    """The result of probing brokers.
 
     Attributes:
-        refusals: of those that do not let the client in.
-        accepted: how many do.
-        silent: how many did not answer.
+        refusals: the refusals.
+        accepted: number of brokers that accept the client.
+        silent: number of brokers that did not answer.
     """
 
     refusals: tuple[Refusal, ...]
@@ -67,7 +67,7 @@ class Verdict(NamedTuple):
 
     @property
     def final(self) -> str:
-        """Why no broker will ever let the client in; empty if one may."""
+        """Why all brokers refuse the client permanently; empty if one may accept it."""
         if (
             self.accepted
             or self.silent
@@ -79,20 +79,20 @@ class Verdict(NamedTuple):
 
 
 def is_guarded(options: Mapping[str, Any]) -> bool:
-    """Whether a client with these options proves who it is, or has brokers do so."""
+    """Whether a client with these options uses TLS or SASL."""
     return uses_tls(options) or _uses_sasl(options)
 
 
 def refuse_early(hosts: str, options: Mapping[str, Any]) -> None:
-    """Before a client with TLS or a password is made: see whether it will be let in. Takes at most
-    2 s. Any thread.
+    """Check whether brokers will accept a client with TLS or a password, before it is created.
+    Takes at most 2 s. Any thread.
 
     Args:
-        options: of any kafka-python client.
+        options: options of any kafka-python client.
 
     Raises:
-        BrokerRefused: every broker refuses, and will go on to.
-        ValueError: a TLS file does not hold what it should.
+        BrokerRefused: all brokers refuse the client permanently.
+        ValueError: a TLS file is invalid.
     """
     if is_guarded(options):
         reason = probe(hosts, options, EARLY_SECONDS, thorough=False).final
@@ -101,10 +101,11 @@ def refuse_early(hosts: str, options: Mapping[str, Any]) -> None:
 
 
 def refused_for_good(hosts: str, options: Mapping[str, Any]) -> str:
-    """After a client lost its brokers: why none will let it in again; empty if one may. Takes at
-    most 5 s. Any thread.
+    """Why all brokers permanently refuse a client that lost its connections; empty if one may
+    accept it. Takes at most 5 s. Any thread.
 
-    Seen twice, a second apart: a cluster that is being set up anew may refuse for a moment.
+    Probes twice, a second apart, because a cluster that is being reconfigured may refuse for a
+    moment.
     """
     if not is_guarded(options):
         return ""
@@ -120,8 +121,8 @@ def refused_for_good(hosts: str, options: Mapping[str, Any]) -> str:
 def look_for_reason(
     hosts: str, options: Mapping[str, Any], seconds: float = LATE_SECONDS
 ) -> Refusal | None:
-    """After a client found no broker: why that may be; None if nothing can be told. Takes at most
-    so many seconds. Any thread."""
+    """Why a client may have found no broker; None if unknown. Takes at most `seconds`. Any
+    thread."""
     try:
         refusals = probe(hosts, options, seconds, thorough=True).refusals
     except ValueError as error:
@@ -130,17 +131,17 @@ def look_for_reason(
 
 
 def probe(hosts: str, options: Mapping[str, Any], seconds: float, *, thorough: bool) -> Verdict:
-    """Try the brokers one after another, for so many seconds at most. Any thread.
+    """Probe the brokers one after another, for at most `seconds`. Any thread.
 
     Args:
-        thorough: try all of them, and those that they name in turn; else stop at the first that
-            lets the client in.
+        thorough: probe all brokers, and those that they advertise. Otherwise stop at the first one
+            that accepts the client.
 
     Raises:
-        ValueError: a TLS file does not hold what it should.
+        ValueError: a TLS file is invalid.
     """
     if options.get("proxy_url") or options.get("socks5_proxy"):
-        return Verdict((), 0, 1)  # this way would be another than the client's
+        return Verdict((), 0, 1)  # the probe would take another route than the client
     if uses_tls(options):
         tls_context(options)
     deadline = time.monotonic() + seconds
@@ -174,7 +175,7 @@ class _Address(NamedTuple):
     named_by: str
 
     def __str__(self) -> str:
-        by = f" (so advertised by {self.named_by})" if self.named_by else ""
+        by = f" (advertised by {self.named_by})" if self.named_by else ""
         return f"{self.host}:{self.port}{by}"
 
 
@@ -185,7 +186,7 @@ class _Refused(Exception):
 
 
 class _Attempt:
-    """One connection, from its first byte to a first answer."""
+    """One connection attempt, up to the first answer."""
 
     def __init__(self, address: _Address, options: Mapping[str, Any], seconds: float) -> None:
         self._address = address
@@ -195,8 +196,8 @@ class _Attempt:
         self._socket: socket.socket
 
     def run(self) -> list[tuple[str, int]]:
-        """The brokers that this one names; raises `_Refused`, or OSError or EOFError where there is
-        no answer."""
+        """Connect, and return the brokers that this one advertises. Raises `_Refused`, or OSError
+        or EOFError without an answer."""
         with socket.create_connection(self._address[:2], timeout=self._rest) as self._socket:
             if not uses_tls(self._options):
                 return self._talk()
@@ -209,7 +210,7 @@ class _Attempt:
             except (
                 ssl.SSLError,
                 ConnectionResetError,
-            ) as error:  # also while talking: TLS 1.3 refuses a client's certificate late
+            ) as error:  # also after the handshake: TLS 1.3 refuses a client's certificate late
                 raise _Refused(*tls.explained(str(self._address), error, self._options)) from None
 
     def _talk(self) -> list[tuple[str, int]]:
@@ -226,8 +227,8 @@ class _Attempt:
             if _uses_sasl(self._options):
                 raise
             raise _Refused(
-                f"{self._address} closes the connection to a client that does not say who it is."
-                " Give kafka={'sasl_mechanism': ..., 'sasl_plain_username': ...,"
+                f"{self._address} closes the connection to a client without credentials."
+                " Set kafka={'sasl_mechanism': ..., 'sasl_plain_username': ...,"
                 " 'sasl_plain_password': ...}"
             ) from None
         return [(broker.host, broker.port) for broker in found.brokers]
@@ -237,8 +238,8 @@ class _Attempt:
             raise _Refused(*tls.closed(str(self._address), self._options))
         if _speaks_tls(self._address, self._rest):
             raise _Refused(
-                f"{self._address} speaks TLS, and this client does not. Give cafile, the"
-                " certificate of the authority that signed the broker's"
+                f"{self._address} uses TLS, and this client does not. Set cafile to the"
+                " certificate of the authority that signed the broker's certificate"
             )
 
     def _authenticate(self) -> None:
@@ -246,14 +247,14 @@ class _Attempt:
         offered = self._ask(SaslHandshakeRequest(version=1, mechanism=name))
         if offered.error_code == kafka_errors.UnsupportedSaslMechanismError.errno:
             raise _Refused(
-                f"{self._address} does not know kafka={{'sasl_mechanism': {name!r}}}. Give one of"
-                f" those that it takes: {', '.join(offered.mechanisms)}"
+                f"{self._address} does not support kafka={{'sasl_mechanism': {name!r}}}. Use one"
+                f" that it supports: {', '.join(offered.mechanisms)}"
             )
         if offered.error_code:
             raise _Refused(
-                f"{self._address} takes no password"
-                f" ({kafka_errors.for_code(offered.error_code).__name__}). Give hosts the port of a"
-                " SASL listener, or leave out sasl_mechanism"
+                f"{self._address} does not accept passwords"
+                f" ({kafka_errors.for_code(offered.error_code).__name__}). Use the port of a SASL"
+                " listener in hosts, or leave out sasl_mechanism"
             )
         try:
             mechanism = get_sasl_mechanism(name)(
@@ -265,12 +266,12 @@ class _Attempt:
                 )
                 if answer.error_code:
                     raise _Refused(
-                        f"{self._address} refuses to log in: {answer.error_message}. {CREDENTIALS}"
+                        f"{self._address} refuses the login: {answer.error_message}. {CREDENTIALS}"
                     )
                 mechanism.receive(answer.auth_bytes)
         except (_Refused, OSError, EOFError):
             raise
-        except Exception as error:  # noqa: BLE001  (the mechanism's own code, or a token provider; their text may hold secrets)
+        except Exception as error:  # noqa: BLE001  (raised by the mechanism or a token provider; its text may contain secrets)
             raise _Refused(
                 f"{name} with {self._address} fails with {type(error).__name__}. {CREDENTIALS}",
                 certain=False,
@@ -288,7 +289,7 @@ class _Attempt:
             try:
                 answers = self._protocol.receive_bytes(received)
             except (kafka_errors.KafkaError, ValueError) as error:
-                raise EOFError("this is no answer of Kafka") from error
+                raise EOFError("this is not an answer of Kafka") from error
             for _, answer in answers:
                 return answer
 
@@ -304,7 +305,7 @@ CREDENTIALS = (
 
 
 def _speaks_tls(address: _Address, seconds: float) -> bool:
-    """Whether there is TLS at a port; nothing is sent through it."""
+    """Whether a port uses TLS. Sends no data through the TLS connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:

@@ -1,4 +1,5 @@
-"""The only KafkaProducer: made lazily, once per process, for queues and dead letters."""
+"""The only user of KafkaProducer, for queues and dead letters. Creates one lazily in each
+process."""
 
 from __future__ import annotations
 
@@ -37,21 +38,21 @@ OWNED_OPTIONS = (
 """Options of kafka-python that embedkq sets itself."""
 KNOWN_OPTIONS = frozenset(KafkaProducer.DEFAULT_CONFIG)
 SEND_SECONDS = 10.0
-"""How long a send may take until the next acknowledgement, connecting included."""
+"""How long to wait for the next acknowledgement, including the time to connect."""
 _OVERHEAD_BYTES = 4096
 _CONNECT_MARGIN_SECONDS = 0.5
 _BATCH_BYTES = 512
-"""At least what a batch of one record has beside key, value and headers."""
+"""An upper bound of a batch's overhead for one record, beside key, value and headers."""
 _EXIT_SECONDS = 2.0
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
 class Message(NamedTuple):
-    """One record to send.
+    """A record to send.
 
     Attributes:
-        topic, value, key, headers: as they reach the topic.
-        partition: its number, or None to let key or chance decide.
+        topic, value, key, headers: as in the topic.
+        partition: the partition's number; None to choose it by key or at random.
     """
 
     topic: str
@@ -71,8 +72,8 @@ class Message(NamedTuple):
 
 
 class Producer:
-    """Sends messages and waits until all replicas have them. Any thread; also after a fork, where
-    it connects anew."""
+    """Sends messages and waits until all replicas have them. Any thread. After a fork it connects
+    again."""
 
     def __init__(self, hosts: str, job_size: int, options: Mapping[str, Any]) -> None:
         self._hosts = hosts
@@ -107,8 +108,8 @@ class Producer:
         """Send one message; returns once all replicas have it.
 
         Raises:
-            BrokerUnavailable: not within 10 s.
-            BrokerRefused, JobTooLarge: the broker does not take it.
+            BrokerUnavailable: there was no acknowledgement within 10 s.
+            BrokerRefused, JobTooLarge: the broker refuses the message.
             Closed: after `close`.
         """
         failures = self.send_all((message,))
@@ -116,10 +117,11 @@ class Producer:
             raise failures[0]
 
     def send_all(self, messages: Sequence[Message]) -> dict[int, Exception]:
-        """Send all; why some were not acknowledged, by index. Raises nothing but `Closed`.
+        """Send all messages. Returns the errors of unacknowledged ones by index. Raises only
+        `Closed`.
 
-        So many bytes are on their way at once as the broker acknowledges quickly. It takes as long
-        as it takes while acknowledgements come; without one for 10 s the rest is not sent.
+        Limits the bytes in flight to what the broker acknowledges quickly. There is no time limit
+        while acknowledgements arrive. After 10 s without one, the remaining messages are not sent.
         """
         failures: dict[int, Exception] = {}
         flight = InFlight(self._window, SEND_SECONDS)
@@ -162,7 +164,7 @@ class Producer:
             )
         except Closed:
             raise
-        except Exception as error:  # noqa: BLE001  (told for each message)
+        except Exception as error:  # noqa: BLE001  (reported for each message)
             failures[index] = self._explained(error, message, handed_over=False)
             if kafka is None or isinstance(failures[index], BrokerUnavailable):
                 flight.lost = failures[index]
@@ -180,15 +182,14 @@ class Producer:
             why = type(error).__name__
             flight.lose(
                 self._unavailable(
-                    messages[index], f"{why}, and no more were sent", maybe_sent=False
+                    messages[index], f"{why}; the remaining jobs were not sent", maybe_sent=False
                 )
             )
         if isinstance(error, kafka_errors.KafkaTimeoutError) or kafka.is_spent():
             self._retire(kafka)
 
     def close(self, seconds: float = SEND_SECONDS) -> None:
-        """Send what waits, for so many seconds at most, and close. Any thread; doing it twice does
-        no harm."""
+        """Send waiting messages for up to `seconds`, and close. Can be called twice. Any thread."""
         with self._lock:
             self._closed = True
             kafka, self._kafka = self._kafka, None
@@ -196,8 +197,8 @@ class Producer:
             _end(kafka, seconds)
 
     def close_after_fork(self) -> None:
-        """In a forked copy of the process: forget the parent's client, whose threads are not here,
-        and its lock."""
+        """In a forked copy of the process, drop the parent's client, whose threads do not exist
+        here, and its lock."""
         self._lock = threading.Lock()
         kafka, self._kafka = self._kafka, None
         if self._sockets is not None and kafka is not None:
@@ -211,7 +212,7 @@ class Producer:
             raise self._no_connection()
         try:
             if self._closed:
-                raise Closed("this queue was closed: make another one")
+                raise Closed("this queue is closed: create another one")
             if self._kafka is None:
                 self._kafka = self._connect(deadline)
                 self._pid = os.getpid()
@@ -233,24 +234,24 @@ class Producer:
         return broker_errors.connect(make, self._hosts, self._options, SEND_SECONDS)
 
     def _retire(self, kafka: Any) -> None:
-        """Have the next message go by a new client.
+        """Replace the client for the next message.
 
-        kafka-python 3.0.12 sends nothing any more once a batch of an idempotent producer has
-        expired, though the broker is back, or once the broker has refused one for good.
+        An idempotent producer of kafka-python 3.0.12 stops sending after a batch has expired, even
+        if the broker is back, or after the broker has refused a batch for good.
         """
         with self._lock:
             if self._kafka is not kafka:
                 return
             self._kafka = None
-        # On its own: other threads may wait for this client's acknowledgements until their time is
-        # up.
+        # Close it on a separate thread, because other threads may still wait for its
+        # acknowledgements.
         threading.Thread(
             target=_end, args=(kafka, SEND_SECONDS), name="embedkq-producer-end", daemon=True
         ).start()
 
     def _with_reason(self, failures: dict[int, Exception]) -> dict[int, Exception]:
-        """The same, with why there was no acknowledgement, where that can be seen: what was good at
-        first may have become invalid."""
+        """Add the reason for missing acknowledgements, if it can be found: credentials may have
+        expired since the connection was made."""
         sent = [
             (index, error)
             for index, error in failures.items()
@@ -273,17 +274,17 @@ class Producer:
     def _with_limit(
         self, failures: dict[int, Exception], messages: Sequence[Message]
     ) -> dict[int, Exception]:
-        """The same, with what the broker takes, if it tells: it does not in its refusal."""
+        """Add the topic's size limit, if the broker reports it. Its refusal does not contain it."""
         refused = [index for index, failure in failures.items() if isinstance(failure, JobTooLarge)]
         if refused:
-            from embedkq._clients import admin  # here, since most senders never need it
+            from embedkq._clients import admin  # here, because most senders never need it
 
             limit = admin.largest_batch(self._hosts, messages[refused[0]].topic, self._options)
             for index in refused:
                 cause, message = failures[index].__cause__, messages[index]
                 if limit is not None and message.size + _BATCH_BYTES <= limit:
-                    # It was on its way beside one that is too large: the client gives up all that
-                    # it has.
+                    # It was in flight beside a message that is too large: the client fails all of
+                    # them.
                     failures[index] = self._unavailable(
                         message, "another job was too large", maybe_sent=True
                     )
@@ -309,15 +310,15 @@ class Producer:
             told = refused
         elif isinstance(error, (kafka_errors.KafkaError, OSError)):
             why = (
-                "no word of this topic: does it exist?"
+                "no metadata of this topic: does it exist?"
                 if "metadata" in str(error)
                 else type(error).__name__
             )
             told = self._unavailable(message, why, handed_over)
         elif isinstance(error, ValueError) and f"partition {message.partition}" in str(error):
             told = ValueError(
-                f"partition={message.partition}: topic {message.topic!r} has none of that number;"
-                " `kq info` shows its own"
+                f"partition={message.partition}: topic {message.topic!r} has no such partition;"
+                " `kq info` shows its partitions"
             )
         else:
             return error
@@ -332,7 +333,7 @@ def _too_large(message: Message, limit: int | None) -> JobTooLarge:
 
 
 def _end(kafka: Any, seconds: float) -> None:
-    """Close a client; what could not be sent by then was told to whoever waits for it."""
+    """Close a client. Callers that wait for unsent messages have received errors."""
     try:
         kafka.close(timeout=seconds)
     except kafka_errors.KafkaTimeoutError:

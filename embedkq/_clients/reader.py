@@ -1,8 +1,8 @@
-"""Client: reads topics by offset and keeps a group's offsets, as a member of no group. One thread
-at a time.
+"""Reads topics by offset, and reads and commits a group's offsets without joining the group. One
+thread at a time.
 
-It never asks for a topic by name before it has seen it in the list of all: some brokers create what
-they are asked for.
+It requests a topic by name only after it has seen the topic in the list of all topics, because some
+brokers create requested topics.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ from embedkq._formats.partition_progress import Committed, Log, PartitionProgres
 from embedkq.errors import BrokerUnavailable, EmbedkqError
 
 STALLED_SECONDS = 10.0
-"""How long a read may go on without a record before the broker counts as away."""
+"""How long a read waits for a record before the broker counts as unavailable."""
 _POLL_MILLISECONDS = 500
 _MOST_POLLED = 500
 _MOST_IN_A_COMMIT = 64
-"""Partitions with 4 KB of metadata each, which message.max.bytes (1 MB by default) bounds
-together."""
+"""Maximum number of partitions in a commit. With 4 KB of metadata each, they must fit into
+message.max.bytes (1 MB by default)."""
 _LARGEST_USUAL = 1_000_000
 
 
 class TopicReader:
-    """One connection. Connects when it is made.
+    """A connection. Connects in the constructor.
 
     Args:
         hosts: Kafka brokers, "host:port" or several separated by commas.
-        group: whose offsets are kept; None for a client that only reads.
+        group: the group whose offsets are read and committed; None for a client that only reads
+            records.
         options: further options of kafka-python's KafkaConsumer.
 
     Raises:
         BrokerUnavailable: no broker answered within 10 s.
-        BrokerRefused: certificates or passwords are not accepted.
-        EmbedkqError: a TLS file does not hold what it should, or the broker refuses.
+        BrokerRefused: the broker does not accept the certificates or passwords.
+        EmbedkqError: a TLS file is invalid, or the broker refuses.
     """
 
     def __init__(self, hosts: str, group: str | None, options: Mapping[str, Any]) -> None:
         self.hosts = hosts
         self.group = group
         self._options = options
-        # The development broker answers a waiting fetch only when its time is up.
+        # The development broker answers a waiting fetch only at the end of its wait time.
         made = options_of(
             hosts=hosts,
             group=group,
@@ -77,10 +78,10 @@ class TopicReader:
         self._kafka.close(autocommit=False)
 
     def logs(self, topic: str) -> dict[int, Log]:
-        """What each partition of a topic holds now; empty where there is no such topic.
+        """The log of each partition of a topic; empty if the topic does not exist.
 
         Raises:
-            BrokerRefused: this user may not see it.
+            BrokerRefused: the user may not see the topic.
             BrokerUnavailable, EmbedkqError: the broker does not answer, or refuses.
         """
         asked = Asked(self.hosts, "DESCRIBE", topic)
@@ -100,13 +101,14 @@ class TopicReader:
         return {place.partition: Log(firsts[place], lasts[place], mark) for place in partitions}
 
     def read(self, topic: str, partition: int, first: int, last: int) -> Iterator[Any]:
-        """The records from one offset to before another that are still kept, oldest first.
+        """Yield the records from offset `first` to before `last` that Kafka still keeps, oldest
+        first.
 
-        They come as they arrive: no more than some 500 are held. Read nothing else with this client
-        before the end.
+        Records are yielded as they arrive; about 500 are in memory at most. Do not use this client
+        for anything else before the end.
 
         Raises:
-            BrokerUnavailable: nothing came for 10 s.
+            BrokerUnavailable: no record arrived for 10 s.
             BrokerRefused, EmbedkqError: the broker refuses.
         """
         place = TopicPartition(topic, partition)
@@ -122,7 +124,7 @@ class TopicReader:
                 for record in records:
                     if first <= record.offset < last:
                         yield record
-                # It passes holes and what retention has deleted, where no record comes.
+                # The position also moves over gaps and deleted records.
                 moved = self._kafka.position(place, timeout_ms=TIMEOUT_MILLISECONDS)
                 if records or moved > position:
                     deadline = time.monotonic() + STALLED_SECONDS
@@ -138,8 +140,8 @@ class TopicReader:
                 position = moved
 
     def progress(self, topic: str, logs: Mapping[int, Log]) -> dict[int, PartitionProgress]:
-        """How far the group is in these logs, by partition; those of which it has committed nothing
-        are missing. Raises as `commit`."""
+        """The group's progress in these logs, by partition. Partitions without a commit are
+        missing. Raises as `commit`."""
         with explaining(Asked(self.hosts, "DESCRIBE", topic, self.group)):
             found = self._kafka.committed_of(
                 [TopicPartition(topic, number) for number in logs], TIMEOUT_MILLISECONDS
@@ -154,7 +156,7 @@ class TopicReader:
                 for number, known in committed.items()
                 if known.offset > logs[number].end
             ]
-            # What came after the logs were looked at may be done, too.
+            # Records that arrived after the logs were read may be done too.
             ends = self._kafka.high_watermarks(beyond, TIMEOUT_MILLISECONDS) if beyond else {}
         now = {
             number: Log(log.first, ends.get(TopicPartition(topic, number), log.end), log.topic)
@@ -164,8 +166,8 @@ class TopicReader:
         return {number: progress for number, progress in told.items() if progress is not None}
 
     def offsets_at(self, topic: str, partitions: Iterable[int], time: int) -> dict[int, int]:
-        """Offset of the first record of this time (Unix milliseconds) or later, by partition; left
-        out where there is none."""
+        """The offset of the first record at this time (Unix milliseconds) or later, by partition.
+        Partitions without such a record are missing."""
         wanted = {TopicPartition(topic, number): time for number in partitions}
         with explaining(Asked(self.hosts, "DESCRIBE", topic)):
             found = self._kafka.offsets_for_times(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
@@ -176,11 +178,12 @@ class TopicReader:
         }
 
     def commit(self, topic: str, offsets: Mapping[int, Committed]) -> None:
-        """Commit offset and metadata by partition, whatever is committed there now.
+        """Commit offsets and metadata by partition, regardless of the present commits.
 
         Raises:
-            EmbedkqError: the group has members, or metadata of that size is not taken.
-            BrokerRefused: this user may not.
+            EmbedkqError: the group has members, or the broker does not accept metadata of this
+                size.
+            BrokerRefused: the user lacks a right.
             BrokerUnavailable: the broker does not answer.
         """
         told = [
@@ -196,8 +199,8 @@ class TopicReader:
                     )
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:
                 raise EmbedkqError(
-                    f"group {self.group!r} has members, and its offsets are changed from outside"
-                    " only without any: stop the workers that use this group (`kq info"
+                    f"group {self.group!r} has members, and its offsets can only be changed while"
+                    " it has none: stop the workers that use this group (`kq info"
                     f" --group={self.group}` shows them)"
                 ) from error
             except (
@@ -205,6 +208,6 @@ class TopicReader:
                 kafka_errors.InvalidCommitOffsetSizeError,
             ) as error:
                 raise EmbedkqError(
-                    f"the broker at {self.hosts} takes less commit metadata than 4096 bytes: raise"
-                    " its offset.metadata.max.bytes, or deal with the oldest letters first"
+                    f"the broker at {self.hosts} accepts less than 4096 bytes of commit metadata:"
+                    " raise its offset.metadata.max.bytes, or resolve the oldest letters first"
                 ) from error

@@ -1,5 +1,5 @@
-"""Send window: how many bytes may be on their way to a broker at once, so that a slow line
-acknowledges each in time. Any thread."""
+"""Limits the bytes in flight to a broker, so that a slow connection can acknowledge each message in
+time. Any thread."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from collections import deque
 from typing import Any
 
 FEWEST_BYTES = 16 * 1024
-"""A line of 56 kbit/s takes two seconds for it."""
+"""A connection with 56 kbit/s needs two seconds for it."""
 MOST_BYTES = 8 * 1024 * 1024
 _MESSAGE_BYTES = 100
-"""What a message takes beside key, value and headers."""
+"""Overhead of a message beside key, value and headers."""
 _QUICK_SECONDS, _SLOW_SECONDS = 1.0, 3.0
-"""An acknowledgement that comes sooner lets the window grow; one that comes later halves it."""
+"""An acknowledgement before the first limit lets the window grow; one after the second limit halves
+it."""
 _LONG_LINGER_SECONDS = 0.1
 
 
 class SendWindow:
-    """Bytes that may be on their way. Begins small, and doubles with each window that is
-    acknowledged quickly.
+    """The allowed bytes in flight. Starts small, and doubles with each window that is acknowledged
+    quickly.
 
     Args:
-        linger: seconds for which the client keeps messages before it sends them.
+        linger: seconds that the client waits before it sends messages.
     """
 
     def __init__(self, linger: float = 0.0) -> None:
@@ -32,14 +33,12 @@ class SendWindow:
         self._halved_at = 0.0
 
     def grow(self, size: int) -> None:
-        """So many bytes were acknowledged some time ago, with the last that was waited for, or
-        while nobody needed to wait."""
+        """Record bytes that were acknowledged while nobody waited for them."""
         if self._quick:
             self.bytes = min(MOST_BYTES, self.bytes + size)
 
     def acknowledged(self, size: int, sent_at: float) -> None:
-        """So many bytes that were sent at `sent_at` (`time.monotonic()`) were acknowledged just
-        now."""
+        """Record that bytes sent at `sent_at` (`time.monotonic()`) were acknowledged now."""
         now = time.monotonic()
         seconds = now - sent_at - self._linger
         self._quick = seconds < _QUICK_SECONDS
@@ -50,31 +49,31 @@ class SendWindow:
 
 
 class InFlight:
-    """What one call has handed to a client and was not acknowledged yet, oldest first. One thread.
+    """The unacknowledged messages of one call, oldest first. One thread.
 
     Args:
-        window: of the client.
-        seconds: how long nothing may be acknowledged before the broker counts as away.
+        window: the client's window.
+        seconds: time without an acknowledgement after which the broker counts as unavailable.
     """
 
     def __init__(self, window: SendWindow, seconds: float) -> None:
         self.deadline = time.monotonic() + seconds
-        """`time.monotonic()` at which the broker counts as away, if nothing is acknowledged
-        before."""
+        """`time.monotonic()` when the broker counts as unavailable, unless it acknowledges
+        something before."""
         self.lost: Exception | None = None
-        """Why the broker counts as away; None if it does not."""
+        """Why the broker counts as unavailable, or None."""
         self._window = window
         self._seconds = seconds
         self._waiting: deque[tuple[int, Any, Any, int, float]] = deque()
         self._bytes = 0
 
     def __bool__(self) -> bool:
-        """Whether any message waits for its acknowledgement."""
+        """Whether any message is unacknowledged."""
         self._pass_acknowledged()
         return bool(self._waiting)
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of so many bytes may be sent; one always may."""
+        """Whether a message of this size may be sent. A single message always may."""
         most = self._window.bytes - size - _MESSAGE_BYTES
         if self._bytes > most:
             self._pass_acknowledged()
@@ -90,14 +89,13 @@ class InFlight:
                 self.deadline = time.monotonic() + self._seconds
 
     def add(self, index: int, kafka: Any, future: Any, size: int) -> None:
-        """A message of so many bytes was handed to the client `kafka`, which has given this future
-        for it."""
+        """Add a message of this size that was passed to the client `kafka`, with its future."""
         size += _MESSAGE_BYTES
         self._waiting.append((index, kafka, future, size, time.monotonic()))
         self._bytes += size
 
     def next_end(self) -> tuple[int, Any, Exception | None]:
-        """Wait for the oldest: its index, its client, and why it was not acknowledged, or None."""
+        """Wait for the oldest message. Returns its index, its client, and its error or None."""
         index, kafka, future, size, sent_at = self._waiting.popleft()
         self._bytes -= size
         try:
@@ -110,7 +108,7 @@ class InFlight:
         return index, kafka, None
 
     def lose(self, error: Exception) -> None:
-        """The broker is away: what is acknowledged by now counts, and nothing is waited for any
-        more."""
+        """Mark the broker as unavailable. Existing acknowledgements count; nothing is waited for
+        any more."""
         self.lost = self.lost or error
         self.deadline = min(self.deadline, time.monotonic())

@@ -1,5 +1,4 @@
-"""TLS: the context that options stand for, and what a failure means: which option or file to
-change."""
+"""Creates TLS contexts from options, and explains TLS failures: which option or file to change."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ FILE_OPTIONS = {
     "keyfile": "ssl_keyfile",
     "crlfile": "ssl_crlfile",
 }
-"""Arguments of Queue and Worker, and what kafka-python calls them."""
+"""Arguments of Queue and Worker, and their names in kafka-python."""
 _NOT_YET_VALID = (9,)
 _EXPIRED = (10,)
 _UNTRUSTED = (2, 7, 18, 19, 20, 21, 24, 26)
@@ -22,20 +21,20 @@ _REVOKED = (23,)
 _NO_LIST = (3, 8)
 _LIST_OUT_OF_DATE = (11, 12)
 _OTHER_NAME = (62, 63, 64)
-"""OpenSSL's numbers for why a certificate is not accepted."""
+"""OpenSSL's error numbers for refused certificates."""
 _OPENSSL_NOISE = re.compile(r"^\[[^\]]*\] |\s*\(_ssl\.c:\d+\)$")
 
 
 def uses_tls(config: Mapping[str, Any]) -> bool:
-    """Whether a client with these options talks TLS."""
+    """Whether a client with these options uses TLS."""
     return config.get("security_protocol") in ("SSL", "SASL_SSL")
 
 
 def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
-    """The context that these options of a client stand for.
+    """Create the TLS context for a client's options.
 
     Raises:
-        ValueError: a file does not hold what it should; the message names it.
+        ValueError: a file is invalid; the message names it.
     """
     if config.get("ssl_context") is not None:
         given: ssl.SSLContext = config["ssl_context"]
@@ -52,8 +51,8 @@ def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_default_certs()
         loading = f"certfile={certfile!r}, keyfile={keyfile!r}"
         if certfile:
-            # A password, though an empty one: without any OpenSSL would ask for it on the terminal,
-            # and wait.
+            # Pass a password even if it is empty. Without one, OpenSSL would ask for it in the
+            # terminal and wait.
             context.load_cert_chain(certfile, keyfile, config.get("ssl_password") or "")
         loading = f"crlfile={crlfile!r}"
         if crlfile:
@@ -62,7 +61,7 @@ def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
     except OSError as error:
         told = _without_noise(error)
         hint = (
-            ". A key that is encrypted needs kafka={'ssl_password': ...}"
+            ". An encrypted key needs kafka={'ssl_password': ...}"
             if "PEM lib" in told or "decrypt" in told
             else ""
         )
@@ -71,8 +70,8 @@ def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
 
 
 class ContextFromFiles(ssl.SSLContext):
-    """Reads its files anew for each connection: lists and certificates are replaced while workers
-    run."""
+    """Reads its files again for each connection, because certificates and revocation lists are
+    replaced while workers run."""
 
     def __new__(cls, config: Mapping[str, Any]) -> ContextFromFiles:
         return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
@@ -81,12 +80,12 @@ class ContextFromFiles(ssl.SSLContext):
         self._config = config
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """As every context's."""
+        """As in any SSLContext."""
         return tls_context(self._config).wrap_socket(*args, **kwargs)
 
 
 def explained(address: str, error: OSError, options: Mapping[str, Any]) -> tuple[str, bool]:
-    """What failed and what to change, and whether that is certain; `options` are those of a
+    """Explain what failed and what to change, and whether that is certain. `options` are those of a
     kafka-python client."""
     if isinstance(error, ssl.SSLCertVerificationError):
         change = _for_certificate(error.verify_code, options)
@@ -98,7 +97,7 @@ def explained(address: str, error: OSError, options: Mapping[str, Any]) -> tuple
 
 
 def closed(address: str, options: Mapping[str, Any]) -> tuple[str, bool]:
-    """The same for a connection that was closed without a reason."""
+    """Like `explained`, for a connection that was closed without a reason."""
     own = (
         "is one that the broker accepts"
         if options.get("ssl_certfile")
@@ -106,8 +105,8 @@ def closed(address: str, options: Mapping[str, Any]) -> tuple[str, bool]:
     )
     return (
         (
-            f"TLS with {address} fails: it closes the connection. Check that the port is a TLS"
-            f" listener's, and that certfile {own}"
+            f"TLS with {address} fails: it closes the connection. Check that the port belongs to a"
+            f" TLS listener, and that certfile {own}"
         ),
         False,
     )
@@ -128,17 +127,18 @@ def _for_certificate(code: int, options: Mapping[str, Any]) -> str:
             " renewed"
         ),
         _UNTRUSTED: (
-            f"Give as cafile the certificate of the authority that signed the broker's; {cafile}"
-            " is not"
+            f"{cafile} does not contain the authority that signed the broker's certificate: set"
+            " cafile to that authority's certificate"
         ),
         _REVOKED: f"{crlfile} revokes the broker's certificate: the broker needs a new one",
         _NO_LIST: (
-            f"{crlfile} holds no list of the authority that signed the broker's certificate: add it"
+            f"{crlfile} has no revocation list of the authority that signed the broker's"
+            " certificate: add that list"
         ),
-        _LIST_OUT_OF_DATE: f"{crlfile} is out of date: fetch the authority's present one",
+        _LIST_OUT_OF_DATE: f"{crlfile} is out of date: download the authority's current list",
         _OTHER_NAME: (
-            "Give in hosts a name that the broker's certificate is made for, or have it made for"
-            " this name too"
+            "Use a name in hosts that the broker's certificate is valid for, or add this name to"
+            " the certificate"
         ),
     }
     return next(
@@ -150,14 +150,13 @@ def _for_certificate(code: int, options: Mapping[str, Any]) -> str:
 def _for_alert(reason: str, options: Mapping[str, Any]) -> str:
     if "PROTOCOL_VERSION" in reason:
         return (
-            "The broker does not speak TLS 1.2 or newer: it must be set up to"
-            " (ssl.enabled.protocols)"
+            "The broker does not support TLS 1.2 or newer: enable it there (ssl.enabled.protocols)"
         )
     if not options.get("ssl_certfile") and not _has_context(options):
-        return "The broker asks for a certificate of the client: give certfile and keyfile"
+        return "The broker requires a client certificate: set certfile and keyfile"
     return (
-        f"The broker does not accept {_shown(options, 'certfile')}: it may have expired, be"
-        " revoked, or be of an authority that the broker does not trust"
+        f"The broker does not accept {_shown(options, 'certfile')}: it may have expired, it may be"
+        " revoked, or the broker does not trust its authority"
     )
 
 
@@ -173,5 +172,5 @@ def _shown(options: Mapping[str, Any], name: str) -> str:
 
 
 def _has_context(options: Mapping[str, Any]) -> bool:
-    """Whether the user has made a context, in place of naming files."""
+    """Whether the user passed a context instead of files."""
     return not isinstance(options.get("ssl_context"), (ContextFromFiles, type(None)))

@@ -1,9 +1,9 @@
-"""Everything of kafka-python that its documentation does not promise, gathered here and checked
-before a client is made.
+"""All undocumented parts of kafka-python that embedkq uses. They are checked before a client is
+created.
 
-No file outside this folder touches a name of kafka-python that begins with an underscore, or
-imports from a module of it that is not documented (tests/test_architecture.py). Before the bound in
-setup.cfg is raised, this folder is what has to be read again.
+No file outside this folder uses a private name of kafka-python, or imports an undocumented module
+of it (tests/test_architecture.py). Review this folder before you raise the upper bound in
+setup.cfg.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ _FETCH_WHILE_JOINING_MILLISECONDS = 100
 
 
 class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
-    """A member of a group that can put off the next rebalance, which its group waits for as long as
+    """A group member that can postpone the next rebalance. Its group waits for it for up to
     `max_poll_interval_ms`."""
 
     postponed = 0
-    """How many there are that it has to wait for."""
+    """The number of coroutines that the rebalance waits for."""
 
     def need_rejoin(self) -> bool:
-        # An expelled member has nothing left to wait for.
+        # An expelled member need not wait.
         return bool(super().need_rejoin()) and (not self.postponed or self._generation.is_lost())
 
 
 class _Subscriptions(SubscriptionState):  # type: ignore[misc]
-    """What is assigned, remembering where kafka-python has begun anew: there, and nowhere else,
-    records may be gone that nobody read."""
+    """The assigned partitions. Remembers those whose offset kafka-python has reset: only they can
+    have lost unread records."""
 
     out_of_range: set[Any]
 
@@ -82,16 +82,16 @@ class _Subscriptions(SubscriptionState):  # type: ignore[misc]
 
 
 class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
-    """A KafkaConsumer that embedkq can steer. Its `poll` returns `FetchedRecord`s.
+    """A KafkaConsumer with the control that embedkq needs. Its `poll` returns `FetchedRecord`s.
 
     Raises:
-        EmbedkqError: this version of kafka-python is not one that embedkq can work with.
+        EmbedkqError: embedkq does not support this version of kafka-python.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Second ones would register the same metrics again, and listen to the cluster beside the
-        # first.
+        # Change the classes of the existing objects: new objects would register the same metrics
+        # again, and would listen to the cluster beside the first ones.
         self._fetcher.__class__ = MendedFetcher
         self._fetcher.mend()
         self._coordinator.__class__ = _Coordinator
@@ -99,8 +99,8 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         self._subscription.out_of_range = set()
 
     def poll(self, *args: Any, **options: Any) -> Any:
-        """As of a KafkaConsumer, also while the group waits for another member: then records of the
-        partitions that stay are fetched."""
+        """Like KafkaConsumer.poll, but also fetches records of the remaining partitions while the
+        group waits for another member."""
         records = super().poll(*args, **options)
         if (
             not records
@@ -113,10 +113,10 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         return records
 
     def rejoin_after(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Run a coroutine function on the I/O thread, and take part in no further rebalance until
-        it has ended. I/O thread.
+        """Run a coroutine function on the I/O thread, and join no further rebalance until it has
+        ended. I/O thread.
 
-        A listener that awaits it instead would have `poll` return nothing meanwhile.
+        If a listener awaited the coroutine instead, `poll` would return nothing meanwhile.
         """
         coordinator = self._coordinator
         coordinator.postponed += 1
@@ -127,15 +127,15 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         self._manager.call_soon(function, *args).add_both(ended)
 
     def bound_fetches(self, milliseconds: int) -> None:
-        """From the next fetch on a broker that has no record waits so long for one before it
-        answers. The thread that polls."""
+        """Set how long a broker without records waits before it answers a fetch, from the next
+        fetch on. The polling thread."""
         self._fetcher.config["fetch_max_wait_ms"] = milliseconds
 
     def partitions_if_known(self, topic: str) -> set[int]:
-        """Partitions of a topic that is subscribed to; none as long as the cluster has not told,
-        which is asked again. Never blocks.
+        """The partitions of a subscribed topic. Empty while they are unknown; then requests new
+        metadata. Never blocks.
 
-        `partitions_for_topic` asks for all topics of the cluster instead, which may be thousands.
+        `partitions_for_topic` would request all topics of the cluster, possibly thousands.
         """
         known: set[int] | None = self._cluster.partitions_for_topic(topic)
         if not known:
@@ -143,15 +143,15 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         return known or set()
 
     def look_for_topics(self) -> None:
-        """Ask the cluster soon which topics there are; nothing waits for it. Any thread."""
+        """Request new metadata, without waiting for it. Any thread."""
         self._cluster.request_update()
 
     def with_leader(self, partitions: list[Any]) -> list[Any]:
-        """Those of the partitions whose leader is known; the cluster is asked for the others. Any
+        """The partitions with a known leader. Requests new metadata if there are others. Any
         thread; never blocks.
 
-        kafka-python asks nobody for the ends of a partition without a leader, waits where all that
-        it is asked for are of that kind, and where only some are raises a KeyError (seen after a
+        kafka-python cannot request the end of a partition without a leader. If all requested
+        partitions have none, it waits; if only some have none, it raises a KeyError (seen after a
         topic was created again with fewer partitions).
         """
         led = [
@@ -164,11 +164,10 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         return led
 
     def progress_of(self, topic_partition: Any) -> tuple[int | None, int | None]:
-        """Offset that is fetched next, and the end that the last fetch told; None for what is not
-        known, or not assigned. Any thread.
+        """The next offset to fetch, and the end offset that the last fetch reported; None if
+        unknown or not assigned. Any thread.
 
-        `position` of a KafkaConsumer goes through all its partitions at each call, whatever the one
-        that it is asked for.
+        KafkaConsumer.position iterates over all partitions at each call.
         """
         state = self._subscription.assignment.get(topic_partition)
         position = None if state is None else state.position
@@ -178,8 +177,7 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         )
 
     def held(self) -> dict[int, Held]:
-        """Partitions of which nothing can be read for the moment, and why. The thread that
-        polls."""
+        """The held partitions and the reasons. The polling thread."""
         fetcher = self._fetcher
         return (
             {place.partition: held for place, held in fetcher.holds.at(fetcher.positions()).items()}
@@ -188,11 +186,11 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         )
 
     def find_topic(self, topic: str) -> Any:
-        """Ask for a topic by its name, without creating it; the future of a pair. Any thread.
+        """Request a topic by name, without creating it. Returns a future. Any thread.
 
-        The pair: the topic's id (a UUID, of nothing but zeros if there is none) and how many
-        partitions the topic has; None if there is no such topic. kafka-python keeps the ids of its
-        own look-ups too, but makes those only every five minutes.
+        Its result is the topic's id (a UUID; all zeros if the broker has no ids) and its number of
+        partitions, or None if the topic does not exist. kafka-python has topic ids too, but
+        refreshes them only every five minutes.
         """
         return self._manager.call_soon(self._find_topic, topic)
 
@@ -207,17 +205,18 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
         return None
 
     def committed_of(self, partitions: list[Any], milliseconds: int) -> Any:
-        """What the group has committed, by partition, in one request: `committed` asks for one. The
-        thread that polls."""
+        """The group's commits, by partition, in a single request. `committed` handles only one
+        partition. The polling thread."""
         return self._coordinator.fetch_committed_offsets(partitions, timeout_ms=milliseconds)
 
     def wait_for(self, future: Any, milliseconds: int) -> Any:
-        """The result of a future of this client's. Raises as it does, and KafkaTimeoutError."""
+        """Wait for a future of this client and return its result. Raises its exception, or
+        KafkaTimeoutError."""
         return self._net.run(self._manager.wait_for, future, milliseconds)
 
     def high_watermarks(self, partitions: list[Any], milliseconds: int) -> Any:
-        """Offsets behind the last records, those of open transactions included, which `end_offsets`
-        leaves out. The thread that polls."""
+        """The offsets behind the last records, including those of open transactions, which
+        `end_offsets` excludes. The polling thread."""
         level = self._fetcher._isolation_level
         self._fetcher._isolation_level = IsolationLevel.READ_UNCOMMITTED
         try:
@@ -226,85 +225,83 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
             self._fetcher._isolation_level = level
 
     def was_out_of_range(self, partition: Any) -> bool:
-        """Whether Kafka did not have the offset that was fetched next, so that the client went on
-        where the log begins. Any thread."""
+        """Whether the next offset was out of range, so that the client continued at the log's
+        start. Any thread."""
         return partition in self._subscription.out_of_range
 
     def range_is_known(self, partition: Any) -> None:
-        """Where the log begins was looked at: forget that an offset was out of range. Any
-        thread."""
+        """Clear the out-of-range flag, after the log's start was checked. Any thread."""
         self._subscription.out_of_range.discard(partition)
 
-    def seek_anew(self, partition: Any, offset: int) -> None:
-        """Seek, and take nothing that was fetched before, which may be of a log that is gone. The
-        thread that polls."""
+    def seek_and_discard(self, partition: Any, offset: int) -> None:
+        """Seek, and discard records that were fetched before, which may come from a deleted log.
+        The polling thread."""
         self._fetcher.discard(partition)
         self.range_is_known(partition)
         self.seek(partition, offset)
 
     async def within(self, future: Any, seconds: float) -> Any:
-        """The result of a future of this client's, on its I/O thread. Raises as it does, and
-        KafkaTimeoutError after so many seconds."""
+        """Await a future of this client for up to `seconds`. Raises its exception, or
+        KafkaTimeoutError. I/O thread."""
         return await self._manager.wait_for(future, max(1, int(seconds * 1000)))
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep on the client's I/O thread, where heartbeats go on meanwhile."""
+        """Sleep on the client's I/O thread. Heartbeats continue."""
         await self._net.sleep(seconds)
 
     def descriptors_beside_selector(self) -> list[Any]:
-        """Sockets of the client that its selector was never given. Any thread."""
+        """The client's sockets that are not registered with its selector. Any thread."""
         return _wakeup_sockets(self)
 
 
 class Producer(Checked, KafkaProducer):  # type: ignore[misc]
-    """A KafkaProducer that can be ended, and says when it is of no use any more.
+    """A KafkaProducer that can be abandoned, and reports when it is unusable.
 
     Raises:
-        EmbedkqError: this version of kafka-python is not one that embedkq can work with.
+        EmbedkqError: embedkq does not support this version of kafka-python.
     """
 
     def is_spent(self) -> bool:
-        """Whether the client gives up all that it is handed from now on. Any thread."""
+        """Whether the client will fail all further messages. Any thread."""
         return self._transaction_manager is not None and bool(
             self._transaction_manager.has_fatal_error()
         )
 
     def abandon(self) -> None:
-        """End the client's thread after a `close` that came to the end of its time, which leaves it
-        running. Any thread."""
+        """Stop the client's thread after a `close` that timed out, which leaves the thread running.
+        Any thread."""
         self._sender.force_close()
-        self._closed = True  # else it would try to close once more when it is collected
+        self._closed = True  # otherwise it tries to close again when it is garbage-collected
 
     def descriptors_beside_selector(self) -> list[Any]:
-        """Sockets of the client that its selector was never given. Any thread."""
+        """The client's sockets that are not registered with its selector. Any thread."""
         return _wakeup_sockets(self._sender._client)
 
 
 class Admin(Checked, KafkaAdminClient):  # type: ignore[misc]
-    """A KafkaAdminClient that leaves nothing behind where nobody answers.
+    """A KafkaAdminClient that cleans up if no broker answers.
 
     Raises:
-        EmbedkqError: this version of kafka-python is not one that embedkq can work with.
+        EmbedkqError: embedkq does not support this version of kafka-python.
     """
 
     def __init__(self, **options: Any) -> None:
         try:
             super().__init__(**options)
         except BaseException:
-            # kafka-python leaves its I/O thread running when nobody answers.
+            # kafka-python leaves its I/O thread running if no broker answers.
             if hasattr(self, "_net"):
                 self._closed = False
                 self.close()
             raise
 
     def _process_acl_operations(self, obj: dict[str, Any]) -> dict[str, Any]:
-        # Nobody asks for them here, and Tansu sends numbers that kafka-python does not know and
-        # raises for.
+        # embedkq does not use them, and Tansu sends numbers for which kafka-python raises.
         return obj
 
 
 def _wakeup_sockets(client: Any) -> list[Any]:
-    """The writing end with which a client's selector is woken: the one end that no selector
-    sees."""
+    """The writing end of the socket pair that wakes a client's selector. It is not registered with
+    the selector."""
     wakeup = getattr(getattr(client, "_net", None), "_wakeup_w", None)
     return [] if wakeup is None else [wakeup]

@@ -1,5 +1,5 @@
-"""What a consumer of kafka-python fetches with, mended: what is wrong with one partition, or one
-record, concerns nothing else."""
+"""A repaired fetcher for kafka-python's consumer: a fault in one partition or one record does not
+affect others."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ _CODECS = {
     3: ("lz4", "lz4.frame", "lz4"),
     4: ("zstd", "zstandard", "zstandard"),
 }
-"""By its number in a batch: the codec's name, the module that kafka-python wants for it, and the
-package that has it."""
+"""For each codec number in a batch: the codec's name, the module that kafka-python imports, and its
+package."""
 _OF_ALL = (
     kafka_errors.AuthorizationError,
     kafka_errors.OffsetOutOfRangeError,
     kafka_errors.UnsupportedVersionError,
 )
-"""Errors of one partition that the consumer as a whole has to know of."""
+"""Errors of one partition that concern the whole consumer."""
 
 
 class MendedFetcher(Fetcher):  # type: ignore[misc]
-    """A fetcher that becomes one of these after it was made.
+    """A fetcher. An existing fetcher gets this class after its construction.
 
-    kafka-python 3.0.12 raises what is wrong with one partition from `poll`, for all of them, and
-    goes round without an end where the same poll brings more.
+    In kafka-python 3.0.12, `poll` raises an error of one partition for all of them, and loops
+    forever if the same poll returns more records.
     """
 
     _next_partition_records: Any
 
     def mend(self) -> None:
-        """Begin, as if it had been made as one of these."""
+        """Initialize the attributes of this class."""
         self.holds = Holds()
         self.PartitionRecords = functools.partial(_PartitionRecords, self)
 
     def positions(self) -> dict[Any, int | None]:
-        """Offset that is fetched next, by partition that is assigned; None if it is not known."""
+        """The next offset to fetch, by assigned partition; None if unknown."""
         states = dict(self._subscriptions.assignment)
         return {
             partition: None if state.position is None else state.position.offset
@@ -72,25 +72,25 @@ class MendedFetcher(Fetcher):  # type: ignore[misc]
             return super()._parse_fetched_data(completed_fetch)
         except _OF_ALL:
             raise
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is about this partition)
+        except Exception as error:  # noqa: BLE001  (any error concerns only this partition)
             told = error
             if isinstance(error, kafka_errors.BrokerResponseError):
-                told = CannotRead(f"are not given out by the broker: {type(error).__name__}")
+                told = CannotRead(f"are not returned by the broker: {type(error).__name__}")
             self.holds.hold(completed_fetch.topic_partition, completed_fetch.fetched_offset, told)
             return None
 
     def beginning_or_end_offset(self, *args: Any, **options: Any) -> Any:
-        """As of kafka-python, which raises a KeyError where the leader of one of several partitions
-        is not known for the moment."""
+        """As in kafka-python, which raises a KeyError if one of several partitions has no known
+        leader."""
         try:
             return super().beginning_or_end_offset(*args, **options)
         except KeyError as error:
             raise kafka_errors.LeaderNotAvailableError(
-                f"{error.args[0]} has no leader for the moment"
+                f"{error.args[0]} has no leader at the moment"
             ) from error
 
     def discard(self, partition: Any) -> None:
-        """Throw away what was fetched of a partition and not returned yet."""
+        """Discard the fetched records of a partition that were not returned yet."""
         for completed in list(self._completed_fetches):
             if completed.topic_partition == partition:
                 self._completed_fetches.remove(completed)
@@ -103,18 +103,18 @@ class MendedFetcher(Fetcher):  # type: ignore[misc]
         self._paused_partition_records.pop(partition, None)
 
     def fetched_records(self, *args: Any, **kwargs: Any) -> Any:
-        """As of kafka-python, and taking up what was laid aside of a partition that was paused."""
-        # kafka-python 3.0.12 lays the rest of what it had fetched of a paused partition aside, and
-        # takes it up again only while it has no records of another in hand. It does not see that
-        # those which it has are used up: then the partition, though resumed, is never polled again
-        # (seen).
+        """As in kafka-python, and also returns records that were set aside when a partition was
+        paused."""
+        # kafka-python 3.0.12 sets the remaining records of a paused partition aside, and returns to
+        # them only while it has no current records of another partition. It does not notice that
+        # its current records are used up, so the resumed partition is never polled again (seen).
         if not self._next_partition_records:
             self._next_partition_records = None
         return super().fetched_records(*args, **kwargs)
 
 
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """What one fetch brought of a partition; see `record_reader`. The thread that polls."""
+    """The fetched records of a partition; see `record_reader`. The polling thread."""
 
     next_fetch_offset: int
     leader_epoch: int
@@ -128,7 +128,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     def take(self, n: int | None = None) -> list[FetchedRecord]:
         try:
             records: list[FetchedRecord] = super().take(n)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is about this partition)
+        except Exception as error:  # noqa: BLE001  (any error concerns only this partition)
             self._fetcher.holds.hold(self.topic_partition, self.next_fetch_offset, error)
             self.drain()
             return []
@@ -165,11 +165,11 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
 
 
 def _require_codec(kind: int) -> str:
-    """Name of a codec whose library is here. One that was installed since the process began is
-    loaded; raises CannotRead."""
+    """The name of a codec whose library is available. Loads a library that was installed after the
+    process started. Raises CannotRead."""
     if kind not in _CODECS:
         raise CannotRead(
-            f"are compressed with codec {kind}, which kafka-python {kafka_version} does not know"
+            f"are compressed with codec {kind}, which kafka-python {kafka_version} does not support"
         )
     name, module, package = _CODECS[kind]
     has = f"has_{name}"
@@ -184,11 +184,11 @@ def _require_codec(kind: int) -> str:
                 )
     except Exception as error:
         raise CannotRead(
-            f"are compressed with {name}, whose library does not load: {error!r}"
+            f"are compressed with {name}, whose library cannot be loaded: {error!r}"
         ) from error
     if not getattr(codec, has)():
         raise CannotRead(
-            f"are compressed with {name}, for which a package is missing here: pip install"
+            f"are compressed with {name}, which needs a package that is missing here: pip install"
             f" {package}"
         )
     return name

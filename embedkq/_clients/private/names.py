@@ -1,5 +1,4 @@
-"""Which names of kafka-python are used that its documentation does not promise, and whether they
-are there. Any thread."""
+"""Lists and checks the undocumented names of kafka-python that embedkq uses. Any thread."""
 
 from __future__ import annotations
 
@@ -9,15 +8,13 @@ from typing import Any
 from embedkq.errors import EmbedkqError
 
 TESTED_WITH = "3.0.12"
-"""The version whose source this file was written after. setup.cfg takes the patch releases that
-follow it."""
+"""The version that this file was written for. setup.cfg also accepts later patch releases."""
 
 
 def _sentence(missing: str, version: str) -> str:
     return (
-        f"kafka-python {version} does not have everything that embedkq needs ({missing}): install a"
-        " version that embedkq was tested with, pip install"
-        f" 'kafka-python[crc32c]>={TESTED_WITH},<3.1'"
+        f"kafka-python {version} lacks something that embedkq needs ({missing}): install a version"
+        f" that embedkq was tested with, pip install 'kafka-python[crc32c]>={TESTED_WITH},<3.1'"
     )
 
 
@@ -126,37 +123,37 @@ NEEDED: dict[type, tuple[str, ...]] = {
     KafkaAdminClient: ("_closed", "_net", "_process_acl_operations"),
     TaggedFields: ("decode_empty",),
 }
-"""The names that are used here, by the class that has them. Subclasses here rely on them too."""
+"""The names that this folder uses, by class. Its subclasses rely on them too."""
 
 
 def check() -> None:
-    """See that all names are there that this file uses. Takes some 10 us; called before each client
-    is made. Any thread.
+    """Check that all names exist. Takes about 10 us; called before each client is created. Any
+    thread.
 
     Raises:
-        EmbedkqError: one is gone; the message names it, the version that is installed and what to
-            install.
+        EmbedkqError: a name is missing. The message has the name, the installed version, and what
+            to install.
     """
     for owner, names in NEEDED.items():
         for name in names:
             if not hasattr(owner, name) and name not in _set_by_constructor(owner):
                 raise EmbedkqError(
                     _sentence(
-                        f"{owner.__module__}.{owner.__qualname__}.{name} is gone", kafka_version
+                        f"{owner.__module__}.{owner.__qualname__}.{name} is missing", kafka_version
                     )
                 )
 
 
 def _set_by_constructor(owner: type) -> tuple[str, ...]:
-    """Names that the constructor of a class mentions: attributes of instances are among them, of
-    which the class itself knows nothing."""
+    """Names that occur in the constructor of a class. They include instance attributes, which the
+    class itself does not have."""
     code = getattr(inspect.unwrap(owner.__init__), "__code__", None)  # type: ignore[misc]
     return () if code is None else code.co_names
 
 
 class Checked:
-    """A client that is not even made where a name is gone: a half-made one of kafka-python fails
-    once more when it is collected."""
+    """Checks the names before a client is created, because a half-constructed client of
+    kafka-python fails again when it is garbage-collected."""
 
     def __new__(cls, **options: Any) -> Any:
         check()
@@ -165,11 +162,11 @@ class Checked:
 
 def _read_no_tagged_fields(cls: type, data: Any) -> None:
     if UnsignedVarInt32.decode(data) != 0:
-        raise ValueError("a response of Kafka has tagged fields where its version knows of none")
+        raise ValueError("a response of Kafka has tagged fields, which its version does not allow")
 
 
 if not __debug__:
-    # kafka-python 3.0.12 reads this byte inside an `assert`, which `python -O` leaves out: every
-    # answer of a broker would be read shifted by one byte, and nothing connects. It is the only one
-    # of its asserts that does something.
+    # kafka-python 3.0.12 reads this byte inside an `assert`, which `python -O` removes. Then every
+    # answer of a broker would be read shifted by one byte, and nothing could connect. It is the
+    # only assert of kafka-python with a side effect.
     TaggedFields.decode_empty = classmethod(_read_no_tagged_fields)

@@ -88,7 +88,7 @@ class LogWatch:
             logger.warning("%s", start.warning)
         elif first is not None and first >= start.position and not was_read:
             return True
-        client.seek_anew(partition, start.position)
+        client.seek_and_discard(partition, start.position)
         return False
 
     def is_sound(self, client: ConsumerClient, partition: int, first: int, position: int) -> bool:
