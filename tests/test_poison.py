@@ -375,7 +375,7 @@ def test_nothing_is_waited_for_where_nothing_begins() -> None:
     made.assignment.add(frozenset((0, 1)))
     made.assignment.fresh.clear()
     for partition, offset in ((0, 7), (1, 3)):
-        made._logs._starts.begun(partition, Start(offset, "", offset))
+        made._logs._starts.started(partition, Start(offset, "", offset))
     job = Polled(3)
     job.headers = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)  # type: ignore[assignment]
     for partition, record in ((0, Polled(7)), (1, job)):

@@ -303,7 +303,7 @@ def start_of(
     starts = PartitionStarts("t", latest)
     if known is not None:
         first = starts.find(0, None, Log(0, 0, known[0]))
-        starts.begun(0, first)
+        starts.started(0, first)
         starts.reached(0, known[1])
     return starts.find(0, committed, log)
 

@@ -62,7 +62,7 @@ def test_a_worker_whose_topic_is_gone_is_unhealthy_until_it_is_there_again(
     assert sorted(result[0][0] for result in recorder.results) == [1, *range(100, 120)]
     told = [record for record in caplog.records if "does not exist" in record.getMessage()]
     assert [(record.levelname, record.getMessage()) for record in told] == [
-        ("WARNING", f"Nothing can be taken: {reason}.")
+        ("WARNING", f"Cannot fetch jobs: {reason}.")
     ]
     assert caplog.messages.count("Topic goes exists.") == 1 and "does not answer" not in caplog.text
 

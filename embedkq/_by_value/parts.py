@@ -55,8 +55,8 @@ def variables_of(function: types.FunctionType, with_notes: bool) -> dict[str, An
         with_notes: include variables that occur in string annotations.
     """
     names = _read_in(function.__code__)
-    told = [note for note in function.__annotations__.values() if isinstance(note, str)]
-    names = names.union(*map(_NAME.findall, told)) if told and with_notes else names
+    notes = [note for note in function.__annotations__.values() if isinstance(note, str)]
+    names = names.union(*map(_NAME.findall, notes)) if notes and with_notes else names
     own = function.__globals__
     return {
         name: own[name]
@@ -105,17 +105,17 @@ def attributes_of(function: types.FunctionType, with_notes: bool) -> dict[str, A
     Args:
         with_notes: keep annotations unchanged. Otherwise replace them by their names.
     """
-    told = {name: value for name in _ATTRIBUTES if (value := getattr(function, name, None))}
-    if not with_notes and "__annotations__" in told:
-        told["__annotations__"] = {
+    attributes = {name: value for name in _ATTRIBUTES if (value := getattr(function, name, None))}
+    if not with_notes and "__annotations__" in attributes:
+        attributes["__annotations__"] = {
             name: note if isinstance(note, str) else name_of(note)
-            for name, note in told["__annotations__"].items()
+            for name, note in attributes["__annotations__"].items()
         }
     return {
         "__module__": function.__module__,
         "__qualname__": function.__qualname__,
         "__doc__": function.__doc__,
-        **told,
+        **attributes,
         **vars(function),
     }
 

@@ -76,7 +76,7 @@ class _UnpicklerOfChild(pickle.Unpickler):
         return _take_rebuilt if found is own_or_rebuilt else found
 
 
-def _take_rebuilt(qualname: str, told: str, rebuilt: Any) -> Any:
+def _take_rebuilt(qualname: str, digest: str, rebuilt: Any) -> Any:
     return rebuilt
 
 

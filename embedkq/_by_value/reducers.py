@@ -135,9 +135,9 @@ def _by_name_or(reducer: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _reduced_type_variable(variable: Any) -> Any:
-    told = ("bound", "covariant", "contravariant", "infer_variance")
+    names = ("bound", "covariant", "contravariant", "infer_variance")
     options = {
-        option: value for option in told if (value := getattr(variable, f"__{option}__", None))
+        option: value for option in names if (value := getattr(variable, f"__{option}__", None))
     }
     if hasattr(variable, "has_default") and variable.has_default():  # Python 3.13
         options["default"] = variable.__default__

@@ -187,9 +187,9 @@ def _content_of(record: logging.LogRecord) -> bytes:
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    told = record.exc_text
-    if not told and record.exc_info and record.exc_info[1] is not None:
-        told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+    text = record.exc_text
+    if not text and record.exc_info and record.exc_info[1] is not None:
+        text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
     return {
         "name": record.name,
         "levelno": record.levelno,
@@ -204,6 +204,6 @@ def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
         "process": record.process,
         "processName": record.processName,
         "threadName": record.threadName,
-        "exc_text": told,
+        "exc_text": text,
         "stack_info": record.stack_info,
     }

@@ -165,7 +165,7 @@ class Runner:
         began = time.monotonic_ns()
         page.write(number, Phase.DECODING, began)
         try:
-            told, (function, args, kwargs) = (
+            limit_and_id, (function, args, kwargs) = (
                 _decode_kq(payload) if flags & FROM_KQ else (b"", codec.decode_call(payload))
             )
         except BaseException as error:  # noqa: BLE001  (unpickling may raise anything)
@@ -174,7 +174,7 @@ class Runner:
             page.write(number, Phase.RUNNING, time.monotonic_ns())
             if flags & (ANNOUNCE | FROM_KQ):
                 text = _text_of_call(function, args, kwargs) if flags & ANNOUNCE else ""
-                self._reply(BEGUN, number, told + text.encode("utf-8", "backslashreplace"))
+                self._reply(BEGUN, number, limit_and_id + text.encode("utf-8", "backslashreplace"))
             outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
         if os.getpid() != self._pid:
             process.leave(
@@ -305,15 +305,15 @@ def not_loaded(error: BaseException, payload: bytes | memoryview | None = None) 
         payload: used to distinguish a damaged payload from one that another host may load; None if
             it was not read.
     """
-    told = (
+    decode_error = (
         error
         if isinstance(error, DecodeError)
         else DecodeError(f"the payload cannot be unpickled: {_kind_and_message_of(error)}")
     )
     damaged = payload is not None and (
-        (error is told and error.__cause__ is None) or not codec.is_pickle(payload)
+        (error is decode_error and error.__cause__ is None) or not codec.is_pickle(payload)
     )
-    return failure(told, error.__cause__ or error)._replace(
+    return failure(decode_error, error.__cause__ or error)._replace(
         status="malformed" if damaged else "undecodable"
     )
 

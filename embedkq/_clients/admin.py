@@ -176,8 +176,8 @@ class Inspector:
         it. Raises as `describe`."""
         with explaining(Asked(self.hosts, "DESCRIBE", topic)):
             asked = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
-            told = self._admin.describe_configs([asked], config_filter="all")
-        for of_type in told.values():
+            configs = self._admin.describe_configs([asked], config_filter="all")
+        for of_type in configs.values():
             found = of_type.get(topic, {}).get("max.message.bytes")
             if found:
                 return int(found["value"])
@@ -290,8 +290,8 @@ def _rows_of(
 
 
 def _mark_of(found: Mapping[str, Any]) -> TopicMark:
-    told = found.get("topic_id")  # brokers before Kafka 2.8 have no topic ids
-    return TopicMark.of(None if told is None else UUID(str(told)), len(found["partitions"]))
+    topic_id = found.get("topic_id")  # brokers before Kafka 2.8 have no topic ids
+    return TopicMark.of(None if topic_id is None else UUID(str(topic_id)), len(found["partitions"]))
 
 
 def _members_of(described: Mapping[str, Any]) -> tuple[MemberInfo, ...]:

@@ -68,13 +68,13 @@ def explained(error: BaseException, asked: Asked) -> BaseException:
     are returned unchanged."""
     if not isinstance(error, kafka_errors.KafkaError):
         return error
-    told: EmbedkqError | None = refusal(error, asked)
-    if told is None and isinstance(error, AWAY):
-        told = BrokerUnavailable(asked.hosts, f"no answer in time ({type(error).__name__})")
-    if told is None:
-        told = EmbedkqError(f"the broker at {asked.hosts} refuses: {error}")
-    told.__cause__ = error
-    return told
+    result: EmbedkqError | None = refusal(error, asked)
+    if result is None and isinstance(error, AWAY):
+        result = BrokerUnavailable(asked.hosts, f"no answer in time ({type(error).__name__})")
+    if result is None:
+        result = EmbedkqError(f"the broker at {asked.hosts} refuses: {error}")
+    result.__cause__ = error
+    return result
 
 
 @contextmanager
@@ -91,9 +91,9 @@ def refusal(error: BaseException, asked: Asked) -> BrokerRefused | None:
     text = _refusal_of(error, asked)
     if text is None:
         return None
-    told = BrokerRefused(text)
-    told.__cause__ = error
-    return told
+    refused = BrokerRefused(text)
+    refused.__cause__ = error
+    return refused
 
 
 def _refusal_of(error: BaseException, asked: Asked) -> str | None:

@@ -305,25 +305,25 @@ class Producer:
             return error
         refused = refusal(error, Asked(self._hosts, "WRITE", message.topic))
         if isinstance(error, _TOO_LARGE):
-            told: Exception = _too_large(message, None)
+            result: Exception = _too_large(message, None)
         elif refused is not None:
-            told = refused
+            result = refused
         elif isinstance(error, (kafka_errors.KafkaError, OSError)):
             why = (
                 "no metadata of this topic: does it exist?"
                 if "metadata" in str(error)
                 else type(error).__name__
             )
-            told = self._unavailable(message, why, handed_over)
+            result = self._unavailable(message, why, handed_over)
         elif isinstance(error, ValueError) and f"partition {message.partition}" in str(error):
-            told = ValueError(
+            result = ValueError(
                 f"partition={message.partition}: topic {message.topic!r} has no such partition;"
                 " `kq info` shows its partitions"
             )
         else:
             return error
-        told.__cause__ = error
-        return told
+        result.__cause__ = error
+        return result
 
 
 def _too_large(message: Message, limit: int | None) -> JobTooLarge:

@@ -162,8 +162,12 @@ class TopicReader:
             number: Log(log.first, ends.get(TopicPartition(topic, number), log.end), log.topic)
             for number, log in logs.items()
         }
-        told = {number: progress_of(known, now[number]) for number, known in committed.items()}
-        return {number: progress for number, progress in told.items() if progress is not None}
+        all_progress = {
+            number: progress_of(known, now[number]) for number, known in committed.items()
+        }
+        return {
+            number: progress for number, progress in all_progress.items() if progress is not None
+        }
 
     def offsets_at(self, topic: str, partitions: Iterable[int], time: int) -> dict[int, int]:
         """The offset of the first record at this time (Unix milliseconds) or later, by partition.
@@ -186,15 +190,15 @@ class TopicReader:
             BrokerRefused: the user lacks a right.
             BrokerUnavailable: the broker does not answer.
         """
-        told = [
+        commits = [
             (TopicPartition(topic, number), OffsetAndMetadata(*offset, -1))
             for number, offset in offsets.items()
         ]
         with explaining(Asked(self.hosts, "READ", topic, self.group)):
             try:
-                for first in range(0, len(told), _MOST_IN_A_COMMIT):
+                for first in range(0, len(commits), _MOST_IN_A_COMMIT):
                     self._kafka.commit(
-                        dict(told[first : first + _MOST_IN_A_COMMIT]),
+                        dict(commits[first : first + _MOST_IN_A_COMMIT]),
                         timeout_ms=TIMEOUT_MILLISECONDS,
                     )
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:

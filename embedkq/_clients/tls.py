@@ -59,13 +59,13 @@ def tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_verify_locations(crlfile)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except OSError as error:
-        told = _without_noise(error)
+        text = _without_noise(error)
         hint = (
             ". An encrypted key needs kafka={'ssl_password': ...}"
-            if "PEM lib" in told or "decrypt" in told
+            if "PEM lib" in text or "decrypt" in text
             else ""
         )
-        raise ValueError(f"{loading}: {told}{hint}") from error
+        raise ValueError(f"{loading}: {text}{hint}") from error
     return context
 
 

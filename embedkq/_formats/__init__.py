@@ -1,2 +1,2 @@
-"""What embedkq writes into Kafka and reads from there, as bytes and their meaning. No input or
-output; any process, any thread."""
+"""The formats of everything that embedkq writes to Kafka and reads from it. No input or output; any
+process, any thread."""

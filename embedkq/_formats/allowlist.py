@@ -79,6 +79,6 @@ def function_of(payload: bytes) -> str | None:
                 return None if name.startswith(_BY_VALUE) else name
             elif opcode.name not in _QUIET and not (opcode.name == "MARK" and not strings):
                 return None
-    except Exception:  # noqa: BLE001  (whatever it is, it is no pickle)
+    except Exception:  # noqa: BLE001  (anything that raises is not a pickle)
         return None
     return None

@@ -193,7 +193,7 @@ def encode(
     failed jobs restart.
 
     Raises:
-        ValueError: `start` is no offset, or `done` is not as `OffsetRanges` says.
+        ValueError: `start` is not an offset, or `done` is not a valid `OffsetRanges`.
     """
     if notes == NOTHING and not topic.id:
         return offset_map.encode(start, done, limit).text
@@ -201,13 +201,13 @@ def encode(
     text = offset_map.encode(start, done, max(0, limit - len(needed) - 1)).text
     offsets = sorted(notes.attempts)
     while offsets:
-        told = _encode(
+        notes_text = _encode(
             start,
             notes._replace(attempts={offset: notes.attempts[offset] for offset in offsets}),
             topic,
         )
-        if len(text) + 1 + len(told) <= limit:
-            return text + _SEPARATOR + told
+        if len(text) + 1 + len(notes_text) <= limit:
+            return text + _SEPARATOR + notes_text
         offsets = offsets[: len(offsets) // 2]
     return text + _SEPARATOR + needed if len(text) + 1 + len(needed) <= limit else text
 

@@ -62,11 +62,11 @@ class Record(NamedTuple):
     @property
     def size(self) -> int:
         """An upper bound of the record's size in bytes."""
-        told = sum(
+        header_bytes = sum(
             len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD_BYTES
             for name, value in self.headers
         )
-        return len(self.key or b"") + len(self.value or b"") + told
+        return len(self.key or b"") + len(self.value or b"") + header_bytes
 
 
 class DeadLetter(NamedTuple):
@@ -100,7 +100,7 @@ class DeadLetter(NamedTuple):
 
 def as_dead_letter(record: Record, letter: DeadLetter) -> Record:
     """Make a dead letter: the record's key, value and headers, followed by the letter's headers."""
-    told: tuple[str | int, ...] = (
+    values: tuple[str | int, ...] = (
         letter.topic,
         letter.partition,
         letter.offset,
@@ -111,7 +111,7 @@ def as_dead_letter(record: Record, letter: DeadLetter) -> Record:
         letter.host,
         letter.time,
     )
-    headers = [(name, _encoded(text)) for name, text in zip(_NAMES, told, strict=True)]
+    headers = [(name, _encoded(text)) for name, text in zip(_NAMES, values, strict=True)]
     if letter.pointer:
         headers.append((_POINTER, b"1"))
     return Record(

@@ -74,14 +74,14 @@ def headers_of(
 ) -> list[tuple[str, bytes]]:
     """The record headers of a job, from its id, its timestamp in milliseconds, and its own time
     limit in seconds, retries and backoff, if any."""
-    told = f"1;id={job_id};timestamp={timestamp}"
+    value = f"1;id={job_id};timestamp={timestamp}"
     if timeout is not None:
-        told += f";timeout={float(timeout)!r}"
+        value += f";timeout={float(timeout)!r}"
     if retries is not None:
-        told += f";retries={retries}"
+        value += f";retries={retries}"
     if backoff is not None:
-        told += f";backoff={float(backoff)!r}"
-    return [(HEADER, told.encode("ascii"))]
+        value += f";backoff={float(backoff)!r}"
+    return [(HEADER, value.encode("ascii"))]
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Envelope:
@@ -137,7 +137,7 @@ def with_value(
 ) -> list[tuple[str, bytes]]:
     """The headers with another value for embedkq's. A header without a value becomes an empty one,
     because kafka-python cannot send it."""
-    return [(name, value if name == HEADER else told or b"") for name, told in headers]
+    return [(name, value if name == HEADER else other or b"") for name, other in headers]
 
 
 def rounds_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
@@ -157,18 +157,18 @@ def put_back(
     """The headers of a dead letter that is retried: `rounds` is one higher, the timestamp is
     replaced if given (in milliseconds), and the signature, now invalid, is removed. Headers that
     are not a job's stay unchanged."""
-    told = list(headers)
-    value = _value_or_nothing(told)
+    own = list(headers)
+    value = _value_or_nothing(own)
     sound = _SOUND(value)
     if sound is None:
-        return [(name, each or b"") for name, each in told]
+        return [(name, each or b"") for name, each in own]
     fields = dict(zip(FIELDS, sound.groups(), strict=True))
     fields[b"rounds"] = b"%d" % (int(fields[b"rounds"] or 0) + 1)
     fields[b"signature"] = None
     if timestamp is not None:
         fields[b"timestamp"] = b"%d" % timestamp
     return with_value(
-        told,
+        own,
         b";".join(
             [_FORMAT, *(b"%s=%s" % field for field in fields.items() if field[1] is not None)]
         ),

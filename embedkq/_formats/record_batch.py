@@ -139,8 +139,8 @@ def _read(
         name, position = _field(data, position, end)
         if name is None:
             raise ValueError("a header has no name")
-        told, position = _field(data, position, end)
-        headers.append((name_of(name), told))
+        content, position = _field(data, position, end)
+        headers.append((name_of(name), content))
     if position != end:
         raise ValueError(f"its length is wrong by {position - end} bytes")
     timestamp = (

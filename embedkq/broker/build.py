@@ -116,7 +116,7 @@ def _compile(go: str, target: Path, settings: dict[str, str] | None = None) -> N
         "GOWORK": "off",
     }  # a static binary, and no Go workspace of the user's
     logger.info("Building the development broker with %s (once; takes about half a minute) ...", go)
-    begun = time.monotonic()
+    began = time.monotonic()
     process = subprocess.Popen(
         [go, "build", "-v", *FLAGS, "-o", str(target), "."],
         cwd=SOURCES,
@@ -127,20 +127,20 @@ def _compile(go: str, target: Path, settings: dict[str, str] | None = None) -> N
         text=True,
         errors="replace",
     )
-    last = _follow(process, begun)
+    last = _follow(process, began)
     if process.returncode:
         raise BuildFailed(
             f"{go} could not build it: {'; '.join(last) or f'status {process.returncode}'}"
         )
-    logger.info("Built the development broker in %.0f s.", time.monotonic() - begun)
+    logger.info("Built the development broker in %.0f s.", time.monotonic() - began)
 
 
-def _follow(process: subprocess.Popen[str], begun: float) -> list[str]:
+def _follow(process: subprocess.Popen[str], began: float) -> list[str]:
     """Log Go's progress every few seconds until it ends. Returns its last lines that are not
     package names."""
     last: deque[str] = deque(maxlen=_LAST_LINES)
     compiled = 0
-    said = begun
+    said = began
     with process:
         for line in process.stdout or ():
             compiled += re.fullmatch(r"[\w./-]+\n", line) is not None
@@ -148,5 +148,5 @@ def _follow(process: subprocess.Popen[str], begun: float) -> list[str]:
                 last.append(line.strip())
             if time.monotonic() - said > _PROGRESS_SECONDS:
                 said = time.monotonic()
-                logger.info("... %.0f s, %d packages compiled", said - begun, compiled)
+                logger.info("... %.0f s, %d packages compiled", said - began, compiled)
     return list(last)

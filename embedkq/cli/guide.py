@@ -74,7 +74,7 @@ def _shown(text: str) -> str:
     for part in rendered(text):
         console.print(
             part, soft_wrap=isinstance(part, Text) and part.no_wrap is True
-        )  # a line of code is one line, to be copied
+        )  # do not break lines of code, so that they can be copied
     return page.getvalue()
 
 

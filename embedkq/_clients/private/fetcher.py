@@ -73,10 +73,10 @@ class MendedFetcher(Fetcher):  # type: ignore[misc]
         except _OF_ALL:
             raise
         except Exception as error:  # noqa: BLE001  (any error concerns only this partition)
-            told = error
+            reason = error
             if isinstance(error, kafka_errors.BrokerResponseError):
-                told = CannotRead(f"are not returned by the broker: {type(error).__name__}")
-            self.holds.hold(completed_fetch.topic_partition, completed_fetch.fetched_offset, told)
+                reason = CannotRead(f"are not returned by the broker: {type(error).__name__}")
+            self.holds.hold(completed_fetch.topic_partition, completed_fetch.fetched_offset, reason)
             return None
 
     def beginning_or_end_offset(self, *args: Any, **options: Any) -> Any:

@@ -146,8 +146,8 @@ class ConsumerThread:
     # The thread.
 
     def run(self) -> None:
-        """Connect, then turn until stopped; whatever ends it early is told to the worker's
-        thread."""
+        """Connect, then run turns until stopped. An error that ends the thread is sent to the
+        control thread."""
         self._shared.host_cpu.leave_out_this_thread()
         try:
             self._client = self._connect_once_possible()
@@ -311,7 +311,7 @@ class ConsumerThread:
                         partition, epoch, start.offset, start.metadata, start.topic, start.life
                     )
                 )
-                if not self._logs.begun(
+                if not self._logs.started(
                     client, partition, start, records[0].offset if records else None
                 ):
                     records.clear()

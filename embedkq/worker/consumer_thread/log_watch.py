@@ -69,7 +69,7 @@ class LogWatch:
             for number, log in logs.items()
         }
 
-    def begun(
+    def started(
         self, client: ConsumerClient, partition: int, start: Start, first: int | None
     ) -> bool:
         """Record that the partition was started. Returns whether the records fetched from `first`
@@ -78,7 +78,7 @@ class LogWatch:
         kafka-python starts an assigned partition at its committed offset, and without one at the
         oldest record.
         """
-        self._starts.begun(partition, start)
+        self._starts.started(partition, start)
         self._assignment.confirmed.pop(partition, None)
         self._looking = None  # the pending answer may be older than this start
         was_read = partition in self._restarting

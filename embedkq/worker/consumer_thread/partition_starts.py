@@ -142,7 +142,7 @@ class PartitionStarts:
 
     # After the start.
 
-    def begun(self, partition: int, start: Start) -> None:
+    def started(self, partition: int, start: Start) -> None:
         """Record that the partition was started."""
         self._known[partition] = _Known(start.life, start.topic, start.position)
 

@@ -73,7 +73,7 @@ class TopicWatch:
                 f"topic {self.asked.topic!r} does not exist at {self.asked.hosts}{gone}: create"
                 f" the topic. Without it, the worker fails after {_UNKNOWN_SECONDS:g} s"
             )
-            logger.warning("Nothing can be taken: %s.", self.reason)
+            logger.warning("Cannot fetch jobs: %s.", self.reason)
 
     def _refuse_hidden(self, now: float) -> None:
         """Raise if the topic is hidden from this user. A hidden topic looks like a missing one, and

@@ -47,11 +47,11 @@ _OF_CONSUMERS_ONLY = (
 class _Letter:
     """A letter to write, in ever smaller forms if the topic does not accept it."""
 
-    def __init__(self, run: JobRun, told: DeadLetter) -> None:
+    def __init__(self, run: JobRun, letter: DeadLetter) -> None:
         self.run = run
         record = run.record
         self._forms = dead_letter.forms_of(
-            Record(record.key, record.value, list(record.headers)), told
+            Record(record.key, record.value, list(record.headers)), letter
         )
         self.form = next(self._forms)
 
@@ -73,7 +73,7 @@ class _Letter:
             topic,
             b"" if empty else value,
             key,
-            [(name, told or b"") for name, told in headers],
+            [(name, content or b"") for name, content in headers],
             None,
         )
 
@@ -128,7 +128,7 @@ class DeadLetterWriter:
                 f"the record at offset {run.offset} of partition {run.partition} is not dead: only"
                 " dead records are written"
             )
-        told = DeadLetter(
+        letter = DeadLetter(
             self._origin,
             run.partition,
             run.offset,
@@ -148,7 +148,7 @@ class DeadLetterWriter:
         self._load.add(run.partition, run.size)
         self._waiting[run.partition] = self._waiting.get(run.partition, 0) + 1
         self._since.setdefault(run.partition, time.monotonic())
-        self._letters.put(_Letter(run, told))
+        self._letters.put(_Letter(run, letter))
 
     def written(self, runs: list[JobRun]) -> None:
         """Handle a `DeadLettersWritten` message."""
