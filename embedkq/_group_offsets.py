@@ -16,7 +16,7 @@ from embedkq._clients.broker_errors import Asked, no_topic
 from embedkq._clients.reader import TopicReader
 from embedkq._formats import offset_map
 from embedkq._formats.offset_map import OffsetRanges
-from embedkq._formats.partition_progress import Committed, Log, commit_of
+from embedkq._formats.partition_progress import Committed, Log, make_commit
 from embedkq.errors import EmbedkqError
 
 _MOST_NAMED = 5
@@ -143,7 +143,7 @@ class GroupOffsets:
             if is_purge
             else (move.target, ())
         )
-        return commit_of(start, above, self._logs[move.partition].topic)[0]
+        return make_commit(start, above, self._logs[move.partition].topic)[0]
 
     def _progress_in(self, partition: int) -> tuple[int | None, OffsetRanges]:
         progress = self._progress.get(partition)

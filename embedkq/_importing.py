@@ -39,11 +39,11 @@ def import_by(load: Callable[[], T], where: str, doing: str = "importing") -> T:
         return load()
     except (Exception, SystemExit) as error:
         raise ImportFailed(
-            f"{doing} {where!r} failed{_place_of(error)}: {text_of(error)}"
+            f"{doing} {where!r} failed{_place_of(error)}: {first_line(error)}"
         ) from error
 
 
-def text_of(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The error's type and the first line of its message."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}".rstrip(": ")

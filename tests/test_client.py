@@ -10,7 +10,7 @@ from kafka import TopicPartition
 from kafka.errors import LeaderNotAvailableError
 from support import Sender, wait_until
 
-from embedkq._clients.consumer import ConsumerClient, options_of
+from embedkq._clients.consumer import ConsumerClient, all_options
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC
 from embedkq._formats.partition_progress import Log
 from embedkq.worker.between_threads.messages import DrainTarget
@@ -39,7 +39,7 @@ def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(
         hosts,
         topic,
         lambda kafka: None,
-        options_of(hosts=hosts, group=group, job_size=1_000_000, options=options),
+        all_options(hosts=hosts, group=group, job_size=1_000_000, options=options),
     )
     came: list[int] = []
 
@@ -95,7 +95,7 @@ def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(
         hosts,
         topic,
         lambda kafka: None,
-        options_of(hosts=hosts, group=group, job_size=1_000_000, options={}),
+        all_options(hosts=hosts, group=group, job_size=1_000_000, options={}),
     )
     came = {0: 0, 1: 0}
 
@@ -131,7 +131,7 @@ def test_a_partition_without_a_leader_is_left_out_and_the_others_are_told(
         hosts,
         topic,
         lambda kafka: None,
-        options_of(hosts=hosts, group=group, job_size=1_000_000, options={}),
+        all_options(hosts=hosts, group=group, job_size=1_000_000, options={}),
     )
     try:
         wait_until(

@@ -19,8 +19,8 @@ from embedkq._formats.partition_progress import (
     Committed,
     Log,
     PartitionProgress,
-    commit_of,
-    progress_of,
+    make_commit,
+    read_progress,
 )
 
 WRITTEN = json.loads((Path(__file__).parent / "version_38cc483" / "written.json").read_text())
@@ -58,7 +58,7 @@ def test_what_the_old_version_wrote_is_read(text: dict[str, Any]) -> None:
     assert sorted(map(list, noted.attempts.items())) == text["attempts"]
     assert topic == UNKNOWN_TOPIC and noted.hosts == ()
     log = Log(0, 2**60, TopicMark(7, 1))  # of a topic that it knew nothing of
-    assert progress_of(Committed(text["start"], text["text"]), log) == PartitionProgress(
+    assert read_progress(Committed(text["start"], text["text"]), log) == PartitionProgress(
         text["start"], done
     )
 
@@ -118,9 +118,9 @@ def test_what_this_version_writes_the_old_one_reads_and_carries_along(
 
 
 def test_what_a_command_commits_the_workers_of_the_old_version_read() -> None:
-    committed, _ = commit_of(5, ((7, 9), (12, 20)), TopicMark(99, 3))
+    committed, _ = make_commit(5, ((7, 9), (12, 20)), TopicMark(99, 3))
     assert old.decode(*committed)[0] == ((7, 9), (12, 20))
-    assert old.decode(*commit_of(5, (), TopicMark(99, 3))[0])[0] == ()
+    assert old.decode(*make_commit(5, (), TopicMark(99, 3))[0])[0] == ()
 
 
 @given(st.integers(0, 2**50), lengths)

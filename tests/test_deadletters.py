@@ -176,7 +176,7 @@ def test_each_form_is_smaller_and_keeps_what_it_can(
     record: Record, letter: DeadLetter, length: int
 ) -> None:
     letter = letter._replace(pointer=False, traceback="x" * length + "the end")
-    forms = list(dead_letter.forms_of(record, letter))
+    forms = list(dead_letter.shrinking_forms(record, letter))
     told = [dead_letter.read(form.headers) for form in forms]
     assert {
         (each.topic, each.partition, each.offset, each.reason, each.attempts) for each in told

@@ -45,12 +45,12 @@ from embedkq._formats.partition_progress import (
     Committed,
     Log,
     PartitionProgress,
-    commit_of,
-    progress_of,
+    make_commit,
+    read_progress,
 )
 from embedkq._formats.signing import Signer
 from embedkq.dlq import DeadLetters, Selection, resolved
-from embedkq.dlq.letters import letter_of
+from embedkq.dlq.letters import read_letter
 from embedkq.dlq.resolve import drop, resolve
 from embedkq.dlq.resolved import ResolvedLetters
 from embedkq.dlq.retry import Retry, restored
@@ -666,7 +666,7 @@ def test_what_is_signed_is_signed_anew_only_with_a_secret_that_fits(reason: str)
     assert (
         envelope.id == id_of(record)
         and envelope.timestamp >= began
-        and headers.rounds_of(told) == 2
+        and headers.read_rounds(told) == 2
     )
     with pytest.raises(SignatureRefused):
         Signer(OLD_SECRET).check("origin", record.key, told, record.value)
@@ -822,7 +822,10 @@ def test_a_retry_runs_in_the_group_where_the_job_failed_and_in_no_other(
 def test_a_letter_of_a_version_without_groups_is_put_back_for_all(graveyard: Graveyard) -> None:
     first, second = graveyard.put(job(1)), graveyard.put(job(2), group="audit")
     ok(graveyard.kq("retry", first, second))
-    assert [headers.group_of(record.headers) for record in graveyard.put_back()] == [None, "audit"]
+    assert [headers.target_group(record.headers) for record in graveyard.put_back()] == [
+        None,
+        "audit",
+    ]
 
 
 # Payloads that are only at their origin.
@@ -850,10 +853,10 @@ def test_a_letter_without_payload_is_put_back_from_its_origin(
         in done.err
     )
     _, first, second = sorted(
-        graveyard.put_back(), key=lambda record: headers.rounds_of(record.headers)
+        graveyard.put_back(), key=lambda record: headers.read_rounds(record.headers)
     )
     for back in (first, second):
-        assert back.value == large.value and headers.rounds_of(back.headers) == 1
+        assert back.value == large.value and headers.read_rounds(back.headers) == 1
         Signer(SECRET).check(graveyard.origin, back.key, back.headers, back.value)
 
     with_admin(
@@ -1074,7 +1077,7 @@ class FakeClient:
 
     def progress(self, topic: str, logs: dict[int, Log]) -> dict[int, PartitionProgress]:
         told = {
-            number: progress_of(Committed(*self.offsets[number]), log)
+            number: read_progress(Committed(*self.offsets[number]), log)
             for number, log in logs.items()
             if number in self.offsets
         }
@@ -1127,7 +1130,7 @@ def test_what_cannot_be_noted_is_not_done() -> None:
         box.room(0, range(offsets[fits - 1] + 1)) == offsets[fits - 1] + 1
     )  # the oldest ones make room
     box.add((0, offset) for offset in range(offsets[fits - 1] + 1))
-    assert client.offsets[0] == commit_of(offsets[fits - 1] + 1, (), MARK)[0]
+    assert client.offsets[0] == make_commit(offsets[fits - 1] + 1, (), MARK)[0]
 
 
 def test_a_broker_that_drops_metadata_is_told() -> None:
@@ -1156,7 +1159,7 @@ def test_any_record_is_a_letter_or_told_to_be_none(noise: bytes) -> None:
             ("embedkq-dead-time", noise),
         ]
 
-    letter = letter_of(Found, False)
+    letter = read_letter(Found, False)
     assert letter.dead is None and letter.problem
     json.dumps(letter.as_full_dict())
 

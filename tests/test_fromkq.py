@@ -204,7 +204,7 @@ def test_it_is_run_again_and_becomes_a_dead_letter_like_any_other(
         back = headers.put_back(dead_letter.strip(told[reason].headers), 5)
         assert back == [("traceparent", b"1")], "put back as it was, it is a job of KQ again"
     assert (
-        dlq_letters.letter_of(told["failure"], resolved=False).function
+        dlq_letters.read_letter(told["failure"], resolved=False).function
         == "workerjobs.note_and_fail"
     )
 
@@ -258,7 +258,7 @@ def test_all_three_forms_are_read() -> None:
     values[1] = 5
     assert kq_record.decode_job(as_kq(*values)) == EXPECTED, "1.x has seconds"
     for payload in (as_kq(**FIELDS), as_kq(*values)):
-        assert kq_record.is_job(payload) and kq_record.function_of(payload) == "workerjobs.echo"
+        assert kq_record.is_job(payload) and kq_record.function_name(payload) == "workerjobs.echo"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_no_other_payload_is_taken_for_one() -> None:
         pickle.dumps({"kq.job": "Job"}),
         as_kq(**FIELDS)[:20],
     ):
-        assert not kq_record.is_job(payload) and kq_record.function_of(payload) is None
+        assert not kq_record.is_job(payload) and kq_record.function_name(payload) is None
     with pytest.raises(DecodeError, match="not a job of KQ but tuple"):
         kq_record.decode_job(call)
 
@@ -316,7 +316,7 @@ mutated = st.builds(
 @given(st.binary(max_size=300) | mutated)
 def test_no_bytes_make_it_raise_or_import(data: bytes) -> None:
     kq_record.is_job(data)
-    kq_record.function_of(data)
+    kq_record.function_name(data)
 
 
 @given(

@@ -157,7 +157,7 @@ def test_a_name_made_of_a_name_is_no_name() -> None:
         b"\x8c\x01a\x8c\x01b\x93\x8c\x01c\x93"
         b"."
     )
-    assert kq_record.is_job(payload) and kq_record.function_of(payload) is None
+    assert kq_record.is_job(payload) and kq_record.function_name(payload) is None
     assert payload[:1] == pickle.PROTO
 
 

@@ -338,7 +338,7 @@ def test_a_job_put_back_is_the_same_with_a_round_more() -> None:
     assert again == [*told(SOUND + b";rounds=1"), ("mine", b"1"), ("nothing", b"")]
     assert (
         headers.read_headers(again) == headers.read_headers(told(SOUND))
-        and headers.rounds_of(again) == 1
+        and headers.read_rounds(again) == 1
     )
     assert headers.put_back(again)[0] == ("embedkq", SOUND + b";rounds=2")
 
@@ -352,4 +352,4 @@ def test_what_is_signed_anew_loses_its_signature_and_gets_a_timestamp() -> None:
     "no_job", [[("mine", b"1")], told(b"2;id=x"), told(b""), [*told(SOUND), *told(SOUND)]]
 )
 def test_headers_of_no_job_stay_as_they_are(no_job: list[tuple[str, bytes]]) -> None:
-    assert headers.put_back(no_job) == no_job and headers.rounds_of(no_job) == 0
+    assert headers.put_back(no_job) == no_job and headers.read_rounds(no_job) == 0

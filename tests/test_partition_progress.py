@@ -24,9 +24,9 @@ from embedkq._formats.partition_progress import (
     Committed,
     Log,
     PartitionProgress,
-    commit_of,
-    lag_of,
-    progress_of,
+    count_lag,
+    make_commit,
+    read_progress,
 )
 
 OLD, NEW = TopicMark(11, 4), TopicMark(22, 4)
@@ -37,33 +37,33 @@ OLD, NEW = TopicMark(11, 4), TopicMark(22, 4)
     [
         (None, Log(3, 9, NEW), None, 6),
         (Committed(5, ""), Log(0, 9, NEW), PartitionProgress(5), 4),
-        (commit_of(5, ((7, 9),), NEW)[0], Log(0, 9, NEW), PartitionProgress(5, ((7, 9),)), 2),
-        (commit_of(5, ((7, 9),), OLD)[0], Log(0, 9, NEW), None, 9),
+        (make_commit(5, ((7, 9),), NEW)[0], Log(0, 9, NEW), PartitionProgress(5, ((7, 9),)), 2),
+        (make_commit(5, ((7, 9),), OLD)[0], Log(0, 9, NEW), None, 9),
         (
-            commit_of(5, ((7, 9),), OLD)[0],
+            make_commit(5, ((7, 9),), OLD)[0],
             Log(0, 9, UNKNOWN_TOPIC),
             PartitionProgress(5, ((7, 9),)),
             2,
         ),
         (
-            commit_of(5, ((7, 9),), UNKNOWN_TOPIC)[0],
+            make_commit(5, ((7, 9),), UNKNOWN_TOPIC)[0],
             Log(0, 9, NEW),
             PartitionProgress(5, ((7, 9),)),
             2,
         ),
         (Committed(10, ""), Log(0, 9, NEW), None, 9),
-        (commit_of(2, (), NEW)[0], Log(6, 9, NEW), PartitionProgress(2), 3),
+        (make_commit(2, (), NEW)[0], Log(6, 9, NEW), PartitionProgress(2), 3),
     ],
 )
 def test_a_commit_counts_for_its_own_log(
     found: Committed | None, log: Log, expected: PartitionProgress | None, lag: int
 ) -> None:
-    assert progress_of(found, log) == expected
-    assert lag_of(expected, log) == lag
+    assert read_progress(found, log) == expected
+    assert count_lag(expected, log) == lag
 
 
 def test_metadata_of_another_program_leaves_the_offset_and_says_why() -> None:
-    progress = progress_of(Committed(5, "not a map"), Log(0, 9, NEW))
+    progress = read_progress(Committed(5, "not a map"), Log(0, 9, NEW))
     assert progress is not None and progress[:2] == (5, ()) and "'no'" in progress.damage
 
 
@@ -78,15 +78,17 @@ def test_what_is_committed_reads_back(
 ) -> None:
     runs = tuple((offset + 2 * number, offset + 2 * number + 1) for number in sorted(done))
     mark = TopicMark(topic, partitions)
-    found, has_room = commit_of(offset, runs, mark)
-    assert has_room and progress_of(found, Log(0, 2**60, mark)) == PartitionProgress(offset, runs)
-    assert not topic or commit_metadata.topic_of(*found) == mark
+    found, has_room = make_commit(offset, runs, mark)
+    assert has_room and read_progress(found, Log(0, 2**60, mark)) == PartitionProgress(offset, runs)
+    assert not topic or commit_metadata.read_topic(*found) == mark
 
 
 def test_what_has_no_room_is_told() -> None:
     runs = tuple((offset, offset + 1 + offset % 3) for offset in range(1, 400_000, 7))
-    found, has_room = commit_of(0, runs, NEW)
-    assert not has_room and len(found.metadata) <= 4096 and commit_metadata.topic_of(*found) == NEW
+    found, has_room = make_commit(0, runs, NEW)
+    assert (
+        not has_room and len(found.metadata) <= 4096 and commit_metadata.read_topic(*found) == NEW
+    )
 
 
 # Each door, on a broker. The jobs of the old topic are done; the new one has more than them, so

@@ -40,7 +40,7 @@ from embedkq.worker.control_thread.crash_guard import CrashGuard
 from embedkq.worker.control_thread.job_log import JobLog
 from embedkq.worker.control_thread.partition_ledger import PartitionLedger
 from embedkq.worker.control_thread.retries import Retries
-from embedkq.worker.owner_thread.dispatcher import arguments_of
+from embedkq.worker.owner_thread.dispatcher import callback_arguments
 
 MOST = 3
 
@@ -261,7 +261,7 @@ def test_nothing_of_a_condemned_job_is_unpickled_for_its_callback() -> None:
     run = JobRun(0, 1, Polled(0))
     run.job_id, run.unread = "an id", True
     outcome: Outcome = failure(HostCrashed(3))
-    status, job, result, exception, traceback = arguments_of("topic", run, outcome)
+    status, job, result, exception, traceback = callback_arguments("topic", run, outcome)
     assert (status, job.id, job.func, result) == ("failure", "an id", None, None)
     assert isinstance(exception, HostCrashed) and exception.count == 3 and "3 times" in traceback
 

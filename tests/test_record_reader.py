@@ -24,7 +24,7 @@ from kafka.structs import TopicPartition
 
 from embedkq._clients.private.fetcher import _PartitionRecords
 from embedkq._formats import record_reader
-from embedkq._formats.dead_letter import DeadLetter, Record, forms_of
+from embedkq._formats.dead_letter import DeadLetter, Record, shrinking_forms
 from embedkq._formats.record_batch import FetchedRecord, RawName
 from embedkq._formats.record_reader import Holds
 
@@ -158,7 +158,7 @@ def test_a_header_whose_name_is_no_utf8_spoils_only_its_own_record() -> None:
 def test_the_dead_letter_of_such_a_record_carries_the_same_bytes() -> None:
     record = Partition().fetch(batch_of((b"b", (Name("fffe"), b"2"))))[0]
     form = next(
-        forms_of(
+        shrinking_forms(
             Record(record.key, record.value, list(record.headers)),
             DeadLetter("t", 3, 0, "malformed"),
         )

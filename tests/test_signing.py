@@ -160,15 +160,17 @@ def test_secrets_are_in_no_repr_error_or_pickle() -> None:
 
 def test_the_function_is_told_from_the_payload_without_importing() -> None:
     payload = codec.encode_call(workerjobs.echo, (1,), {"x": [2]})
-    assert allowlist.function_of(payload) == "workerjobs.echo"
-    assert allowlist.function_of(pickle.dumps((workerjobs.echo, (), {}), 4)) == "workerjobs.echo"
-    assert allowlist.function_of(codec.encode_call(lambda: 1, (), {})) is None
-    assert allowlist.function_of(payload.replace(b"workerjobs", b"nowherejob")) == "nowherejob.echo"
+    assert allowlist.function_name(payload) == "workerjobs.echo"
+    assert allowlist.function_name(pickle.dumps((workerjobs.echo, (), {}), 4)) == "workerjobs.echo"
+    assert allowlist.function_name(codec.encode_call(lambda: 1, (), {})) is None
+    assert (
+        allowlist.function_name(payload.replace(b"workerjobs", b"nowherejob")) == "nowherejob.echo"
+    )
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_raise_or_import(data: bytes) -> None:
-    allowlist.function_of(data)
+    allowlist.function_name(data)
 
 
 def test_patterns() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from embedkq import Worker
-from embedkq.worker.consumer_thread.timeouts import revoke_seconds_of
+from embedkq.worker.consumer_thread.timeouts import revoke_limit
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_what_can_work_is_not_refused(right: dict[str, Any]) -> None:
 
 
 def test_time_is_left_to_commit_and_to_join_again() -> None:
-    assert revoke_seconds_of({}, 10.0) == 10.0
-    assert revoke_seconds_of({"max_poll_interval_ms": 10_000}, 10.0) == 9.0
+    assert revoke_limit({}, 10.0) == 10.0
+    assert revoke_limit({"max_poll_interval_ms": 10_000}, 10.0) == 9.0

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from embedkq._by_value.rebuild import function_of
+from embedkq._by_value.rebuild import underlying_function
 
 _PATH_CHARACTERS = 160
 LRU_CACHE = type(functools.lru_cache(len))
@@ -160,7 +160,7 @@ def maker_of(kind: type) -> Callable[..., Any]:
     made_in_c = (
         base
         for base in kind.__mro__
-        if "__new__" in vars(base) and not function_of(vars(base)["__new__"])
+        if "__new__" in vars(base) and not underlying_function(vars(base)["__new__"])
     )
     return next(made_in_c).__new__
 
@@ -244,7 +244,7 @@ def _own_functions(kind: type) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(kind).items()
-        if getattr(function_of(value), "__module__", None) == kind.__module__
+        if getattr(underlying_function(value), "__module__", None) == kind.__module__
     }
 
 

@@ -93,7 +93,7 @@ def _parts_of(value: Any) -> Iterable[bytes]:
         yield from _parts_of_code(value.__code__)
     elif isinstance(value, type):
         for name in sorted(vars(value)):
-            function = function_of(vars(value)[name])
+            function = underlying_function(vars(value)[name])
             if function is not None and function.__module__ == "__main__":
                 yield name.encode()
                 yield from _parts_of_code(function.__code__)
@@ -120,7 +120,7 @@ def _parts_of_code(code: types.CodeType) -> Iterable[bytes]:
             ).encode()
 
 
-def function_of(member: Any) -> types.FunctionType | None:
+def underlying_function(member: Any) -> types.FunctionType | None:
     """The function behind a method, class method, static method or property; None for other members
     of a class."""
     function = getattr(member, "__func__", getattr(member, "fget", member))

@@ -21,7 +21,7 @@ from embedkq._clients.broker_errors import Asked, explaining
 from embedkq._clients.cluster_info import GroupInfo, Info, MemberInfo, PartitionInfo
 from embedkq._clients.private import Admin
 from embedkq._formats.commit_metadata import TopicMark
-from embedkq._formats.partition_progress import Committed, Log, lag_of, progress_of
+from embedkq._formats.partition_progress import Committed, Log, count_lag, read_progress
 from embedkq.errors import EmbedkqError
 
 CONNECT_SECONDS = 5.0
@@ -283,8 +283,8 @@ def _rows_of(
             owner=owner,
         )
         if log is not None:
-            progress = progress_of(found, log)
-            row = replace(row, committed=progress and progress.offset, lag=lag_of(progress, log))
+            progress = read_progress(found, log)
+            row = replace(row, committed=progress and progress.offset, lag=count_lag(progress, log))
         rows.append(row)
     return rows
 

@@ -131,7 +131,7 @@ class ConsumerClient:
         """The group's commits by partition. Partitions without a commit are missing. Raises
         KafkaError."""
         wanted = [TopicPartition(self.topic, number) for number in partitions]
-        found = self.kafka.committed_of(wanted, TIMEOUT_MILLISECONDS) if wanted else {}
+        found = self.kafka.fetch_commits(wanted, TIMEOUT_MILLISECONDS) if wanted else {}
         return {
             place.partition: Committed(known.offset, known.metadata or "")
             for place, known in found.items()
@@ -172,13 +172,13 @@ class ConsumerClient:
 
     def position(self, partition: int) -> int | None:
         """The next offset to fetch; None if it is unknown, or if the partition is not assigned."""
-        position: int | None = self.kafka.progress_of(TopicPartition(self.topic, partition))[0]
+        position: int | None = self.kafka.position_and_end(TopicPartition(self.topic, partition))[0]
         return position
 
     def last_known_end(self, partition: int) -> int | None:
         """The offset behind the partition's last record at the last fetch; None before the first
         fetch."""
-        end: int | None = self.kafka.progress_of(TopicPartition(self.topic, partition))[1]
+        end: int | None = self.kafka.position_and_end(TopicPartition(self.topic, partition))[1]
         return end
 
     def held(self) -> Mapping[int, Held]:
@@ -234,7 +234,7 @@ def connect(hosts: str, options: Mapping[str, Any], sockets: ForkSafeSockets) ->
     then.
 
     Args:
-        options: all options; see `options_of`.
+        options: all options; see `all_options`.
 
     Raises:
         BrokerUnavailable: no broker answered within 10 s.
@@ -253,7 +253,7 @@ def connect(hosts: str, options: Mapping[str, Any], sockets: ForkSafeSockets) ->
         raise WorkerFailed(str(error)) from error
 
 
-def options_of(
+def all_options(
     *, hosts: str, group: str | None, job_size: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All options for the KafkaConsumer. `options` are the user's."""

@@ -18,10 +18,10 @@ from kafka.structs import OffsetAndMetadata
 
 from embedkq._clients.admin import is_hidden
 from embedkq._clients.broker_errors import Asked, explaining, hidden
-from embedkq._clients.consumer import TIMEOUT_MILLISECONDS, connect, options_of
+from embedkq._clients.consumer import TIMEOUT_MILLISECONDS, all_options, connect
 from embedkq._clients.fork_safe_selector import ForkSafeSockets
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
-from embedkq._formats.partition_progress import Committed, Log, PartitionProgress, progress_of
+from embedkq._formats.partition_progress import Committed, Log, PartitionProgress, read_progress
 from embedkq.errors import BrokerUnavailable, EmbedkqError
 
 STALLED_SECONDS = 10.0
@@ -54,7 +54,7 @@ class TopicReader:
         self.group = group
         self._options = options
         # The development broker answers a waiting fetch only at the end of its wait time.
-        made = options_of(
+        made = all_options(
             hosts=hosts,
             group=group,
             job_size=_LARGEST_USUAL,
@@ -143,7 +143,7 @@ class TopicReader:
         """The group's progress in these logs, by partition. Partitions without a commit are
         missing. Raises as `commit`."""
         with explaining(Asked(self.hosts, "DESCRIBE", topic, self.group)):
-            found = self._kafka.committed_of(
+            found = self._kafka.fetch_commits(
                 [TopicPartition(topic, number) for number in logs], TIMEOUT_MILLISECONDS
             )
             committed = {
@@ -163,7 +163,7 @@ class TopicReader:
             for number, log in logs.items()
         }
         all_progress = {
-            number: progress_of(known, now[number]) for number, known in committed.items()
+            number: read_progress(known, now[number]) for number, known in committed.items()
         }
         return {
             number: progress for number, progress in all_progress.items() if progress is not None

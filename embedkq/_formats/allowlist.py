@@ -42,7 +42,7 @@ def check_function(payload: bytes | None, patterns: Sequence[str]) -> None:
         FunctionRefused: no pattern matches, or the function travels by value (from `__main__`, or a
             lambda) and so could be anything.
     """
-    check_name(function_of(payload or b""), patterns)
+    check_name(function_name(payload or b""), patterns)
 
 
 def check_name(name: str | None, patterns: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ def check_name(name: str | None, patterns: Sequence[str]) -> None:
         raise FunctionRefused(f"`allow` does not include {name}")
 
 
-def function_of(payload: bytes) -> str | None:
+def function_name(payload: bytes) -> str | None:
     """Dotted name of the function at the beginning of a call's payload; None if it does not travel
     by name.
 

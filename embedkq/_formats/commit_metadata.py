@@ -230,7 +230,7 @@ def decode_all(start: int, text: str) -> tuple[OffsetRanges, CommitMetadata, Top
     return (done, *_decode(start, noted)) if separator else (done, NOTHING, UNKNOWN_TOPIC)
 
 
-def topic_of(start: int, text: str) -> TopicMark:
+def read_topic(start: int, text: str) -> TopicMark:
     """The topic that metadata was written for; UNKNOWN_TOPIC if another program wrote it, or if it
     is damaged."""
     try:

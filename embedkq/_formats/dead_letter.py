@@ -119,7 +119,7 @@ def as_dead_letter(record: Record, letter: DeadLetter) -> Record:
     )
 
 
-def forms_of(record: Record, letter: DeadLetter) -> Iterator[Record]:
+def shrinking_forms(record: Record, letter: DeadLetter) -> Iterator[Record]:
     """Yield the dead letter in ever smaller forms, for a topic that does not accept the whole
     letter.
 

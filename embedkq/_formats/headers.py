@@ -140,7 +140,7 @@ def with_value(
     return [(name, value if name == HEADER else other or b"") for name, other in headers]
 
 
-def rounds_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
+def read_rounds(headers: Iterable[tuple[str, bytes | None]]) -> int:
     """How often a job was retried as a dead letter; 0 if the header does not say."""
     sound = _SOUND(_value_or_nothing(headers))
     return int(sound[6] or 0) if sound else 0
@@ -175,7 +175,7 @@ def put_back(
     )
 
 
-def group_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+def target_group(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
     """The only consumer group that the record is for; None for all groups."""
     for name, value in headers:
         if name == GROUP_HEADER:

@@ -39,9 +39,9 @@ def is_job(payload: bytes) -> bool:
     return _job_at(list(islice(_values(payload), _HEAD_VALUES))) is not None
 
 
-def function_of(payload: bytes) -> str | None:
+def function_name(payload: bytes) -> str | None:
     """Dotted name of the function that a job of KQ calls; None if it does not travel by name. See
-    `allowlist.function_of`."""
+    `allowlist.function_name`."""
     values = list(islice(_values(payload), _HEAD_VALUES))
     start = _job_at(values)
     if start is None:

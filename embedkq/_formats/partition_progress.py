@@ -52,7 +52,7 @@ class PartitionProgress(NamedTuple):
     damage: str = ""
 
 
-def progress_of(committed: Committed | None, log: Log) -> PartitionProgress | None:
+def read_progress(committed: Committed | None, log: Log) -> PartitionProgress | None:
     """A group's progress in this log; None if it has no commit for it."""
     if committed is None or why_of_another_log(committed, log):
         return None
@@ -67,7 +67,7 @@ def progress_of(committed: Committed | None, log: Log) -> PartitionProgress | No
 def why_of_another_log(committed: Committed, log: Log) -> str:
     """Why the commit belongs to another log, as part of a sentence; empty if it seems to belong to
     this one."""
-    if log.topic.is_another_than(commit_metadata.topic_of(*committed)):
+    if log.topic.is_another_than(commit_metadata.read_topic(*committed)):
         return (
             f"the topic was deleted and created again, and the committed offset {committed.offset}"
             " belongs to the old one"
@@ -77,7 +77,7 @@ def why_of_another_log(committed: Committed, log: Log) -> str:
     return ""
 
 
-def lag_of(progress: PartitionProgress | None, log: Log) -> int:
+def count_lag(progress: PartitionProgress | None, log: Log) -> int:
     """The number of offsets in a log that a group has not done; all of them if it has no commit for
     it."""
     return (
@@ -87,7 +87,7 @@ def lag_of(progress: PartitionProgress | None, log: Log) -> int:
     )
 
 
-def commit_of(offset: int, done: OffsetRanges, topic: TopicMark) -> tuple[Committed, bool]:
+def make_commit(offset: int, done: OffsetRanges, topic: TopicMark) -> tuple[Committed, bool]:
     """The commit for this progress in a log of this topic, and whether all of `done` fits into it.
 
     Raises:

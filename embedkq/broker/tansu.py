@@ -78,7 +78,7 @@ def free_port(host: str, port: int) -> int:
 def report_when_ready(tansu: int, host: str, advertised: str, port: int, cluster: str) -> None:
     """Print the address once this broker answers there. Gives up when its process ends."""
     while is_alive(tansu):
-        if cluster.encode() in metadata_of(_REACHABLE.get(host, host), port):
+        if cluster.encode() in request_metadata(_REACHABLE.get(host, host), port):
             sys.stdout.write(f"{address(advertised, port)}\n")
             sys.stdout.flush()
             return
@@ -94,7 +94,7 @@ def is_alive(process: int) -> bool:
     return True
 
 
-def metadata_of(host: str, port: int) -> bytes:
+def request_metadata(host: str, port: int) -> bytes:
     """The answer to a Metadata request; empty if there is none."""
     try:
         with socket.create_connection((host, port), timeout=_PROBE_SECONDS) as connection:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from embedkq import _options
-from embedkq._importing import ImportFailed, import_by, text_of
+from embedkq._importing import ImportFailed, first_line, import_by
 
 FUNCTION_NAME = "callback"
 _MODULE_NAME = "embedkq_callback"
@@ -41,7 +41,7 @@ def load(where: str) -> Callable[..., Any]:
     try:
         path = Path(where).expanduser()
     except (RuntimeError, ValueError) as error:  # an unknown or invalid user name
-        raise CallbackRefused(f"no such file: {where!r} ({text_of(error)})") from error
+        raise CallbackRefused(f"no such file: {where!r} ({first_line(error)})") from error
     if path.is_file():
         module = _import(where, lambda: _module_of_file(path))
     elif path.is_dir():

@@ -11,7 +11,7 @@ from typing import Any
 
 from embedkq._clients.broker_errors import Asked, no_topic
 from embedkq._clients.reader import TopicReader
-from embedkq.dlq.letters import Letter, Selection, letter_of
+from embedkq.dlq.letters import Letter, Selection, read_letter
 from embedkq.dlq.resolved import ResolvedLetters
 from embedkq.errors import EmbedkqError
 
@@ -96,7 +96,7 @@ class DeadLetters:
                 self.topic, partition, self.resolved.starting_offset(partition), log.end
             ):
                 count(1)
-                letter = self._letter_of(record)
+                letter = self._read_letter(record)
                 if not letter.resolved and selection.takes(letter):
                     yield letter
 
@@ -112,7 +112,7 @@ class DeadLetters:
                 raise EmbedkqError(
                     f"{self.topic!r} does not have the letter {partition}:{offset} (any more)"
                 )
-            yield self._letter_of(record)
+            yield self._read_letter(record)
 
     def find(self, names: Sequence[str], count: Count = lambda read: None) -> list[Place]:
         """Find letters by partition:offset, or by the first characters of their job's id. Returns
@@ -188,14 +188,14 @@ class DeadLetters:
             chunk = []
             for record in self._client.read(self.topic, partition, below, above):
                 count(1)
-                letter = self._letter_of(record)
+                letter = self._read_letter(record)
                 if (include_resolved or not letter.resolved) and selection.takes(letter):
                     chunk.append(letter.brief())
             yield from reversed(chunk)
             above = below
 
-    def _letter_of(self, record: Any) -> Letter:
-        return letter_of(record, (record.partition, record.offset) in self.resolved)
+    def _read_letter(self, record: Any) -> Letter:
+        return read_letter(record, (record.partition, record.offset) in self.resolved)
 
 
 __all__ = ["DeadLetters", "Letter", "Place", "Selection"]

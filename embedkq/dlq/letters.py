@@ -60,7 +60,7 @@ class Letter(NamedTuple):
     @property
     def rounds(self) -> int:
         """How often it was retried before."""
-        return headers.rounds_of(self.original.headers)
+        return headers.read_rounds(self.original.headers)
 
     @property
     def is_signed(self) -> bool:
@@ -148,7 +148,7 @@ class Selection(NamedTuple):
         )
 
 
-def letter_of(record: Any, resolved: bool) -> Letter:
+def read_letter(record: Any, resolved: bool) -> Letter:
     """The letter in a record of a dead-letter topic, as kafka-python returns it."""
     whole = Record(record.key, record.value, record.headers)
     dead, problem, own = None, "", whole
@@ -164,7 +164,7 @@ def letter_of(record: Any, resolved: bool) -> Letter:
     )
     head = (record.value or b"")[:_NAME_BYTES]
     function = (
-        kq_record.function_of(head) if kq_record.is_job(head) else allowlist.function_of(head)
+        kq_record.function_name(head) if kq_record.is_job(head) else allowlist.function_name(head)
     )
     return Letter(
         record.partition,

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from embedkq._clients.reader import TopicReader
 from embedkq._formats import offset_map
 from embedkq._formats.offset_map import OffsetRanges
-from embedkq._formats.partition_progress import Committed, Log, commit_of
+from embedkq._formats.partition_progress import Committed, Log, make_commit
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import EmbedkqError
 
@@ -75,7 +75,7 @@ class ResolvedLetters:
         fits, misses = 0, len(offsets) + 1
         count = len(offsets)
         while misses - fits > 1:
-            _, has_room = self._commit_of(
+            _, has_room = self._make_commit(
                 partition, *offset_map.merge(start, runs, 0, _runs_of(offsets[:count]))
             )
             if has_room:
@@ -153,11 +153,13 @@ class ResolvedLetters:
             )
         self._client.commit(
             self._topic,
-            {number: self._commit_of(number, *self._known[number])[0] for number in partitions},
+            {number: self._make_commit(number, *self._known[number])[0] for number in partitions},
         )
 
-    def _commit_of(self, partition: int, start: int, runs: OffsetRanges) -> tuple[Committed, bool]:
-        return commit_of(start, runs, self._logs[partition].topic)
+    def _make_commit(
+        self, partition: int, start: int, runs: OffsetRanges
+    ) -> tuple[Committed, bool]:
+        return make_commit(start, runs, self._logs[partition].topic)
 
     def _read(
         self, partitions: Collection[int] | None = None

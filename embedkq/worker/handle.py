@@ -85,9 +85,9 @@ class Handle:
     def health(self) -> Health:
         """The worker's health now: state, progress, jobs, children, lag. Takes no lock and makes no
         request. Any thread."""
-        from embedkq.worker.health import health_of
+        from embedkq.worker.health import read_health
 
-        return health_of(self.state, self._runtime)
+        return read_health(self.state, self._runtime)
 
     def fileno(self) -> int:
         """A descriptor that is readable while callbacks wait, for `select` and event loops. Any

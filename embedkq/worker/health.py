@@ -59,7 +59,7 @@ class Health:
         }
 
 
-def health_of(state: State, runtime: Runtime | None) -> Health:
+def read_health(state: State, runtime: Runtime | None) -> Health:
     """Read a worker's health. Takes no lock and makes no request. Any thread."""
     reasons = [] if state == "running" else [f"the worker is {state}"]
     loop = None if runtime is None else runtime.loop

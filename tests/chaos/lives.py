@@ -80,7 +80,7 @@ def is_all_done(hosts: str, group: str, topic: str) -> bool:
 
 def is_of(mark: TopicMark, offset: int, metadata: str) -> bool:
     """Whether a commit may have been made for this topic."""
-    return not mark.is_another_than(commit_metadata.topic_of(offset, metadata))
+    return not mark.is_another_than(commit_metadata.read_topic(offset, metadata))
 
 
 def topic_mark(hosts: str, topic: str) -> TopicMark:

@@ -257,7 +257,7 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
         return changed(chance, chance.choice(payloads), payloads)
 
     def read_kq(payload: bytes) -> bool:
-        name = kq_record.function_of(payload)
+        name = kq_record.function_name(payload)
         assert name is None or kq_record.is_job(payload)
         return name is not None
 
@@ -564,11 +564,12 @@ def _read_letter(record: dead_letter.Record) -> bool:
     except DecodeError:
         return False
     back = headers.put_back(stripped, 5)
-    assert all(isinstance(value, bytes) for _, value in back) and headers.rounds_of(back) >= 0
+    assert all(isinstance(value, bytes) for _, value in back) and headers.read_rounds(back) >= 0
     again = dead_letter.as_dead_letter(record._replace(headers=stripped), letter)
     assert dead_letter.strip(again.headers) == stripped
     assert all(
-        form.size <= again.size or form is not None for form in dead_letter.forms_of(record, letter)
+        form.size <= again.size or form is not None
+        for form in dead_letter.shrinking_forms(record, letter)
     )
     return True
 
@@ -582,7 +583,7 @@ def _show_letter(record: dead_letter.Record) -> bool:
         offset=1,
         timestamp=2,
     )
-    letter = letters.letter_of(given, resolved=False)
+    letter = letters.read_letter(given, resolved=False)
     assert json.dumps(letter.as_full_dict())
     stream = io.StringIO()
     console = Console(file=stream, width=100)

@@ -163,7 +163,7 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
             self._cluster.request_update()
         return led
 
-    def progress_of(self, topic_partition: Any) -> tuple[int | None, int | None]:
+    def position_and_end(self, topic_partition: Any) -> tuple[int | None, int | None]:
         """The next offset to fetch, and the end offset that the last fetch reported; None if
         unknown or not assigned. Any thread.
 
@@ -204,7 +204,7 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
                 return found.topic_id or UUID(int=0), len(found.partitions)
         return None
 
-    def committed_of(self, partitions: list[Any], milliseconds: int) -> Any:
+    def fetch_commits(self, partitions: list[Any], milliseconds: int) -> Any:
         """The group's commits, by partition, in a single request. `committed` handles only one
         partition. The polling thread."""
         return self._coordinator.fetch_committed_offsets(partitions, timeout_ms=milliseconds)

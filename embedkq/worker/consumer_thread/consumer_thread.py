@@ -14,7 +14,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from embedkq._clients.broker_errors import Asked, explained
-from embedkq._clients.consumer import CLOSE_SECONDS, CONNECT_SECONDS, ConsumerClient, options_of
+from embedkq._clients.consumer import (
+    CLOSE_SECONDS,
+    CONNECT_SECONDS,
+    ConsumerClient,
+    all_options,
+)
 from embedkq._clients.names import kafka_errors
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import BrokerUnavailable, Closed, WorkerError
@@ -40,7 +45,7 @@ from embedkq.worker.consumer_thread.log_ends import LogEnds
 from embedkq.worker.consumer_thread.log_watch import LogWatch
 from embedkq.worker.consumer_thread.membership import Membership
 from embedkq.worker.consumer_thread.poll_throttle import PollThrottle
-from embedkq.worker.consumer_thread.timeouts import revoke_seconds_of
+from embedkq.worker.consumer_thread.timeouts import revoke_limit
 from embedkq.worker.consumer_thread.topic_watch import TopicWatch
 from embedkq.worker.consumer_thread.validator import RecordValidator
 
@@ -89,11 +94,11 @@ class ConsumerThread:
         self._shared = shared
         self._validator = validator
         self._topic, self._group = topic, group
-        self._options = options_of(hosts=hosts, group=group, job_size=job_size, options=options)
+        self._options = all_options(hosts=hosts, group=group, job_size=job_size, options=options)
         shared.session_seconds = session_seconds = self._options["session_timeout_ms"] / 1000
         self.committer = Committer(topic, session_seconds)
         self.assignment = Assignment(
-            shared, self.committer, self._send, revoke_seconds_of(self._options, revoke_timeout)
+            shared, self.committer, self._send, revoke_limit(self._options, revoke_timeout)
         )
         self.topic = TopicWatch(Asked(hosts, "READ", topic, group), self._options)
         self._logs = LogWatch(topic, offset_policy == "latest", self.assignment)

@@ -16,7 +16,7 @@ from embedkq._clients.consumer import ConsumerClient
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
 from embedkq._safe_logging import SafeLogger
 from embedkq.worker.consumer_thread.assignment import Assignment
-from embedkq.worker.consumer_thread.partition_starts import PartitionStarts, Start, marks_of
+from embedkq.worker.consumer_thread.partition_starts import PartitionStarts, Start, topic_marks
 
 logger = SafeLogger("embedkq.worker")
 
@@ -58,7 +58,7 @@ class LogWatch:
         logs = client.logs(partitions, topic)
         others: list[TopicMark] = []
         if self._latest and any(number not in committed for number in partitions):
-            others = marks_of(client.committed(range(topic.partitions)))
+            others = topic_marks(client.committed(range(topic.partitions)))
         confirmed = self._assignment.confirmed
         return {
             number: (
@@ -166,7 +166,7 @@ class LogWatch:
         That is only possible if the next offset was out of range. Other gaps come from compaction
         and transactions, and cost nothing here.
         """
-        if first <= self._starts.reached_of(partition) or not client.was_out_of_range(partition):
+        if first <= self._starts.read_up_to(partition) or not client.was_out_of_range(partition):
             return
         for log in client.logs([partition], UNKNOWN_TOPIC).values():
             if log.first > first:

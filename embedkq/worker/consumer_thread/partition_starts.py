@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from embedkq._formats import commit_metadata, offset_map
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
-from embedkq._formats.partition_progress import Committed, Log, progress_of, why_of_another_log
+from embedkq._formats.partition_progress import Committed, Log, read_progress, why_of_another_log
 
 
 class Start(NamedTuple):
@@ -91,7 +91,7 @@ class PartitionStarts:
             and committed is not None
             and known is not None
             and log.topic.is_another_than(known.topic)
-            and 0 != log.topic.id == commit_metadata.topic_of(*committed).id
+            and 0 != log.topic.id == commit_metadata.read_topic(*committed).id
         ):
             # another host has already started the new topic
             return self._continued(partition, committed, log, life + 1)
@@ -119,7 +119,7 @@ class PartitionStarts:
     def _continued(self, partition: int, committed: Committed, log: Log, life: int) -> Start:
         offset, metadata = committed
         warning = None
-        progress = progress_of(committed, log)
+        progress = read_progress(committed, log)
         done = () if progress is None else progress.done
         if offset < log.first and (lost := offset_map.lag(0, log.first, offset, done)):
             warning = self._lost_to_retention(partition, lost, offset, log.first)
@@ -151,7 +151,7 @@ class PartitionStarts:
         known = self._known[partition]
         known.reached = max(position, known.reached)
 
-    def reached_of(self, partition: int) -> int:
+    def read_up_to(self, partition: int) -> int:
         """The offset up to which a started partition was read."""
         return self._known[partition].reached
 
@@ -223,6 +223,6 @@ def _has_never_committed(partition: int, log: Log, others: Iterable[TopicMark]) 
     )
 
 
-def marks_of(found: Mapping[int, Committed]) -> list[TopicMark]:
+def topic_marks(found: Mapping[int, Committed]) -> list[TopicMark]:
     """The topics that commits were written for."""
-    return [commit_metadata.topic_of(*committed) for committed in found.values()]
+    return [commit_metadata.read_topic(*committed) for committed in found.values()]

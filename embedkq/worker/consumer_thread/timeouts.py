@@ -63,7 +63,7 @@ def check_timeouts(kafka: Mapping[str, Any], revoke_seconds: float) -> None:
         )
 
 
-def revoke_seconds_of(kafka: Mapping[str, Any], revoke_seconds: float) -> float:
+def revoke_limit(kafka: Mapping[str, Any], revoke_seconds: float) -> float:
     """The same value, reduced if necessary to leave time for a commit and for rejoining the
     group."""
     interval = kafka.get("max_poll_interval_ms", DEFAULT_OPTIONS["max_poll_interval_ms"])

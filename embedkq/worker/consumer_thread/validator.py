@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from embedkq._formats import allowlist, kq_record, signing
-from embedkq._formats.headers import Envelope, group_of, has_ours, read_headers, read_value
+from embedkq._formats.headers import Envelope, has_ours, read_headers, read_value, target_group
 from embedkq._formats.signing import Signer
 from embedkq.errors import DecodeError, OtherGroup, RecordRefused
 from embedkq.worker.between_threads.kq_run import KQJobRun
@@ -69,7 +69,7 @@ class RecordValidator:
 
     def _check_group(self, record: Record) -> None:
         """Refuse a record that was retried for another group. Raises OtherGroup."""
-        group = group_of(record.headers)
+        group = target_group(record.headers)
         if group is not None and group != self._group:
             raise OtherGroup(f"it was retried for group {group!r} only")
 
@@ -106,5 +106,5 @@ class RecordValidator:
         if self._max_age is not None:
             signing.check_age(record.timestamp, self._max_age)
         if self._allow is not None:
-            allowlist.check_name(kq_record.function_of(payload), self._allow)
+            allowlist.check_name(kq_record.function_name(payload), self._allow)
         return Envelope(UNKNOWN_ID, record.timestamp, UNKNOWN_SECONDS)

@@ -50,7 +50,7 @@ class _Letter:
     def __init__(self, run: JobRun, letter: DeadLetter) -> None:
         self.run = run
         record = run.record
-        self._forms = dead_letter.forms_of(
+        self._forms = dead_letter.shrinking_forms(
             Record(record.key, record.value, list(record.headers)), letter
         )
         self.form = next(self._forms)

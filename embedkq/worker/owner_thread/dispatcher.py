@@ -157,7 +157,7 @@ class CallbackDispatcher:
 
     def _run_callback(self, finished: Finished) -> None:
         run = finished.run
-        arguments = arguments_of(self._topic, run, finished.outcome)
+        arguments = callback_arguments(self._topic, run, finished.outcome)
         logger.info("Executing callback ...")
         try:
             given = self._callback(*arguments)  # type: ignore[misc]
@@ -344,7 +344,7 @@ def _job_of(topic: str, run: JobRun) -> Job:
     )
 
 
-def arguments_of(topic: str, run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
+def callback_arguments(topic: str, run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
     """The callback's arguments. A child has already unpickled all of them, so unpickling is safe
     here."""
     if run.unread:
