@@ -657,7 +657,7 @@ def test_what_is_signed_is_signed_anew_only_with_a_secret_that_fits(reason: str)
     record = signed(job(1, key=b"k", rounds=1), "origin", OLD_SECRET)
     with pytest.raises(LetterRefused, match="set --secret-file or EMBEDKQ_SECRET"):
         restored(record, dead, None)
-    with pytest.raises(SignatureRefused, match=r"not know.* It cannot be signed again"):
+    with pytest.raises(SignatureRefused, match=r"not have.* It cannot be signed again"):
         restored(record, dead, Signer(SECRET))
     began = int(time.time() * 1000)
     told = restored(record, dead, Signer([SECRET, OLD_SECRET]))

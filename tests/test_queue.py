@@ -188,7 +188,7 @@ def test_using_sends_to_the_partition_that_is_named(hosts: str, topic: str, queu
 def test_a_partition_that_the_topic_does_not_have_is_refused(
     hosts: str, topic: str, queue: Queue
 ) -> None:
-    with pytest.raises(ValueError, match=f"partition=4: topic '{topic}' has none"):
+    with pytest.raises(ValueError, match=f"partition=4: topic '{topic}' has no such partition"):
         queue.using(partition=4).enqueue(workerjobs.echo)
     assert records(hosts, topic) == []
 

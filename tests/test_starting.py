@@ -139,7 +139,7 @@ def test_the_group_of_another_program_is_named_with_what_to_do(
         )
         polling.start()
         try:
-            told = rf"group '{group}' at .* has members that are not workers of embedkq.*set group=\.\.\. a name"
+            told = rf"group '{group}' at .* has members that are not workers of embedkq.*set group=\.\.\. to a name"
             with pytest.raises(BrokerRefused, match=told):
                 Worker(hosts, topic, group=group).start()
         finally:
