@@ -13,7 +13,7 @@ ON_EACH_PYTHON = $(patsubst %,tests/test_%.py,by_value channel child_surrounding
 	options outcome page pool private_names processes runner safe_logging signing retries worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons lint docs chaos fuzz bench bench-peers broker-wheel clean
+.PHONY: help demo test unit mutants test-pythons lint docs chaos fuzz bench bench-peers broker-wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,12 @@ demo: $(VENV)/demo.done  ## Run 200 jobs, good and bad, on an embedded broker
 test: lint  ## Run all tests, on the best broker that this machine has; and those that use one also on the development broker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) --only-with-broker
+
+unit: $(VENV)/test.done  ## Run the tests that need no broker and no process: they take seconds
+	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+
+mutants: $(VENV)/test.done  ## Change the worker's core in one place at a time, and list what no unit test notices: ARGS="backlog retries"
+	$(BIN)/python tests/unit/mutants.py $(ARGS)
 
 test-pythons: $(PYTHONS:%=test-python-%)  ## Run a quick part of the tests on each further Python that this machine has
 

@@ -1,0 +1,526 @@
+"""A job that takes its worker's host down does so a few times and not for ever, and no neighbour is
+blamed for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import logged
+from unitjobs import places, run_at
+
+from embedkq._formats import commit_metadata
+from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
+from embedkq.errors import HostCrashed
+from embedkq.worker.between_threads.messages import Assigned, JobRun, Released
+from embedkq.worker.between_threads.shared_state import SharedState
+from embedkq.worker.control_thread import crash_guard as module
+from embedkq.worker.control_thread.crash_guard import CrashGuard
+from embedkq.worker.control_thread.partition_ledger import PartitionLedger
+
+MOST = 3
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    monkeypatch.setattr(module, "socket", SimpleNamespace(gethostname=lambda: "here"))
+    return made
+
+
+class Host:
+    """One host's guard, with the ledger and the commits that it works by."""
+
+    def __init__(
+        self, notes: CommitMetadata = NOTHING, processes: int = 1, most: int | None = MOST
+    ) -> None:
+        self.shared = SharedState()
+        self.ledger = PartitionLedger("topic")
+        self.is_idle = True
+        self.guard = CrashGuard(self.shared, self.ledger, processes, most, lambda: self.is_idle)
+        self.assign(notes)
+
+    def assign(self, notes: CommitMetadata = NOTHING, partition: int = 0, epoch: int = 1) -> None:
+        metadata = commit_metadata.encode(0, (), notes)
+        self.ledger.assign(Assigned(partition, epoch, 0, metadata))
+        self.guard.assigned(partition)
+
+    def polled(self, *offsets: int, partition: int = 0, epoch: int = 1) -> list[JobRun]:
+        for offset in offsets:
+            self.ledger.tracker.admit(partition, offset)
+        return [run_at(offset, partition, epoch) for offset in offsets]
+
+    def begin(self, *runs: JobRun) -> list[JobRun]:
+        """Those that may begin now, of these and of what waits."""
+        return self.guard.release(list(runs))
+
+    def commit(self) -> CommitMetadata:
+        """As the consumer's thread does; what the next host finds of partition 0."""
+        self.shared.confirm(self.ledger.snapshot())
+        return self.shared.committed[0].notes
+
+    def end(self, run: JobRun) -> None:
+        self.guard.left(run)
+        self.ledger.finish(run)
+
+    def quarantined(self) -> list[tuple[JobRun, HostCrashed, bool]]:
+        """What is not to run any more."""
+        found = list(self.guard.quarantined)
+        self.guard.quarantined.clear()
+        return found
+
+
+def host_with_begun(notes: CommitMetadata = NOTHING, **options: Any) -> Host:
+    """One of which it is committed that it has begun jobs of partitions 0 and 1."""
+    host = Host(notes, **options)
+    host.assign(partition=1)
+    host.shared.begun |= {0, 1}
+    return host
+
+
+# Before the first job.
+
+
+def test_the_first_jobs_of_a_partition_wait_until_it_is_committed_that_they_begin() -> None:
+    host = Host()
+    first, second, third = host.polled(0, 1, 2)
+    assert host.begin(first) == []
+    assert host.begin(second) == []
+    assert host.commit() == CommitMetadata(starts=1)
+    assert host.begin() == [first, second]
+    assert host.shared.begun == {0}
+    assert host.begin(third) == [third]
+    assert host.commit() == CommitMetadata(starts=1)
+
+
+def test_a_commit_is_asked_for_while_jobs_wait_for_one_and_not_after() -> None:
+    host = Host()
+    assert not host.shared.serial_mode
+    host.begin(*host.polled(0))
+    assert host.shared.serial_mode
+    host.commit()
+    host.shared.asked.clear()
+    host.begin()
+    assert not host.shared.serial_mode
+    assert host.shared.asked.is_set(), "the consumer's thread need not wait for a question"
+    host.shared.asked.clear()
+    host.begin(*host.polled(1))
+    assert not host.shared.asked.is_set()
+
+
+def test_nothing_is_noted_of_a_host_that_begins_nothing() -> None:
+    for notes in (NOTHING, CommitMetadata(starts=2), CommitMetadata(crashes={3: 1})):
+        host = Host(notes)
+        assert host.begin() == []
+        assert host.commit() == notes and not host.shared.serial_mode
+
+
+def test_a_commit_of_a_former_assignment_says_nothing_of_this_one() -> None:
+    host = Host()
+    host.begin(*host.polled(0))
+    host.commit()
+    assert host.guard.drop({0})
+    host.ledger.release(Released(frozenset((0,))))
+    host.assign(CommitMetadata(starts=1), epoch=2)
+    runs = host.polled(0, epoch=2)
+    assert host.begin(*runs) == []
+    assert host.ledger.notes_of(0).starts == 2
+    assert host.commit() == CommitMetadata(starts=2)
+    assert host.begin() == runs
+
+
+def test_a_commit_that_does_not_count_this_start_does_not_do() -> None:
+    host = Host(CommitMetadata(starts=1))
+    host.commit()
+    runs = host.polled(0)
+    assert host.begin(*runs) == []
+    assert host.begin() == []
+    host.commit()
+    assert host.begin() == runs
+
+
+def test_a_partition_that_comes_back_does_not_wait_again() -> None:
+    host = Host()
+    host.begin(*host.polled(0))
+    host.commit()
+    host.begin()
+    host.assign(CommitMetadata(starts=1), epoch=2)
+    runs = host.polled(0, epoch=2)
+    assert host.begin(*runs) == runs
+
+
+def test_partitions_wait_for_their_own_commit() -> None:
+    host = Host()
+    host.assign(partition=1)
+    zero, one = host.polled(0)[0], host.polled(0, partition=1)[0]
+    host.shared.begun.add(1)
+    assert host.begin(zero, one) == [one]
+
+
+def test_without_a_limit_nothing_waits() -> None:
+    host = Host(CommitMetadata(starts=5, crashes={0: 9}), most=None)
+    runs = host.polled(0, 1)
+    assert host.shared.begun == {0}
+    assert host.begin(*runs) == runs
+    assert host.guard.suspect is None and not host.guard.held_up and not host.shared.serial_mode
+
+
+# One at a time.
+
+
+def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -> None:
+    host = Host(CommitMetadata(starts=2))
+    first, second = runs = host.polled(0, 1)
+    assert host.begin(*runs) == []
+    assert host.begin() == [] and host.guard.held_up == {0}
+    assert host.commit() == CommitMetadata(starts=3, suspect=0, hosts=("here",))
+    assert host.begin() == [first] and host.guard.suspect is first
+    assert host.begin() == [], "it has begun already"
+    assert host.shared.begun == {0}
+    host.commit()
+    assert host.begin() == [], "the other one waits for its turn"
+    host.guard.left(second)
+    assert host.guard.suspect is first, "it was another that has left"
+    host.guard.left(first)
+    assert host.begin() == [] and host.guard.suspect is second
+    assert host.commit() == CommitMetadata(starts=3, suspect=1, hosts=("here",))
+    assert host.begin() == [second]
+
+
+def test_a_suspect_waits_until_the_commit_names_it() -> None:
+    host = Host(CommitMetadata(starts=3))
+    first, second = host.polled(0, 1)
+    host.begin(first, second)
+    host.commit()
+    host.begin()
+    host.end(first)
+    assert host.begin() == [], "the last commit names the one before"
+    host.commit()
+    assert host.begin() == [second]
+
+
+def test_a_commit_of_a_former_assignment_names_no_suspect() -> None:
+    host = Host(CommitMetadata(starts=3))
+    [run] = host.polled(0)
+    host.begin(run)
+    host.commit()
+    run.epoch = 2
+    assert host.begin() == []
+
+
+def test_one_job_at_a_time_is_under_suspicion_in_the_whole_worker() -> None:
+    host = Host(CommitMetadata(starts=3))
+    host.assign(CommitMetadata(starts=3), partition=1)
+    zero, one = host.polled(0)[0], host.polled(0, partition=1)[0]
+    host.begin(zero, one)
+    assert host.guard.held_up == {0, 1}
+    host.commit()
+    assert host.begin() == [zero]
+    host.commit()
+    assert host.begin() == []
+    host.end(zero)
+    host.begin()
+    host.commit()
+    assert host.begin() == [one]
+
+
+def test_jobs_of_other_partitions_run_beside_a_suspect() -> None:
+    host = host_with_begun(CommitMetadata(starts=3))
+    suspect, other = host.polled(0)[0], host.polled(0, partition=1)[0]
+    assert host.begin(suspect, other) == [other]
+    assert host.guard.held_up == {0}
+    host.commit()
+    further = host.polled(1, partition=1)
+    assert host.begin(*further) == [*further, suspect]
+    assert host.shared.serial_mode, "the next suspect will need a commit at once"
+
+
+def test_a_record_that_was_at_a_crash_is_suspicious_and_its_neighbours_are_not() -> None:
+    host = host_with_begun(CommitMetadata(crashes={1: 1}))
+    runs = host.polled(0, 1, 2)
+    assert host.begin(*runs) == [runs[0], runs[2]]
+    assert host.guard.suspect is runs[1]
+    assert host.guard.held_up == set(), "more of its partition may begin"
+    host.commit()
+    [neighbour] = host.polled(3)
+    assert host.begin(neighbour) == [runs[1]], "a commit names a suspect: no neighbour begins"
+    host.end(runs[1])
+    assert host.begin() == [], "the commit still names it"
+    host.commit()
+    assert host.begin() == [neighbour]
+    assert not host.shared.serial_mode
+
+
+def test_what_is_under_suspicion_waits_in_its_order() -> None:
+    host = Host(CommitMetadata(starts=3))
+    for run in host.polled(0, 1, 2):
+        host.begin(run)
+    begun = []
+    for _ in range(3):
+        host.commit()
+        begun += host.begin()
+        host.end(begun[-1])
+        host.begin()
+    assert places(begun) == [(0, 0), (0, 1), (0, 2)]
+
+
+# When it is enough.
+
+
+def test_care_ends_after_two_jobs_for_each_process_and_thirty_seconds(clock: Clock) -> None:
+    host = Host(CommitMetadata(starts=2), processes=2)
+    runs = host.polled(*range(6))
+    host.begin(*runs)
+    begun = []
+    for seconds in (0.0, 29.0, 0.5, 0.4, 0.1):
+        host.commit()
+        assert host.ledger.notes_of(0).starts == 3
+        begun += host.begin()
+        clock.now += seconds
+        host.end(begun[-1])
+        host.begin()
+    assert begun == runs[:5]
+    assert host.commit() == NOTHING
+    assert host.begin() == runs[5:]
+    assert not host.guard.held_up and not host.shared.serial_mode
+
+
+def test_care_does_not_end_before_so_many_jobs_however_long_they_take(clock: Clock) -> None:
+    host = Host(CommitMetadata(starts=2), processes=2)
+    runs = host.polled(*range(5))
+    host.begin(*runs)
+    for number in range(4):
+        host.commit()
+        assert host.ledger.notes_of(0).starts == 3, number
+        [run] = host.begin()
+        clock.now += 100.0
+        host.end(run)
+        host.begin()
+    assert host.commit() == NOTHING
+
+
+def test_care_begins_anew_when_the_partition_does(clock: Clock) -> None:
+    host = Host(CommitMetadata(starts=2))
+    for epoch in (1, 2):
+        runs = host.polled(0, 1, epoch=epoch)
+        host.begin(*runs)
+        host.commit()
+        assert host.begin() == runs[:1]
+        clock.now += 31.0
+        host.guard.left(runs[0])
+        assert host.ledger.notes_of(0).starts == 3
+        host.guard.drop({0, 5})
+        host.assign(CommitMetadata(starts=3), epoch=epoch + 1)
+
+
+def test_a_suspect_that_leaves_before_it_has_begun_ends_no_care(clock: Clock) -> None:
+    host = Host(CommitMetadata(starts=2))
+    for offset in range(4):
+        [run] = host.polled(offset)
+        host.begin(run)
+        assert host.guard.suspect is run
+        clock.now += 100.0
+        host.guard.left(run)
+        assert host.guard.suspect is None
+    assert host.ledger.notes_of(0) == CommitMetadata(starts=3)
+
+
+def test_a_suspect_without_serial_mode_that_does_no_harm_leaves_the_other_notes() -> None:
+    host = host_with_begun(CommitMetadata(starts=1, crashes={0: 1, 5: 1}, hosts=("other",)))
+    [run] = host.polled(0)
+    host.begin(run)
+    host.commit()
+    host.begin()
+    host.guard.left(run)
+    assert host.ledger.notes_of(0) == CommitMetadata(1, None, {0: 1, 5: 1}, {}, ("other",))
+
+
+# A host that went down.
+
+
+def test_a_host_that_went_down_over_a_suspect_counts_against_it(caplog: Any) -> None:
+    host = Host(CommitMetadata(starts=3, suspect=4, crashes={4: 1}, hosts=("web-1", "web-2")))
+    expected = CommitMetadata(starts=3, crashes={4: 2}, hosts=("web-1", "web-2"))
+    assert host.ledger.notes_of(0) == expected
+    assert logged(caplog) == (
+        "WARNING Host web-2 went down while the job at partition 0, offset 4 ran alone in it (so"
+        " far 2 times).\n"
+    )
+
+
+def test_a_host_whose_name_is_not_known_is_called_a_host(caplog: Any) -> None:
+    Host(CommitMetadata(starts=3, suspect=4))
+    assert logged(caplog).startswith("WARNING A host went down while the job at partition 0")
+
+
+def test_without_a_suspect_nobody_is_blamed(caplog: Any) -> None:
+    host = Host(CommitMetadata(starts=3, crashes={4: 1}))
+    assert host.ledger.notes_of(0).crashes == {4: 1}
+    assert not logged(caplog)
+
+
+def test_a_host_that_comes_back_to_its_own_suspect_blames_nobody() -> None:
+    host = Host(CommitMetadata(starts=2))
+    [run] = host.polled(0)
+    host.begin(run)
+    notes = host.commit()
+    host.begin()
+    host.assign(notes, epoch=2)
+    assert host.ledger.notes_of(0).crashes == {}
+    assert host.ledger.notes_of(0).suspect == 0
+
+
+@pytest.mark.parametrize(("partition", "offset"), [(0, 1), (1, 0)])
+def test_the_suspect_of_another_host_is_blamed_while_an_own_one_runs(
+    partition: int, offset: int
+) -> None:
+    host = Host(CommitMetadata(starts=3))
+    host.begin(*host.polled(0))
+    host.commit()
+    host.begin()
+    host.assign(CommitMetadata(starts=3, suspect=offset), partition, epoch=2)
+    assert host.ledger.notes_of(partition).crashes == {offset: 1}
+
+
+def test_a_suspect_that_has_not_begun_here_was_begun_elsewhere() -> None:
+    host = Host(CommitMetadata(starts=3))
+    host.begin(*host.polled(0))
+    host.assign(CommitMetadata(starts=3, suspect=0), epoch=2)
+    assert host.ledger.notes_of(0).crashes == {0: 1}
+
+
+# The end of it.
+
+
+def test_a_job_that_took_three_hosts_down_does_not_run_again() -> None:
+    notes, verdicts = CommitMetadata(starts=2), []
+    for _ in range(MOST + 2):
+        host = Host(notes)
+        [run] = host.polled(0)
+        host.begin(run)
+        notes = host.commit()
+        begun = host.begin()
+        verdicts.append("runs" if begun else [(e.count, s) for _, e, s in host.quarantined()])
+        assert run.partition in host.shared.begun
+    assert verdicts == ["runs"] * MOST + [[(MOST, False)], [(MOST + 1, True)]]
+
+
+def test_the_hosts_that_a_job_took_down_are_named_once_each_without_this_one() -> None:
+    crashed = CommitMetadata(starts=3, crashes={0: MOST}, hosts=("web-1", "web-2", "web-1"))
+    host = Host(crashed)
+    [run] = host.polled(0)
+    host.begin(run)
+    host.commit()
+    assert host.begin() == []
+    [(quarantined, error, silently)] = host.quarantined()
+    assert quarantined is run and not silently
+    assert (error.count, error.hosts) == (MOST, ("web-1", "web-2"))
+
+
+# The last chance.
+
+
+def last_chance(crashes: int = MOST - 1) -> tuple[Host, JobRun, JobRun]:
+    """A host with a suspect that waits for its turn, and a job of another partition."""
+    host = host_with_begun(CommitMetadata(starts=3, crashes={0: crashes}))
+    suspect, other = host.polled(0)[0], host.polled(0, partition=1)[0]
+    assert host.begin(suspect) == []
+    return host, suspect, other
+
+
+@pytest.mark.parametrize("crashes", [1, MOST, MOST + 1])
+def test_only_the_last_chance_holds_others_up(crashes: int) -> None:
+    host, _, other = last_chance(crashes)
+    assert host.begin(other) == [other]
+    assert host.guard.held_up == {0}
+
+
+def test_a_suspects_last_chance_waits_until_nothing_else_runs() -> None:
+    host, suspect, other = last_chance()
+    host.is_idle = False
+    host.commit()
+    assert host.begin(other) == []
+    assert host.guard.held_up == {0, 1}
+    host.is_idle = True
+    assert host.begin() == [suspect]
+    assert host.begin() == []
+    host.end(suspect)
+    assert host.begin() == [other]
+    assert host.guard.held_up == set()
+
+
+def test_a_last_chance_waits_for_thirty_seconds_and_then_lasts_as_long_again(clock: Clock) -> None:
+    host, suspect, other = last_chance()
+    host.is_idle = False
+    host.commit()
+    clock.now += 29.9
+    assert host.begin(other) == []
+    clock.now += 0.1
+    assert host.begin() == [other, suspect]
+
+
+def test_nothing_else_begins_for_thirty_seconds_of_the_last_chance(clock: Clock) -> None:
+    host, suspect, other = last_chance()
+    host.commit()
+    clock.now += 10.0
+    assert host.begin() == [suspect]
+    clock.now += 29.9
+    assert host.begin(other) == []
+    clock.now += 0.1
+    assert host.begin() == [other]
+
+
+def test_the_next_suspect_has_a_last_chance_only_if_it_is_at_that() -> None:
+    host, suspect, other = last_chance()
+    host.commit()
+    host.begin()
+    host.end(suspect)
+    [following] = host.polled(1)
+    assert host.begin(following, other) == [other]
+
+
+# Partitions that go.
+
+
+def test_what_waits_of_a_revoked_partition_is_handed_back() -> None:
+    host = Host(CommitMetadata(starts=2))
+    host.assign(CommitMetadata(starts=2), partition=1)
+    zero, one = host.polled(0, 1), host.polled(0, partition=1)
+    host.begin(*zero, *one)
+    assert host.guard.suspect is zero[0]
+    assert sorted(places(host.guard.drop({0}))) == [(0, 0), (0, 1)]
+    for run in zero:
+        host.guard.left(run)
+    assert host.guard.suspect is None
+    assert host.commit().suspect is None
+    host.begin()
+    assert host.guard.suspect is one[0]
+
+
+def test_a_suspect_that_runs_is_not_handed_back() -> None:
+    host = Host(CommitMetadata(starts=3))
+    first, second = host.polled(0, 1)
+    host.begin(first, second)
+    host.commit()
+    host.begin()
+    assert host.guard.drop({0}) == [second]
+    assert host.guard.suspect is first
+
+
+def test_what_waits_of_other_partitions_stays() -> None:
+    host = Host(CommitMetadata(starts=3))
+    [run] = host.polled(0)
+    host.begin(run)
+    assert host.guard.drop({1}) == []
+    host.commit()
+    assert host.begin() == [run]

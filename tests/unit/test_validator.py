@@ -1,0 +1,236 @@
+"""What of a record is looked at before anything of it is unpickled."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections import namedtuple
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from unitjobs import Polled
+
+from embedkq._formats import signing
+from embedkq._formats.headers import for_group, headers_of
+from embedkq._formats.signing import Signer
+from embedkq.errors import (
+    DecodeError,
+    FunctionRefused,
+    OtherGroup,
+    SecretUnknown,
+    SignatureRefused,
+)
+from embedkq.worker.between_threads.kq_run import KQJobRun
+from embedkq.worker.between_threads.messages import JobRun
+from embedkq.worker.consumer_thread.validator import RecordValidator
+
+ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+SIGNER = Signer("a secret of enough bytes")
+CALL = pickle.dumps((time.sleep, (0,), {}), protocol=4)
+
+
+NOW = 1_000_000.0
+
+
+def ago(seconds: float) -> int:
+    return int((NOW - seconds) * 1000)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signing, "time", SimpleNamespace(time=lambda: NOW))
+
+
+def job(**own: Any) -> Polled:
+    """A record as `Queue.enqueue` writes it."""
+    told = {"timestamp": 17, "timeout": None, **own}
+    return Polled(7, b"key", CALL, headers_of(ID, **told))
+
+
+def signed(record: Polled, topic: str = "topic") -> Polled:
+    record.headers = SIGNER.sign(topic, record.key, record.headers, record.value)
+    return record
+
+
+@pytest.fixture(scope="module")
+def kq_payload() -> bytes:
+    """What a Queue of KQ 2.0 writes."""
+    fields = ("id", "timestamp", "topic", "func", "args", "kwargs", "timeout", "key", "partition")
+    kq, kq_job = ModuleType("kq"), ModuleType("kq.job")
+    kind: Any = namedtuple("Job", fields)
+    kind.__module__, kq_job.Job = "kq.job", kind  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "kq", kq)
+        patch.setitem(sys.modules, "kq.job", kq_job)
+        return pickle.dumps(kind("id", 17, "topic", time.sleep, [], {}, 3, None, None), protocol=4)
+
+
+def refusal(validator: RecordValidator, record: Polled, kind: type[Exception]) -> str:
+    """Why the record may not run, which has to be of that very kind."""
+    reason = validator.validate(3, 2, record).refusal
+    assert type(reason) is kind, reason
+    return str(reason)
+
+
+def accepted(validator: RecordValidator, record: Polled) -> JobRun:
+    run = validator.validate(3, 2, record)
+    assert run.refusal is None
+    return run
+
+
+# What the header says.
+
+
+def test_a_job_is_known_by_its_place_and_its_header() -> None:
+    record = job(timestamp=1234, timeout=5.0, retries=4, backoff=0.5)
+    run = accepted(RecordValidator("topic"), record)
+    assert type(run) is JobRun
+    assert (run.partition, run.epoch, run.offset, run.key) == (3, 2, 7, b"key")
+    assert run.record is record and run.payload == CALL
+    assert (run.job_id, run.timestamp) == (ID, 1234)
+    assert (run.retries, run.backoff) == (4, 0.5)
+    assert run.timeout == run.limit == 5.0
+
+
+def test_what_the_header_does_not_say_is_left_to_the_worker() -> None:
+    run = accepted(RecordValidator("topic"), job())
+    assert (run.timeout, run.limit, run.retries, run.backoff) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("own", [None, 5.0, 99.0])
+def test_the_workers_limit_replaces_the_jobs_own(own: float | None) -> None:
+    run = accepted(RecordValidator("topic", timeout=9.0), job(timeout=own))
+    assert run.limit == 9.0
+    assert run.timeout == own
+
+
+def test_a_record_that_could_not_be_read_whole_is_refused_with_the_reason() -> None:
+    record = job()
+    record.flaw = "its batch is damaged"
+    assert refusal(RecordValidator("topic"), record, DecodeError) == "its batch is damaged"
+
+
+def test_a_record_without_header_is_no_job() -> None:
+    why = refusal(RecordValidator("topic"), Polled(7, None, b"anything"), DecodeError)
+    assert why == "header 'embedkq' is missing"
+
+
+def test_a_refused_record_keeps_its_place() -> None:
+    run = RecordValidator("topic").validate(3, 2, Polled(7, None, None))
+    assert isinstance(run.refusal, DecodeError)
+    assert (run.partition, run.epoch, run.offset, run.job_id) == (3, 2, 7, "")
+
+
+# For whom it is.
+
+
+@pytest.mark.parametrize("signer", [None, SIGNER])
+def test_a_job_put_back_for_another_group_does_not_run(signer: Signer | None) -> None:
+    record = signed(job()) if signer else job()
+    record.headers = for_group(record.headers, "ours")
+    accepted(RecordValidator("topic", signer=signer, group="ours"), record)
+    why = refusal(RecordValidator("topic", signer=signer, group="theirs"), record, OtherGroup)
+    assert why == "it was put back for group 'ours' only"
+    refusal(RecordValidator("topic", signer=signer), record, OtherGroup)
+
+
+def test_a_job_for_no_group_in_particular_runs_in_all() -> None:
+    record = job()
+    record.headers = [*record.headers, ("trace", b"1"), ("span", b"2")]
+    accepted(RecordValidator("topic", group="ours"), record)
+
+
+def test_a_group_alone_makes_no_job() -> None:
+    record = Polled(7, None, b"anything", for_group([], "ours"))
+    refusal(RecordValidator("topic", group="theirs"), record, DecodeError)
+
+
+# Who sent it.
+
+
+def test_with_a_secret_only_signed_jobs_run() -> None:
+    validator = RecordValidator("topic", signer=SIGNER)
+    run = accepted(validator, signed(job(timestamp=5, timeout=2.0)))
+    assert (run.job_id, run.timestamp, run.limit) == (ID, 5, 2.0)
+    assert refusal(validator, job(), SignatureRefused) == "it is not signed"
+    other = RecordValidator("topic", signer=Signer("another secret, long enough"))
+    refusal(other, signed(job()), SecretUnknown)
+
+
+@pytest.mark.parametrize("changed", ["key", "value", "headers", "topic"])
+def test_a_signature_covers_key_value_headers_and_topic(changed: str) -> None:
+    record = signed(job(), "topic" if changed != "topic" else "other")
+    if changed == "headers":
+        record.headers = [(name, told.replace(b"=17", b"=18")) for name, told in record.headers]
+    elif changed != "topic":
+        setattr(record, changed, b"other")
+    refusal(RecordValidator("topic", signer=SIGNER), record, SignatureRefused)
+
+
+def test_without_a_secret_a_signature_is_not_looked_at() -> None:
+    accepted(RecordValidator("other"), signed(job()))
+
+
+# How old it is, and what it calls.
+
+
+def test_a_job_that_is_too_old_is_refused() -> None:
+    validator = RecordValidator("topic", max_age=60.0)
+    accepted(validator, job(timestamp=ago(50)))
+    why = refusal(validator, job(timestamp=ago(70)), SignatureRefused)
+    assert why == "it was enqueued 70 s ago, and max_age is 60 s"
+    accepted(RecordValidator("topic"), job(timestamp=0))
+
+
+def test_only_functions_that_are_allowed_run() -> None:
+    accepted(RecordValidator("topic", allow=["time.*"]), job())
+    why = refusal(RecordValidator("topic", allow=["shop.*"]), job(), FunctionRefused)
+    assert "time.sleep" in why
+
+
+# What KQ has written.
+
+
+def test_a_job_of_kq_is_taken_with_a_limit_until_its_own_is_known(kq_payload: bytes) -> None:
+    run = accepted(RecordValidator("topic"), Polled(7, b"key", kq_payload, timestamp=99))
+    assert isinstance(run, KQJobRun) and run.has_own_limit
+    assert (run.partition, run.epoch, run.offset, run.key) == (3, 2, 7, b"key")
+    assert (run.job_id, run.timestamp, run.timeout, run.limit) == ("-", 99, 30.0, 30.0)
+
+
+def test_the_workers_limit_replaces_that_of_a_job_of_kq(kq_payload: bytes) -> None:
+    run = accepted(RecordValidator("topic", timeout=9.0), Polled(7, None, kq_payload))
+    assert isinstance(run, KQJobRun) and not run.has_own_limit
+    assert run.limit == 9.0
+
+
+def test_a_job_of_kq_that_is_too_old_is_refused(kq_payload: bytes) -> None:
+    validator = RecordValidator("topic", max_age=60.0)
+    accepted(validator, Polled(7, None, kq_payload, timestamp=ago(50)))
+    refusal(validator, Polled(7, None, kq_payload, timestamp=ago(70)), SignatureRefused)
+
+
+def test_only_functions_that_are_allowed_run_of_kq_too(kq_payload: bytes) -> None:
+    record = Polled(7, None, kq_payload)
+    accepted(RecordValidator("topic", allow=["time.*"]), record)
+    why = refusal(RecordValidator("topic", allow=["shop.*"]), record, FunctionRefused)
+    assert "time.sleep" in why
+
+
+def test_with_a_secret_no_job_of_kq_runs(kq_payload: bytes) -> None:
+    validator = RecordValidator("topic", signer=SIGNER)
+    refusal(validator, Polled(7, None, kq_payload), SignatureRefused)
+
+
+def test_a_job_of_kq_for_another_group_does_not_run(kq_payload: bytes) -> None:
+    record = Polled(7, None, kq_payload, [("trace", b""), *for_group([], "ours")])
+    accepted(RecordValidator("topic", group="ours"), record)
+    refusal(RecordValidator("topic", group="theirs"), record, OtherGroup)
+
+
+def test_a_damaged_header_is_not_made_good_by_a_payload_of_kq(kq_payload: bytes) -> None:
+    record = Polled(7, None, kq_payload, [("embedkq", b"2;what=ever")])
+    why = refusal(RecordValidator("topic"), record, DecodeError)
+    assert "begins with b'2'" in why
