@@ -367,19 +367,48 @@ def test_a_job_stuck_for_long_gathers_nothing_above_it() -> None:
     assert done_of(tracker) == (0, [(1, 5_000)])
 
 
-def test_tidying_up_grows_rarer_with_what_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each costs what is open, so it may be due only after twice as many ends."""
+def test_tidying_up_is_due_after_twice_as_many_ends_as_are_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It costs what is open, so that this is next to nothing for each end."""
     monkeypatch.setattr(module, "_SLACK", 4)
     tracker = tracker_at(0)
-    admit(tracker, *range(100))
+    admit(tracker, *range(10))
     state = tracker._partitions[0]
-    lists = []
-    for offset in range(1, 99):
+    order, ends = state.order, [0]
+    for offset in range(10, 100):
+        admit(tracker, offset)
         finish(tracker, offset)
-        if not any(state.order is known for known in lists):
-            lists.append(state.order)
-    # After 5 of the 100 ends at first, then when 4 + 2 * 95 more have come: not in this test.
-    assert [len(order) for order in lists] == [100, 95]
+        ends[-1] += 1
+        if state.order is not order:
+            order = state.order
+            assert order == list(range(10))
+            ends.append(0)
+    assert ends[:4] == [5, 25, 25, 25]
+
+
+def test_an_end_costs_the_same_however_many_came_before() -> None:
+    looked: list[int] = []
+
+    class Open(set[int]):
+        def __contains__(self, offset: object) -> bool:
+            looked[-1] += 1
+            return super().__contains__(offset)
+
+    for count in (100, 900):
+        tracker = tracker_at(0)
+        tracker._partitions[0].open = Open()
+        admit(tracker, *range(count))
+        looked.append(0)
+        finish(tracker, *range(count))
+    assert looked[1] < 10 * looked[0]
+
+
+def test_a_snapshot_of_what_is_done_in_order_keeps_no_lists() -> None:
+    tracker = tracker_at(0)
+    admit(tracker, 0, 1)
+    finish(tracker, 0)
+    assert type(tracker.snapshot()[0].done) is tuple
 
 
 # How full the commit's metadata is.
@@ -447,7 +476,7 @@ def test_a_map_is_measured_anew_once_it_has_changed_by_a_sixteenth(
 
     monkeypatch.setattr(offset_map, "measure", measure)
     tracker = tracker_at(0, (), limit=100)
-    admit(tracker, *range(1601))
+    admit(tracker, *range(1600))
     finish(tracker, *range(1, 321, 2))
     assert tracker.fullness(0) == 1.0
     assert measured == [(160, 320)]
@@ -456,10 +485,10 @@ def test_a_map_is_measured_anew_once_it_has_changed_by_a_sixteenth(
     finish(tracker, 341)
     tracker.fullness(0)
     assert [width for width, _ in measured] == [160, 171]
-    admit(tracker, *range(1601, 1701))
+    admit(tracker, *range(1600, 1700))
     tracker.fullness(0)
-    assert len(measured) == 2, "1701 offsets: a sixteenth more"
-    admit(tracker, *range(1701, 1703))
+    assert len(measured) == 2, "1,700 offsets: a sixteenth more"
+    admit(tracker, 1700)
     tracker.fullness(0)
     assert len(measured) == 3
     finish(tracker, 0, *range(2, 24, 2))

@@ -142,6 +142,12 @@ def test_a_job_for_no_group_in_particular_runs_in_all() -> None:
     accepted(RecordValidator("topic", group="ours"), record)
 
 
+def test_a_worker_without_a_group_runs_what_is_for_none() -> None:
+    record = job()
+    record.headers = [*record.headers, ("embedkq.group", b"")]
+    accepted(RecordValidator("topic"), record)
+
+
 def test_a_group_alone_makes_no_job() -> None:
     record = Polled(7, None, b"anything", for_group([], "ours"))
     refusal(RecordValidator("topic", group="theirs"), record, DecodeError)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from embedkq.worker.between_threads.messages import Batch, JobRun
 
-REPEATABLE: dict[str, Any] = {"derandomize": True, "database": None, "deadline": None}
+repeatable = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=100,
+    # Of a mutant nobody reads the smallest example.
+    phases=[
+        phase
+        for phase in Phase
+        if "MUTANT_UNDER_TEST" not in os.environ or phase in (Phase.explicit, Phase.generate)
+    ],
+)
 """Settings of hypothesis: the same examples in each run, so that a mutant is caught always or
 never."""
-
-repeatable = settings(**REPEATABLE, max_examples=100)
 
 
 class Polled:
