@@ -122,6 +122,7 @@ def test_without_a_callback_a_success_is_done_at_once() -> None:
     for run in runs:
         host.settle(run, SUCCESS)
     assert host.done == runs and host.told == 2
+    assert host.completer.counts["success"] == 2
     host.completer.fired([])
     assert host.told == 2
 
@@ -261,9 +262,11 @@ def test_a_record_that_is_kept_out_goes_to_the_dead_letters_without_a_callback(
 
 
 def test_without_a_dead_letter_topic_a_record_that_is_kept_out_is_done() -> None:
-    host, run = Host(letters=False), run_at(0)
-    host.completer.kept_out(run, DecodeError("no header"))
-    assert host.done == [run]
+    host, runs = Host(letters=False), [run_at(0), run_at(1)]
+    for run in runs:
+        host.completer.kept_out(run, DecodeError("no header"))
+    assert host.done == runs
+    assert host.completer.counts["undecodable"] == 2
 
 
 def test_a_record_for_another_group_is_passed_over() -> None:
@@ -338,6 +341,7 @@ def test_callbacks_that_never_will_return_wait_no_longer() -> None:
 
 def test_since_when_callbacks_wait_is_known() -> None:
     host, run, began = Host(), run_at(0), time.monotonic()
+    host.completer.hand_over()
     assert host.completer.waiting_since is None
     host.settle(run, SUCCESS)
     assert began <= (host.completer.waiting_since or 0.0) <= time.monotonic()
@@ -373,3 +377,12 @@ def test_without_a_dead_letter_topic_no_letters_wait() -> None:
     completer.close_after_fork()
     completer.buried([run])
     assert completer.done == [run]
+
+
+def test_dead_letters_that_are_written_at_different_times_are_all_done() -> None:
+    host, runs = Host(callback=False), [run_at(offset) for offset in range(3)]
+    for run in runs:
+        host.settle(run, FAILURE)
+    host.completer.buried(runs[:1])
+    host.completer.buried(runs[1:])
+    assert host.done == runs

@@ -118,6 +118,28 @@ def test_a_commit_is_asked_for_while_jobs_wait_for_one_and_not_after() -> None:
     assert not host.shared.asked.is_set()
 
 
+def test_a_commit_is_asked_for_once_however_often_what_waits_is_looked_at() -> None:
+    host = Host()
+    host.begin(*host.polled(0))
+    host.shared.asked.clear()
+    host.begin()
+    assert not host.shared.asked.is_set()
+
+
+def test_no_commit_is_asked_for_where_only_other_records_are_under_suspicion() -> None:
+    host = host_with_begun(CommitMetadata(crashes={5: 1}))
+    runs = host.polled(0, 1)
+    assert host.begin(*runs) == runs
+    assert not host.shared.asked.is_set() and not host.shared.serial_mode
+
+
+def test_where_nothing_is_suspected_runs_are_passed_on_as_they_came() -> None:
+    """That costs nothing: no list is made, and no note is looked at."""
+    host = host_with_begun()
+    runs = host.polled(0, 1)
+    assert host.guard.release(runs) is runs
+
+
 def test_nothing_is_noted_of_a_host_that_begins_nothing() -> None:
     for notes in (NOTHING, CommitMetadata(starts=2), CommitMetadata(crashes={3: 1})):
         host = Host(notes)
@@ -192,6 +214,7 @@ def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -
     host.guard.left(second)
     assert host.guard.suspect is first, "it was another that has left"
     host.guard.left(first)
+    assert host.guard.held_up == {0}, "between two suspects no more of it begins either"
     assert host.begin() == [] and host.guard.suspect is second
     assert host.commit() == CommitMetadata(starts=3, suspect=1, hosts=("here",))
     assert host.begin() == [second]
@@ -309,6 +332,19 @@ def test_care_does_not_end_before_so_many_jobs_however_long_they_take(clock: Clo
     assert host.commit() == NOTHING
 
 
+def test_care_that_ends_leaves_no_start_in_vain(clock: Clock) -> None:
+    host = Host(CommitMetadata(starts=2))
+    runs = host.polled(0, 1)
+    host.begin(*runs)
+    for run in runs:
+        host.commit()
+        assert host.begin() == [run]
+        host.guard.left(run)
+        host.begin()
+        clock.now += 31.0
+    assert host.ledger.notes_of(0).starts == 0
+
+
 def test_care_begins_anew_when_the_partition_does(clock: Clock) -> None:
     host = Host(CommitMetadata(starts=2))
     for epoch in (1, 2):
@@ -416,7 +452,7 @@ def test_a_job_that_took_three_hosts_down_does_not_run_again() -> None:
 
 
 def test_the_hosts_that_a_job_took_down_are_named_once_each_without_this_one() -> None:
-    crashed = CommitMetadata(starts=3, crashes={0: MOST}, hosts=("web-1", "web-2", "web-1"))
+    crashed = CommitMetadata(starts=3, crashes={0: MOST}, hosts=("web-1", "web-1", "web-2"))
     host = Host(crashed)
     [run] = host.polled(0)
     host.begin(run)
@@ -478,6 +514,30 @@ def test_nothing_else_begins_for_thirty_seconds_of_the_last_chance(clock: Clock)
     assert host.begin(other) == []
     clock.now += 0.1
     assert host.begin() == [other]
+
+
+def test_a_last_chance_goes_on_when_its_partition_has_gone() -> None:
+    host, suspect, other = last_chance()
+    host.commit()
+    assert host.begin() == [suspect]
+    assert host.guard.drop({0}) == []
+    host.ledger.release(Released(frozenset((0,))))
+    assert host.begin(other) == []
+    host.guard.left(suspect)
+    assert host.begin() == [other]
+
+
+@pytest.mark.parametrize(("most", "is_last"), [(1, True), (2, False)])
+def test_the_first_chance_is_the_last_where_one_crash_is_too_many(most: int, is_last: bool) -> None:
+    host = host_with_begun(CommitMetadata(starts=3), most=most)
+    suspect, other = host.polled(0)[0], host.polled(0, partition=1)[0]
+    host.begin(suspect)
+    host.is_idle = False
+    host.commit()
+    assert host.begin(other) == ([] if is_last else [other, suspect])
+    host.is_idle = True
+    assert host.begin() == ([suspect] if is_last else [])
+    assert not host.quarantined()
 
 
 def test_the_next_suspect_has_a_last_chance_only_if_it_is_at_that() -> None:

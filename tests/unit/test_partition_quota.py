@@ -92,6 +92,11 @@ def test_of_a_partition_that_is_forgotten_nothing_counts() -> None:
     assert not quota.over and quota.full == set()
     quota.forget(0)
     quota.forget(7)
+    quota.add(7, 0)
+    assert quota.full == set()
+    quota.add(7, 0)
+    assert quota.full == {7}
+    quota.forget(7)
     quota.add(0, 69)
     assert not quota.over and quota.full == set()
     quota.add(0, 1)
