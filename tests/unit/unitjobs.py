@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from embedkq.worker.between_threads.messages import Batch, JobRun
 
@@ -14,6 +14,7 @@ repeatable = settings(
     database=None,
     deadline=None,
     max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no failure
     # Of a mutant nobody reads the smallest example.
     phases=[
         phase
