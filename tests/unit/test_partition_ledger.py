@@ -7,10 +7,8 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from support import logged
-from unitjobs import repeatable, run_at
+from unitjobs import run_at
 
 from embedkq._formats import commit_metadata, offset_map
 from embedkq._formats.commit_metadata import NOTHING, UNKNOWN_TOPIC, CommitMetadata, TopicMark
@@ -352,79 +350,3 @@ def test_a_partition_is_crowded_above_three_quarters_of_the_metadata() -> None:
             ledger.finish(run_at(offset))
     assert ledger.crowded() == set()
     assert ledger_with(done=scattered(0.73)).crowded() == set()
-
-
-# Any order.
-
-RECORDS = 10
-
-
-class Worker:
-    """What the control thread does with one partition, of which nothing is ever committed."""
-
-    def __init__(self) -> None:
-        self.ledger = PartitionLedger("topic")
-        self.running: dict[int, JobRun] = {}
-        self.ended: set[int] = set()
-        self.epoch = self.position = 0
-        self.is_assigned = False
-
-    def gain(self) -> None:
-        if not self.is_assigned:
-            self.epoch += 1
-            assign(self.ledger, self.epoch)
-            self.is_assigned, self.position = True, 0
-
-    def lose(self) -> None:
-        if self.is_assigned:
-            release(self.ledger)
-            self.is_assigned = False
-
-    def poll(self) -> None:
-        if not self.is_assigned or self.position == RECORDS:
-            return
-        offset, self.position = self.position, self.position + 1
-        if not self.ledger.tracker.admit(0, offset):
-            assert offset in self.ended
-        elif offset in self.running:
-            self.running[offset].epoch = self.epoch
-        else:
-            assert offset not in self.ended, f"{offset} runs once more"
-            self.running[offset] = run_at(offset, epoch=self.epoch)
-
-    def end(self, offset: int) -> None:
-        run = self.running.pop(offset, None)
-        if run is not None:
-            self.ledger.finish(run)
-            self.ended.add(offset)
-
-
-@repeatable
-@given(
-    st.lists(
-        st.one_of(
-            st.sampled_from(["gain", "lose", "poll", "poll", "poll"]), st.integers(0, RECORDS - 1)
-        ),
-        min_size=5,
-        max_size=60,
-    )
-)
-@example(["gain", "poll", "poll", "lose", "gain", 0, 1, "poll", "poll"])
-@example(["gain", "poll", "poll", "poll", "lose", "gain", 1, "poll", 0, "poll", "poll", 2])
-@example(["gain", "poll", "lose", 0, "gain", "poll"])
-def test_a_job_that_has_ended_here_does_not_run_again_whenever_its_partition_comes_back(
-    steps: list[str | int],
-) -> None:
-    worker = Worker()
-    for step in steps:
-        worker.end(step) if isinstance(step, int) else getattr(worker, step)()
-    worker.gain()
-    progress = worker.ledger.snapshot()[0]
-    known = {*range(progress.offset), *(n for run in progress.done for n in range(*run))}
-    assert known == worker.ended
-    for _ in range(RECORDS):
-        worker.poll()
-    for offset in range(RECORDS):
-        worker.end(offset)
-    assert worker.ended == set(range(RECORDS))
-    assert worker.ledger.snapshot()[0][:2] == (RECORDS, ())
