@@ -1,61 +1,58 @@
-"""Settings named EMBEDKQ_...: which there are, and what an app's configuration says for its queue
-and its worker. Pure.
+"""Settings named EMBEDKQ_...: which exist, and which options of queue and worker an app's
+configuration sets. Pure.
 
-The names are those of the parameters of `Queue` and `Worker`, in capitals. A setting that only one
-of the two shall have is named EMBEDKQ_QUEUE_... or EMBEDKQ_WORKER_..., which also goes before the
-general one.
+A setting's name is the option's in capitals. EMBEDKQ_QUEUE_... and EMBEDKQ_WORKER_... set an option
+of one of the two, and win over the general setting.
 """
 
 from __future__ import annotations
 
-import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from embedkq._clients.consumer_options import KNOWN_OPTIONS as OF_CONSUMERS
-from embedkq._clients.producer import KNOWN_OPTIONS as OF_PRODUCERS
-from embedkq._options import nearest
-from embedkq.queue import Queue
-from embedkq.worker.worker import Worker
+from embedkq._options.declared import OPTIONS, checked, options_of
+from embedkq._options.names import did_you_mean, nearest
+from embedkq._options.option import EXTENSION, PREFIX, QUEUE, WORKER
 
-PREFIX = "EMBEDKQ_"
-_IN_CODE_ONLY = {"self", "callback", "handoff", "initializer", "initargs"}
-_OF_APPS = {"WORKER", "APP", "HEALTH_URL", "INITIALIZER"}
-"""Settings of a web framework's extension, which neither `Queue` nor `Worker` has."""
-
-
-def _parameters_of(kind: type) -> tuple[str, ...]:
-    names = inspect.signature(kind).parameters
-    return tuple(name for name in names if name not in _IN_CODE_ONLY)
-
-
-QUEUE_OPTIONS = _parameters_of(Queue)
-WORKER_OPTIONS = _parameters_of(Worker)
-_ONLY_QUEUE, _ONLY_WORKER = {"timeout"}, {"retries", "backoff"}
-"""What means something else to each of the two, and is meant for one where its general name is
-used: a queue's `timeout` is the limit of its own jobs, a worker's goes before every job's own; a
-worker's `retries` are for the jobs that say nothing of their own."""
+_OF_OTHERS = re.compile(
+    r"EMBEDKQ_(CACHE|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+).fullmatch
+"""Variables that the tests set, and those that Kubernetes sets for a service whose name begins with
+"embedkq"."""
 
 
 def known_names() -> frozenset[str]:
-    """All settings that an app's configuration may have."""
-    both = {
-        *QUEUE_OPTIONS,
-        *WORKER_OPTIONS,
-        *(f"queue_{name}" for name in QUEUE_OPTIONS),
-        *(f"worker_{name}" for name in WORKER_OPTIONS),
-    }
-    return frozenset(PREFIX + name for name in {*(name.upper() for name in both), *_OF_APPS})
+    """All settings of an app's configuration."""
+    return frozenset(
+        key for option in OPTIONS for taker in option.takers for key in option.keys_for(taker)
+    )
+
+
+def known_variables() -> frozenset[str]:
+    """All variables that `kq worker` reads."""
+    return frozenset(name for option in OPTIONS for name in option.variables)
+
+
+def check_environment(names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse unknown variables, as `check_names` does. Settings of a Flask app are known, too.
+
+    Args:
+        names: all variables of the environment.
+        known: variables that are read but not declared.
+    """
+    ours = [name for name in names if name.startswith(PREFIX) and not _OF_OTHERS(name)]
+    check_names(ours, {*known, *known_variables(), *known_names()}, "the environment")
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Refuse what begins with EMBEDKQ_ and is no setting: a typing error in EMBEDKQ_SECRET would
-    leave jobs unsigned in silence.
+    """Refuse names that begin with EMBEDKQ_ and are no settings. A typo in EMBEDKQ_SECRET would
+    leave jobs unsigned without a word.
 
     Args:
-        names: those that are given; others' are passed over.
-        known: those that there are.
-        where: what holds them, for the message.
+        names: the given ones; those without the prefix are ignored.
+        known: all settings.
+        where: what holds the names, for the message.
 
     Raises:
         ValueError: there is no such setting; the message names the nearest one.
@@ -75,47 +72,40 @@ def queue_options(config: Mapping[str, Any]) -> dict[str, Any]:
         TypeError, ValueError: EMBEDKQ_KAFKA is no dict, or holds what no client of kafka-python
             knows.
     """
-    return _options(
-        config,
-        "QUEUE_",
-        [name for name in QUEUE_OPTIONS if name not in _ONLY_WORKER],
-        QUEUE_OPTIONS,
-        OF_PRODUCERS,
-    )
+    return _options(config, QUEUE)
 
 
 def worker_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `Worker` from a configuration; raises as `queue_options`."""
-    return _options(
-        config,
-        "WORKER_",
-        [name for name in WORKER_OPTIONS if name not in _ONLY_QUEUE],
-        WORKER_OPTIONS,
-        OF_CONSUMERS,
-    )
+    return _options(config, WORKER)
 
 
-def _options(
-    config: Mapping[str, Any],
-    own: str,
-    general: Iterable[str],
-    names: Iterable[str],
-    known: frozenset[str],
-) -> dict[str, Any]:
-    options = {
-        name: config[PREFIX + name.upper()] for name in general if PREFIX + name.upper() in config
-    }
-    if "kafka" in options:
-        options["kafka"] = _kafka_options(options["kafka"], known)
-    return options | {
-        name: config[PREFIX + own + name.upper()]
-        for name in names
-        if PREFIX + own + name.upper() in config
-    }
+def extension_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the extension itself, by name, with defaults.
+
+    Raises:
+        TypeError: one cannot work; the message names it.
+    """
+    defaults = {option.name: option.default for option in options_of(EXTENSION)}
+    return checked(EXTENSION, defaults | _options(config, EXTENSION))
 
 
-def _kafka_options(kafka: Any, known: frozenset[str]) -> Any:
-    """Of options meant for both clients those that one of them knows."""
+def _options(config: Mapping[str, Any], taker: str) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for option in options_of(taker):
+        for key in option.keys_for(taker):
+            if key == f"{PREFIX}KAFKA" and key in config:
+                given[option.name] = _kafka_options(config[key], taker)
+            elif key in config:
+                given[option.name] = config[key]
+    return given
+
+
+def _kafka_options(kafka: Any, taker: str) -> Any:
+    """The options that the taker's client knows, of options for both clients."""
+    from embedkq._clients.consumer_options import KNOWN_OPTIONS as OF_CONSUMERS
+    from embedkq._clients.producer import KNOWN_OPTIONS as OF_PRODUCERS
+
     if kafka is None:
         return None
     if not isinstance(kafka, Mapping):
@@ -125,9 +115,9 @@ def _kafka_options(kafka: Any, known: frozenset[str]) -> Any:
     everything = OF_PRODUCERS | OF_CONSUMERS
     for option in kafka:
         if option not in everything:
-            close = nearest(str(option), everything)
-            hint = f": did you mean {close!r}?" if close else ""
             raise ValueError(
-                f"{PREFIX}KAFKA has {option!r}, and kafka-python knows no such option{hint}"
+                f"{PREFIX}KAFKA has {option!r}, and kafka-python knows no such option"
+                + did_you_mean(str(option), everything)
             )
+    known = OF_PRODUCERS if taker == QUEUE else OF_CONSUMERS
     return {option: value for option, value in kafka.items() if option in known}

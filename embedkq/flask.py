@@ -31,6 +31,9 @@ import flask
 from embedkq import Queue, Worker, _configuration
 from embedkq._child import process, runner
 from embedkq._importing import function_named
+from embedkq._options.command_line import arguments_of, parameter_of
+from embedkq._options.declared import checked, options_of
+from embedkq._options.option import START
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import EmbedkqError
 from embedkq.job import Job
@@ -48,9 +51,9 @@ class EmbedKQ:
     or the reloader's parent, on an owning thread of its own; `start()` starts it earlier, say from
     Gunicorn's `post_worker_init`. Configuration, read by `init_app`:
 
-    - EMBEDKQ_HOSTS, EMBEDKQ_SECRET and so on: every parameter of `Queue` and `Worker` that is no
-      function, in capitals. TIMEOUT is the queue's, RETRIES and BACKOFF are the worker's;
-      EMBEDKQ_WORKER_TIMEOUT, EMBEDKQ_QUEUE_RETRIES and their like are for one of the two.
+    - EMBEDKQ_HOSTS, EMBEDKQ_SECRET and so on: the options of `Queue` and `Worker`, in capitals.
+      TIMEOUT is the queue's, RETRIES and BACKOFF are the worker's; EMBEDKQ_WORKER_TIMEOUT,
+      EMBEDKQ_QUEUE_RETRIES and their like are for one of the two.
     - EMBEDKQ_KAFKA: dict of further options of kafka-python; its producer and its consumer each get
       those that they know.
     - EMBEDKQ_WORKER: False for an app that only enqueues. Default True.
@@ -126,16 +129,15 @@ class _AppState:
         self._callback = callback
         self._started_in: int | None = None
         self._starting = threading.Lock()
-        self.runs_worker = bool(app.config.get("EMBEDKQ_WORKER", True))
-        self.health_url = app.config.get("EMBEDKQ_HEALTH_URL")
+        own = _configuration.extension_options(app.config)
+        self.runs_worker = bool(own["worker"])
+        self.health_url = own["health_url"]
         self.queue = Queue(**_configuration.queue_options(app.config))
-        set_up = (app.config.get("EMBEDKQ_APP"), _initializer_of(app))
-        inside: dict[str, Any] = (
-            {"initializer": set_up_child, "initargs": set_up} if any(set_up) else {}
-        )
-        self.worker = Worker(
-            **_configuration.worker_options(app.config), callback=self._call, **inside
-        )
+        options = _configuration.worker_options(app.config)
+        set_up = (own["app"], _initializer_of(options.pop("initializer", None)))
+        if any(set_up):
+            options |= {"initializer": set_up_child, "initargs": set_up}
+        self.worker = Worker(**options, callback=self._call)
 
     def start_once(self) -> None:
         if self._started_in == os.getpid() or process.in_child():
@@ -168,13 +170,12 @@ def set_up_child(where: str | None, initializer: Callable[[], Any] | None) -> No
         initializer()
 
 
-def _initializer_of(app: flask.Flask) -> Callable[[], Any] | None:
-    given = app.config.get("EMBEDKQ_INITIALIZER")
+def _initializer_of(given: Any) -> Callable[[], Any] | None:
     if isinstance(given, str):
         return function_named(given, "EMBEDKQ_INITIALIZER")
     if given is not None and not callable(given):
         raise TypeError(f"EMBEDKQ_INITIALIZER must be a function or MODULE:FUNCTION, not {given!r}")
-    return given
+    return given  # type: ignore[no-any-return]
 
 
 def enter_app(where: str) -> None:
@@ -211,19 +212,38 @@ def _health_blueprint(url: str) -> flask.Blueprint:
     return blueprint
 
 
+def _start_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of `Worker.start`, spelled as those of `kq worker`."""
+    for option in reversed(options_of(START)):
+        command = click.option(option.spelling, **parameter_of(option))(command)
+    return command
+
+
+def _run_worker(values: dict[str, Any]) -> None:
+    from embedkq.cli import check_environment
+    from embedkq.cli.common import Refused
+    from embedkq.cli.signals import SignalStop
+    from embedkq.cli.worker import set_up_logging
+
+    check_environment()
+    try:
+        start = checked(START, arguments_of(START, values))
+    except (TypeError, ValueError) as error:
+        raise Refused(str(error)) from error
+    set_up_logging(verbose=True)
+    made = _state().worker
+    with SignalStop(made, made.stop_timeout):
+        made.start(**start)
+
+
 def _add_commands(app: flask.Flask) -> None:
     group = flask.cli.AppGroup("kq", help="Jobs of this app.")
 
     @group.command("worker", help="Run this app's worker in the foreground, with its callback.")
+    @_start_options
     @flask.cli.with_appcontext
-    def worker() -> None:
-        from embedkq.cli.signals import SignalStop
-        from embedkq.cli.worker import set_up_logging
-
-        set_up_logging(verbose=True)
-        made = _state().worker
-        with SignalStop(made, made.stop_timeout):
-            made.start()
+    def worker(**values: Any) -> None:
+        _run_worker(values)
 
     @group.command("info", help="Show this app's topic: offsets, lag, workers.")
     @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")

@@ -7,14 +7,19 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from embedkq import _options
-from embedkq._formats.signing import Secret, Signer
 from embedkq._job_options import UNCHANGED, JobOptions
+from embedkq._options.declared import checked
+from embedkq._options.names import known_options_only
+from embedkq._options.option import QUEUE
 from embedkq._safe_logging import INFO, SafeLogger, safe_repr
 from embedkq.errors import EnqueueFailed, JobTooLarge, QueueIncomplete
 from embedkq.job import Job
+
+if TYPE_CHECKING:
+    from embedkq._formats.signing import Secret
 
 logger = SafeLogger("embedkq.queue")
 
@@ -213,6 +218,7 @@ class Queue(_Enqueues):
         TypeError, ValueError: an argument cannot work; the message names it.
     """
 
+    @known_options_only
     def __init__(
         self,
         hosts: str = "localhost:9092",
@@ -229,21 +235,20 @@ class Queue(_Enqueues):
         backoff: float | None = None,
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
+        accepted = checked(QUEUE, locals())
         from embedkq._clients.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
 
-        self._hosts = _options.check_hosts(hosts)
-        self._topic = _options.check_topic(topic)
-        self._job_size = _options.check_job_size(job_size)
+        self._hosts: str = accepted["hosts"]
+        self._topic: str = accepted["topic"]
+        self._job_size: int = accepted["job_size"]
         self._own = JobOptions(
-            timeout=_options.check_timeout(timeout),
-            retries=_options.check_retries(retries),
-            backoff=_options.check_backoff(backoff),
+            **{name: accepted[name] for name in ("timeout", "retries", "backoff")}
         )
         files = _options.TLSFiles(cafile, certfile, keyfile, crlfile)
         config = _options.client_config(
-            files, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner="Queue"
+            files, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner=QUEUE
         )
-        self._signer = None if secret is None else Signer(secret)
+        self._signer = _options.make_signer(secret)
         self._queue = self
         self._connection = Producer(self._hosts, self._job_size, config)
         self._left_behind = tuple(

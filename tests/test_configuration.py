@@ -1,20 +1,16 @@
-"""Settings named EMBEDKQ_...: every option of Queue and Worker is one, what is none is refused, and
-each client gets its own."""
+"""Settings named EMBEDKQ_...: what is none is refused, and queue, worker and each client get their
+own."""
 
 from __future__ import annotations
 
-import inspect
 import os
 from typing import Any
 
 import pytest
 
-from embedkq import Queue, Worker, _configuration, codec
+from embedkq import Queue, _configuration, codec
 
 flask = pytest.importorskip("flask")
-
-IN_CODE_ONLY = {"callback", "handoff", "initializer", "initargs"}
-"""What a configuration cannot hold: functions."""
 
 
 def app_with(**config: Any) -> Any:
@@ -24,21 +20,6 @@ def app_with(**config: Any) -> Any:
     app.config.update({f"EMBEDKQ_{name}": value for name, value in config.items()})
     EmbedKQ(app)
     return app.extensions["embedkq"]
-
-
-@pytest.mark.parametrize("kind", [Queue, Worker])
-def test_every_option_is_a_setting(kind: type) -> None:
-    parameters = set(inspect.signature(kind).parameters) - IN_CODE_ONLY
-    known = _configuration.known_names()
-    assert {f"EMBEDKQ_{name.upper()}" for name in parameters} <= known
-    read = _configuration.queue_options if kind is Queue else _configuration.worker_options
-    marks = {
-        f"EMBEDKQ_{kind.__name__.upper()}_{name.upper()}": {"linger_ms": 1}
-        if name == "kafka"
-        else object()
-        for name in parameters
-    }
-    assert set(read(marks)) == parameters
 
 
 @pytest.mark.parametrize(
@@ -74,9 +55,8 @@ def test_what_is_no_setting_is_refused_with_the_nearest_one(
 def test_an_initializer_is_a_function_or_the_name_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from embedkq.flask import _initializer_of
 
-    assert _initializer_of(app_with(INITIALIZER="os:getpid")._app) is os.getpid
-    assert _initializer_of(app_with(INITIALIZER=os.getpid)._app) is os.getpid
-    assert _initializer_of(app_with()._app) is None
+    assert _initializer_of("os:getpid") is _initializer_of(os.getpid) is os.getpid
+    assert _initializer_of(None) is None
     for app, expected in [(None, [1]), ("shop:create_app", ["app", 1])]:
         encoded = app_with(INITIALIZER="os:getpid", APP=app).worker._settings.encoded_initializer
         function, (where, initializer), _ = codec.decode_call(encoded)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from embedkq import Queue, Worker, _options
 from embedkq._clients.producer import KNOWN_OPTIONS, OWNED_OPTIONS
+from embedkq._clients.tls import tls_context
 
 
 def refused(
@@ -377,7 +378,7 @@ def test_a_context_and_files_are_not_mixed(files: dict[str, str]) -> None:
 def test_a_context_of_files_that_hold_something_else_names_the_file(
     files: dict[str, str], option: str, name: str
 ) -> None:
-    refused(ValueError, name, files[name], _options.tls_context, {option: files[name]})
+    refused(ValueError, name, files[name], tls_context, {option: files[name]})
 
 
 def test_tls_files_and_sasl_mean_both(files: dict[str, str]) -> None:

@@ -3,7 +3,6 @@ with the code, links lead somewhere."""
 
 from __future__ import annotations
 
-import ast
 import builtins
 import configparser
 import inspect
@@ -39,7 +38,7 @@ from programs import KQ, Programs, end, request
 from support import ROOT, end_offsets, wait_until
 
 import embedkq
-from embedkq import Job, Queue, Worker, errors
+from embedkq import Job, Worker, errors
 from embedkq._child import process, runner
 from embedkq._clients import consumer_options
 from embedkq._configuration import known_names
@@ -379,38 +378,6 @@ def test_every_option_has_the_variable_that_its_name_gives() -> None:
 # The tables.
 
 
-def test_the_options_of_queue_are_those_of_its_signature() -> None:
-    assert {
-        name: ast.literal_eval(default) for name, default, _ in table("Options of Queue")
-    } == defaults_of(Queue)
-
-
-def test_the_options_of_worker_are_those_of_its_signature() -> None:
-    assert {
-        name: ast.literal_eval(default)
-        for name, _, default, _ in table("Options of Worker")
-        if name
-    } == defaults_of(Worker)
-
-
-def test_the_options_of_kq_worker_are_those_of_its_help(programs: Programs) -> None:
-    rows = {
-        option: (name, default) for name, option, default, _ in table("Options of Worker") if option
-    }
-    shown = programs.run(KQ, "worker", "--help")
-    assert set(rows) == set(re.findall(r"^ +(?:-h, )?(--[a-z-]+)", shown, re.MULTILINE)) - {
-        "--help"
-    }
-    with kq.commands["worker"].make_context("worker", []) as context:
-        for option, parameter in options_of(kq.commands["worker"]).items():
-            name, default = rows[option]
-            if name and name != "stop_timeout":  # the library's defaults are the command line's
-                value = context.params[parameter.name]
-                assert (value or None if parameter.multiple else value) == ast.literal_eval(
-                    default
-                ), option
-
-
 def test_the_methods_of_worker_are_those_listed() -> None:
     calls = {row[0].partition("(")[0]: row[0] for row in table("Methods of Worker")}
     public = {
@@ -447,6 +414,7 @@ def test_every_exception_and_state_that_is_named_exists() -> None:
         "FailedJobRegistry",
         "JobRun",
         "EmbeddedBroker",
+        "JobRun",
     }
     for name in {
         name for name in literals() if re.fullmatch(r"[A-Z][a-z]+[A-Za-z]*", name)

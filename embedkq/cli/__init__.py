@@ -7,12 +7,12 @@ Commands import their modules when they run, so that `kq --help` answers at once
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from embedkq import _configuration
 from embedkq.cli.broker import broker
 from embedkq.cli.common import Refused
 from embedkq.cli.demo import demo
@@ -36,11 +36,6 @@ Examples:
 
 
 _HELP = ("-h", "--help")
-_NOT_OURS = re.compile(
-    r"EMBEDKQ_(CACHE|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
-).fullmatch
-"""Variables that the tests set, and those that Kubernetes sets for a service whose name begins with
-"embedkq"."""
 
 
 class _Kq(click.Group):
@@ -49,7 +44,7 @@ class _Kq(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         if not set(_HELP) & set(ctx.args):
-            _check_environment(self)
+            check_environment()
         return super().invoke(ctx)
 
 
@@ -62,21 +57,19 @@ def kq() -> None:
     """
 
 
-def _check_environment(command: click.Command) -> None:
-    """Refuse unknown EMBEDKQ_ variables. A typo in EMBEDKQ_SECRET would let unsigned jobs run."""
-    given = [name for name in os.environ if name.startswith("EMBEDKQ_") and not _NOT_OURS(name)]
-    if not given or set(given) <= set(_variables_of(command)):
-        return
-    from embedkq._configuration import check_names, known_names
+def check_environment() -> None:
+    """Refuse unknown EMBEDKQ_ variables. A typo in EMBEDKQ_SECRET would let unsigned jobs run.
 
-    try:  # settings of a Flask app are fine too
-        check_names(given, {*_variables_of(command), *known_names()}, "the environment")
+    Raises:
+        Refused: there is one; the message names the nearest known one.
+    """
+    try:
+        _configuration.check_environment(os.environ, _variables_of(kq))
     except ValueError as error:
         raise Refused(str(error)) from error
 
 
 def _variables_of(command: click.Command) -> Iterator[str]:
-    yield "EMBEDKQ_SECRET"
     for parameter in command.params:
         variables = parameter.envvar or ()
         yield from (variables,) if isinstance(variables, str) else variables
@@ -87,4 +80,4 @@ def _variables_of(command: click.Command) -> Iterator[str]:
 for _verb in (worker, info, dlq, rewind, purge, demo, broker, guide):
     kq.add_command(_verb)
 
-__all__ = ["kq"]
+__all__ = ["check_environment", "kq"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -14,6 +13,10 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from embedkq._options import TLSFiles
+from embedkq._options.command_line import parameter_of
+from embedkq._options.declared import options_of
+from embedkq._options.option import WORKER
 from embedkq._printable import one_line
 from embedkq.errors import EmbedkqError
 
@@ -39,34 +42,28 @@ def option(
     return click.option(f"--{name}", *parameter, envvar=variable, show_envvar=True, **settings)
 
 
-def hosts_option(command: F) -> F:
-    """`--hosts`, the same for all verbs that need a cluster."""
-    add = option(
-        "hosts",
-        default="localhost:9092",
-        metavar="HOST:PORT,...",
-        help="Kafka brokers, separated by commas.",
-    )
-    return add(command)
+def declared_options(*takers: str, names: Iterable[str] | None = None) -> Callable[[F], F]:
+    """The options that these take, as they are declared, in that order; only `names` of them where
+    they are given."""
+    chosen = [
+        option
+        for option in options_of(*takers)
+        if option.spelling is not None and (names is None or option.name in names)
+    ]
+
+    def decorate(command: F) -> F:
+        for option in reversed(chosen):
+            command = click.option(option.spelling, **parameter_of(option, _FILE))(command)
+        return command
+
+    return decorate
 
 
-def tls_options(command: F) -> F:
-    """`--cafile --certfile --keyfile --crlfile`: giving any of them means TLS; and `--kafka-file`
-    for passwords."""
-    texts = {
-        "kafka-file": "JSON file with further options of kafka-python, such as passwords.",
-        "crlfile": "Certificate revocation list, PEM.",
-        "keyfile": "The client's private key, PEM.",
-        "certfile": "The client's certificate, PEM.",
-        "cafile": "Certificates of trusted authorities, PEM. Any of these files means TLS.",
-    }
-    return functools.reduce(
-        lambda decorated, name: option(name, type=_FILE, help=texts[name], show_default=False)(
-            decorated
-        ),
-        texts,
-        command,
-    )
+hosts_option = declared_options(WORKER, names=["hosts"])
+"""`--hosts`, the same for all verbs that need a cluster."""
+tls_options = declared_options(WORKER, names=[*TLSFiles._fields, "kafka"])
+"""`--cafile --certfile --keyfile --crlfile`: giving any of them means TLS; and `--kafka-file` for
+passwords."""
 
 
 def connection_options(tls: Mapping[str, str | None]) -> dict[str, Any]:

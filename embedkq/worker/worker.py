@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedkq import _options
 from embedkq._child.process import in_child
-from embedkq._formats.signing import Secret
+from embedkq._options.names import known_options_only
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import WorkerError
 from embedkq.worker.between_threads.shortage import cure_for, is_shortage
@@ -18,6 +18,7 @@ from embedkq.worker.lifecycle import State
 from embedkq.worker.settings import Settings
 
 if TYPE_CHECKING:
+    from embedkq._formats.signing import Secret
     from embedkq.worker.owner_thread.dispatcher import Callback
     from embedkq.worker.runtime import Runtime
 
@@ -77,6 +78,7 @@ class Worker(Handle):
         EncodeError: the initializer or its arguments cannot be pickled.
     """
 
+    @known_options_only
     def __init__(
         self,
         hosts: str = "localhost:9092",
@@ -109,7 +111,7 @@ class Worker(Handle):
         allow: Sequence[str] | None = None,
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(Settings.from_arguments(locals()))
+        super().__init__(Settings(locals()))
 
     # Starting. The calling thread becomes the owner.
 

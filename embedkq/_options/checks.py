@@ -1,4 +1,5 @@
-"""Checks of what users pass to Queue, Worker and the command line: one place, one wording."""
+"""Checks of values that users pass: each returns what it accepts, and raises otherwise, with name
+and value in the message."""
 
 from __future__ import annotations
 
@@ -6,18 +7,15 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from embedkq._clients.tls import FILE_OPTIONS as _TLS_OPTIONS
-from embedkq._clients.tls import ContextFromFiles, tls_context
 from embedkq.errors import type_name
 
+if TYPE_CHECKING:
+    from embedkq._formats.signing import Secret, Signer
+
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}").fullmatch
-_PLAIN_PROTOCOLS = ("PLAINTEXT", "SASL_PLAINTEXT")
-_SASL_PROTOCOLS = ("SASL_PLAINTEXT", "SASL_SSL")
-_PROTOCOLS = (*_PLAIN_PROTOCOLS, "SSL", "SASL_SSL")
-_CREDENTIALS = ("sasl_plain_username", "sasl_plain_password", "sasl_oauth_token_provider")
 
 
 def check_hosts(hosts: str | Sequence[str]) -> str:
@@ -230,150 +228,79 @@ def check_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
     return callback
 
 
-class TLSFiles(NamedTuple):
-    """Paths of PEM files, as `Queue` and `Worker` take them."""
-
-    cafile: str | None = None
-    certfile: str | None = None
-    keyfile: str | None = None
-    crlfile: str | None = None
-
-
-def client_config(
-    files: TLSFiles,
-    kafka: Mapping[str, Any] | None,
-    *,
-    owned: Iterable[str],
-    known: Iterable[str],
-    owner: str,
-) -> dict[str, Any]:
-    """Options for a client of kafka-python: the TLS files by their names there, and `kafka`.
-
-    A file given means TLS: never silently plaintext.
-
-    Args:
-        owned: options that embedkq sets itself.
-        known: options that the client knows.
-        owner: class for messages, "Queue" or "Worker".
+def check_handoff(handoff: Callable[..., Any]) -> Callable[..., Any]:
+    """A callable that has the owner run a function.
 
     Raises:
-        TypeError, ValueError: an option is unknown, taken, or contradicts the TLS files.
-        FileNotFoundError: a TLS file is not there.
+        TypeError: it is none.
     """
-    config = _check_options(kafka, frozenset(owned), frozenset(known), owner)
-    given = {name: path for name, path in files._asdict().items() if path is not None}
-    given = {name: _path_of(name, path) for name, path in given.items()}
-    named = [option for option in _TLS_OPTIONS.values() if config.get(option) is not None]
-    if (given or named) and "ssl_context" in config:
-        raise ValueError(
-            f"{[*given, *named][0]} and kafka={{'ssl_context': ...}}: a context brings its own"
-            " files; give one of them"
+    if not callable(handoff):
+        raise TypeError(
+            f"handoff must be a callable that has the owner run a function, not {handoff!r}"
         )
-    _add_files(config, given)
-    if given or named or config.get("ssl_context") is not None:
-        _choose_tls(config)
-        if "ssl_crlfile" in config:
-            # kafka-python 3.0.12 hands it to Python by a name that Python refuses
-            tls_context(config)
-            config["ssl_context"] = ContextFromFiles(dict(config))
-    _check_sasl(config)
-    return config
+    return handoff
 
 
-def _add_files(config: dict[str, Any], given: Mapping[str, str]) -> None:
-    for name, path in given.items():
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"{name}={path!r}: no such file")
-        if _TLS_OPTIONS[name] in config:
-            raise ValueError(
-                f"{name} and kafka={{{_TLS_OPTIONS[name]!r}: ...}} are the same: give one of them"
-            )
-        config[_TLS_OPTIONS[name]] = path
-    if "keyfile" in given and "certfile" not in given:
-        raise ValueError(
-            f"keyfile={given['keyfile']!r} without certfile: give the certificate that belongs to"
-            " the key"
+def check_initializer(initializer: Callable[..., Any]) -> Callable[..., Any]:
+    """A callable that is no coroutine function.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not callable(initializer):
+        raise TypeError(f"initializer must be callable, not {initializer!r}")
+    if inspect.iscoroutinefunction(initializer):
+        raise TypeError(
+            f"initializer={initializer!r} is `async def`, and would not be awaited: make it a"
+            " plain `def`"
         )
+    return initializer
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of the known names that somebody who wrote `name` may have meant; None if none is
-    close."""
-    import difflib
+def check_initargs(initargs: Iterable[Any]) -> tuple[Any, ...]:
+    """Arguments, as a tuple.
 
-    known = sorted(known)
-    begun = [each for each in known if each.startswith(name)]
-    return next(iter(begun or difflib.get_close_matches(name, known, 1)), None)
-
-
-def is_protected(config: Mapping[str, Any]) -> bool:
-    """Whether these options of a client have it use TLS, or log in."""
-    return any(
-        option.startswith(("security_", "ssl_", "sasl_")) and config[option] is not None
-        for option in config
-    )
+    Raises:
+        TypeError: it is no iterable.
+    """
+    if not isinstance(initargs, Iterable):
+        raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
+    return tuple(initargs)
 
 
-def _check_sasl(config: Mapping[str, Any]) -> None:
-    """Refuse what would leave a password unused, or send it in the clear without being told to."""
-    protocol, mechanism = config.get("security_protocol"), config.get("sasl_mechanism")
-    if mechanism and protocol is None:
-        raise ValueError(
-            "kafka={'sasl_mechanism': ...} needs a protocol: give cafile for SASL over TLS, or say"
-            " 'security_protocol': 'SASL_SSL' (or 'SASL_PLAINTEXT', which sends passwords in the"
-            " clear)"
+def check_secret(secret: Any) -> Any:
+    """Something that a `Signer` may read as one secret or several. The message never holds it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(secret, (os.PathLike, Iterable)):  # texts are iterable, too
+        raise TypeError(
+            "secret must be a string, bytes, a pathlib.Path or a list of these, not a"
+            f" {type(secret).__name__}"
         )
-    if mechanism and protocol not in _SASL_PROTOCOLS:
-        raise ValueError(
-            f"kafka={{'sasl_mechanism': ..., 'security_protocol': {protocol!r}}} would log in"
-            " nowhere: say 'SASL_SSL'"
-        )
-    if not mechanism and (
-        protocol in _SASL_PROTOCOLS
-        or any(config.get(option) is not None for option in _CREDENTIALS)
-    ):
-        raise ValueError(
-            "kafka={...} has a password or a protocol with one, and no 'sasl_mechanism': give it,"
-            " such as 'SCRAM-SHA-256'"
-        )
+    return secret
 
 
-def _path_of(name: str, path: Any) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{name} must be the path of a file, not {path!r}")
-    return str(os.fspath(path))
+def make_signer(secret: Secret | Sequence[Secret] | None) -> Signer | None:
+    """Signs and checks records with this secret or these; None without any.
+
+    Raises:
+        TypeError, ValueError: as `Signer`.
+    """
+    if secret is None:
+        return None
+    from embedkq._formats.signing import Signer  # here, since few queues and workers have a secret
+
+    return Signer(secret)
 
 
-def _choose_tls(config: dict[str, Any]) -> None:
-    protocol = config.get("security_protocol")
-    if protocol in _PLAIN_PROTOCOLS:
-        raise ValueError(
-            f"TLS files are given, and kafka={{'security_protocol': {protocol!r}}} would not use"
-            " them: leave one of them out"
-        )
-    if protocol is None:
-        config["security_protocol"] = "SASL_SSL" if config.get("sasl_mechanism") else "SSL"
+def check_text(text: str, name: str) -> str:
+    """A string.
 
-
-def _check_options(
-    kafka: Mapping[str, Any] | None, owned: frozenset[str], known: frozenset[str], owner: str
-) -> dict[str, Any]:
-    if kafka is None:
-        return {}
-    if not isinstance(kafka, Mapping):
-        raise TypeError(f"kafka must be a dict of kafka-python options, not {kafka!r}")
-    for option in kafka:
-        if option in owned:
-            raise ValueError(
-                f"kafka={{{option!r}: ...}}: {owner} sets this itself; see its own arguments"
-            )
-        if option not in known:
-            close = nearest(str(option), known)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise ValueError(f"kafka={{{option!r}: ...}}: kafka-python knows no such option{hint}")
-    protocol = kafka.get("security_protocol")
-    if protocol is not None and protocol not in _PROTOCOLS:
-        raise ValueError(
-            f"kafka={{'security_protocol': {protocol!r}}}: must be one of {', '.join(_PROTOCOLS)}"
-        )
-    return dict(kafka)
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, not {text!r}")
+    return text
