@@ -281,7 +281,7 @@ def test_a_record_for_another_group_is_passed_over() -> None:
 def test_a_dead_letter_that_dies_again_is_not_written_again() -> None:
     host, run = Host(callback=False), run_at(0)
     letter = DeadLetter("topic", 0, 0, "failure")
-    run.record.headers = dead_letter.bury(Record(None, b"", ()), letter).headers  # type: ignore
+    run.record.headers = dead_letter.as_dead_letter(Record(None, b"", ()), letter).headers  # type: ignore
     host.settle(run, FAILURE)
     assert host.done == [run] and not host.letters.waiting
     assert host.log.names == ["ended", "is_dead_letter"]

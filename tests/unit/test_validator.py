@@ -132,7 +132,7 @@ def test_a_job_put_back_for_another_group_does_not_run(signer: Signer | None) ->
     record.headers = for_group(record.headers, "ours")
     accepted(RecordValidator("topic", signer=signer, group="ours"), record)
     why = refusal(RecordValidator("topic", signer=signer, group="theirs"), record, OtherGroup)
-    assert why == "it was put back for group 'ours' only"
+    assert why == "it was retried for group 'ours' only"
     refusal(RecordValidator("topic", signer=signer), record, OtherGroup)
 
 
