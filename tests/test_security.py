@@ -897,7 +897,7 @@ def test_a_topic_that_is_not_there_is_told_the_same_by_every_command(
         "info": shown.err.removeprefix("Error: "),
     }.items():
         assert (
-            text.strip().partition(": give")[0]
+            text.strip().partition(": set")[0]
             == f"there is no topic {missing!r} at {secured.hosts}"
         ), door
     assert {type(error) for error in told.values()} == {BrokerRefused}
