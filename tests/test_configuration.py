@@ -3,6 +3,7 @@ own."""
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -67,6 +68,10 @@ def test_an_initializer_is_a_function_or_the_name_of_one(monkeypatch: pytest.Mon
         )
         function(where, lambda called=called: called.append(1))
         assert called == expected
+    partial = functools.partial(int, "17")
+    encoded = app_with(INITIALIZER=partial).worker._settings.encoded_initializer
+    _, (_, initializer), _ = codec.decode_call(encoded)
+    assert initializer() == 17
     for wrong, message in [
         (
             "os:getpidd",
