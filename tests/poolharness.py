@@ -97,15 +97,13 @@ class Harness:
             phase, since = child.progress()
             if phase is Phase.RUNNING:
                 self.started_at[child.tasks[0]] = since
-        self.pool.tick(time.monotonic())
+        begun, ended = self.pool.tick(time.monotonic())
         now = time.monotonic()
-        for task, outcome in self.pool.ended:
+        for task, outcome in ended:
             assert task not in self.outcomes, f"two outcomes: {self.outcomes[task]} and {outcome}"
             self.outcomes[task] = outcome
             self.ended_at[task] = now
-        self.pool.ended.clear()
-        self.begun.update(self.pool.begun)
-        self.pool.begun.clear()
+        self.begun.update(begun)
         self.lowest_strength = min(self.lowest_strength, self.strength)
         self.pool.feed()
 

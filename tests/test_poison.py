@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import loopharness
 import pytest
 import workerjobs
 from kafka.errors import KafkaError, KafkaTimeoutError
@@ -28,18 +29,15 @@ from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
 from embedkq._formats.outcome import Outcome
 from embedkq.errors import BrokerUnavailable, HostCrashed
 from embedkq.worker.between_threads.mailbox import Mailbox
-from embedkq.worker.between_threads.messages import Assigned, Finished, JobRun
+from embedkq.worker.between_threads.messages import Assigned, CallbacksDone, Finished, JobRun
 from embedkq.worker.between_threads.shared_state import SharedState
 from embedkq.worker.consumer_thread.committer import Committer
 from embedkq.worker.consumer_thread.consumer_thread import ConsumerThread
 from embedkq.worker.consumer_thread.partition_starts import Start
 from embedkq.worker.consumer_thread.validator import RecordValidator
 from embedkq.worker.control_thread import crash_guard
-from embedkq.worker.control_thread.completer import Completer
 from embedkq.worker.control_thread.crash_guard import CrashGuard
-from embedkq.worker.control_thread.job_log import JobLog
 from embedkq.worker.control_thread.partition_ledger import PartitionLedger
-from embedkq.worker.control_thread.retries import Retries
 from embedkq.worker.owner_thread.dispatcher import callback_arguments
 
 MOST = 3
@@ -73,6 +71,11 @@ class Host:
             self.ledger.tracker.admit(0, number)
         return [JobRun(0, 1, Polled(number)) for number in numbers]
 
+    def release(self, runs: list[JobRun]) -> list[JobRun]:
+        """Those that begin; `quarantined` is the one that never will."""
+        begin, self.quarantined = self.guard.release(runs)
+        return begin
+
     def commit(self) -> CommitMetadata:
         """As the consumer's thread does; what the next host finds."""
         self.shared.confirm(self.ledger.snapshot())
@@ -82,18 +85,18 @@ class Host:
 def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -> None:
     host = Host(CommitMetadata(starts=1))
     [run] = host.admit(0)
-    assert host.guard.release([run]) == [] and not host.ledger.suspicious
+    assert host.release([run]) == [] and not host.ledger.suspicious
     host = Host(CommitMetadata(starts=2))
     first, second = runs = host.admit(0, 1)
-    assert host.guard.release(runs) == [] and host.guard.held_up == {0}
-    assert host.guard.release([]) == [] and host.shared.serial_mode
+    assert host.release(runs) == [] and host.guard.held_up == {0}
+    assert host.release([]) == [] and host.shared.serial_mode
     assert host.commit().suspect == 0
-    assert host.guard.release([]) == [first] and host.guard.release([]) == []
+    assert host.release([]) == [first] and host.release([]) == []
     host.commit()
-    assert host.guard.release([]) == []
+    assert host.release([]) == []
     host.guard.left(first)
-    assert host.guard.release([]) == [] and host.commit().suspect == 1
-    assert host.guard.release([]) == [second]
+    assert host.release([]) == [] and host.commit().suspect == 1
+    assert host.release([]) == [second]
 
 
 def test_care_ends_after_some_jobs_and_some_time_and_only_once_that_is_committed(
@@ -103,16 +106,16 @@ def test_care_ends_after_some_jobs_and_some_time_and_only_once_that_is_committed
     host = Host(CommitMetadata(starts=2))
     first, second, *others = runs = host.admit(0, 1, 2, 3)
     for run in (first, second):  # two for each process
-        assert host.guard.release(runs) == []
+        assert host.release(runs) == []
         assert host.commit().starts == 3
-        assert host.guard.release([]) == [run]
+        assert host.release([]) == [run]
         host.guard.left(run)
         host.ledger.finish(run)
         runs = []
-    assert host.guard.release([]) == []
+    assert host.release([]) == []
     assert host.commit() == CommitMetadata()
     host.shared.asked.clear()
-    assert host.guard.release([]) == others and not host.guard.held_up
+    assert host.release([]) == others and not host.guard.held_up
     assert not host.shared.serial_mode and host.shared.asked.is_set(), (
         "the consumer's thread waits for no further question"
     )
@@ -121,8 +124,8 @@ def test_care_ends_after_some_jobs_and_some_time_and_only_once_that_is_committed
 def test_progress_is_no_start_in_vain() -> None:
     host = Host(CommitMetadata(starts=1))
     [run] = host.admit(0)
-    assert host.guard.release([run]) == [] and host.shared.serial_mode and host.commit().starts == 2
-    assert host.guard.release([]) == [run] and not host.shared.serial_mode
+    assert host.release([run]) == [] and host.shared.serial_mode and host.commit().starts == 2
+    assert host.release([]) == [run] and not host.shared.serial_mode
     host.ledger.finish(run)
     assert host.commit() == CommitMetadata()
 
@@ -134,9 +137,7 @@ def test_nothing_is_noted_of_a_host_that_has_begun_nothing() -> None:
         CommitMetadata(crashes={3: 1}, hosts=("other",)),
     ):
         host = Host(noted)
-        assert (
-            host.guard.release([]) == [] and host.commit() == noted and not host.shared.serial_mode
-        )
+        assert host.release([]) == [] and host.commit() == noted and not host.shared.serial_mode
 
 
 def test_the_first_jobs_wait_for_a_commit_once_and_not_when_the_host_gets_the_partition_again() -> (
@@ -145,32 +146,32 @@ def test_the_first_jobs_wait_for_a_commit_once_and_not_when_the_host_gets_the_pa
     host = Host(CommitMetadata())
     first, second, third = host.admit(0, 1, 2)
     assert (
-        host.guard.release([first]) == []
-        and host.guard.release([second]) == []
+        host.release([first]) == []
+        and host.release([second]) == []
         and host.commit() == CommitMetadata(starts=1)
     )
-    assert host.guard.release([]) == [first, second] and host.guard.release([third]) == [third]
+    assert host.release([]) == [first, second] and host.release([third]) == [third]
     host.ledger.assign(Assigned(0, 2, 0, commit_metadata.encode(0, (), CommitMetadata(starts=1))))
     host.guard.assigned(0)
     runs = host.admit(0)
-    assert host.guard.release(runs) == runs and host.commit() == CommitMetadata(starts=1)
+    assert host.release(runs) == runs and host.commit() == CommitMetadata(starts=1)
 
 
 def test_holes_are_no_progress_and_do_not_keep_the_first_job_waiting() -> None:
     host = Host(CommitMetadata())
     [run] = host.admit(5)  # what is before it is compacted away
     assert (
-        host.guard.release([run]) == []
+        host.release([run]) == []
         and host.commit() == CommitMetadata(starts=1)
         and host.shared.committed[0].offset == 5
     )
-    assert host.guard.release([]) == [run]
+    assert host.release([]) == [run]
 
 
 def test_a_host_that_was_asked_to_stop_is_not_to_blame() -> None:
     host = Host(CommitMetadata(starts=2, crashes={4: 1}, hosts=("other",)))
     [run] = host.admit(0)
-    host.guard.release([run])
+    host.release([run])
     assert host.commit().suspect == 0 and host.shared.committed[0].notes.hosts == (
         "other",
         socket.gethostname(),
@@ -187,15 +188,15 @@ def test_what_hosts_went_down_over_is_condemned_and_a_host_lost_to_that_has_it_p
     for _ in range(MOST + 2):
         host = Host(noted)
         [run] = host.admit(0)
-        host.guard.release([run])
+        host.release([run])
         noted = host.commit()
         verdicts.append(
             "runs"
-            if host.guard.release([])
-            else (host.guard.quarantined[0][1].count, host.guard.quarantined[0][2])
+            if host.release([])
+            else (host.quarantined.error.count, host.quarantined.silently)
         )
     assert verdicts == ["runs"] * MOST + [(MOST, False), (MOST + 1, True)]
-    assert host.guard.quarantined[0][1].hosts == (socket.gethostname(),)
+    assert host.quarantined.error.hosts == (socket.gethostname(),)
 
 
 @pytest.mark.parametrize("crashes", range(MOST))
@@ -209,15 +210,15 @@ def test_a_suspect_gets_its_last_chance_with_nothing_beside_it(crashes: int) -> 
     host.shared.begun.add(1)
     host.ledger.tracker.admit(1, 0)
     [suspect], other, idle = host.admit(0), JobRun(1, 1, Polled(0)), False
-    assert host.guard.release([suspect]) == []
+    assert host.release([suspect]) == []
     host.commit()
-    assert host.guard.release([other]) == ([] if last else [other, suspect])
+    assert host.release([other]) == ([] if last else [other, suspect])
     if last:
         assert host.guard.held_up == {0, 1}
         idle = True
-        assert host.guard.release([]) == [suspect] and host.guard.release([]) == []
+        assert host.release([]) == [suspect] and host.release([]) == []
         host.guard.left(suspect)
-        assert host.guard.release([]) == [other]
+        assert host.release([]) == [other]
 
 
 def test_a_last_chance_holds_up_the_others_for_a_bounded_time(
@@ -226,18 +227,18 @@ def test_a_last_chance_holds_up_the_others_for_a_bounded_time(
     host = Host(CommitMetadata(starts=3, crashes={0: MOST - 1}))
     host.guard._is_idle = lambda: False
     (suspect,) = host.admit(0)
-    assert host.guard.release([suspect]) == []
+    assert host.release([suspect]) == []
     host.commit()
-    assert host.guard.release([]) == []
+    assert host.release([]) == []
     now = time.monotonic() + crash_guard._LAST_CHANCE_SECONDS
     monkeypatch.setattr(crash_guard, "time", SimpleNamespace(monotonic=lambda: now))
-    assert host.guard.release([]) == [suspect]
+    assert host.release([]) == [suspect]
 
 
 def test_what_was_dropped_is_no_longer_suspected() -> None:
     host = Host(CommitMetadata(starts=2))
     runs = host.admit(0, 1)
-    host.guard.release(runs)
+    host.release(runs)
     assert sorted(run.offset for run in host.guard.drop({0})) == [0, 1]
     for run in runs:
         host.guard.left(run)
@@ -247,9 +248,9 @@ def test_what_was_dropped_is_no_longer_suspected() -> None:
 def test_a_host_that_comes_back_to_its_own_suspect_blames_nobody() -> None:
     host = Host(CommitMetadata(starts=2))
     runs = host.admit(0)
-    host.guard.release(runs)
+    host.release(runs)
     noted = host.commit()
-    host.guard.release([])
+    host.release([])
     host.ledger.assign(Assigned(0, 2, 0, commit_metadata.encode(0, (), noted)))
     host.guard.assigned(0)
     assert not host.ledger.notes_of(0).crashes
@@ -271,19 +272,28 @@ def test_without_a_dead_letter_topic_a_condemned_job_has_its_callback_and_is_don
     silently: bool, caplog: Any
 ) -> None:
     told: Mailbox[Finished] = Mailbox()
-    completer = Completer(JobLog("topic"), Retries(), told, None)
-    run = JobRun(0, 1, Polled(7))
-    completer.condemn(run, HostCrashed(MOST, ("web-1", "web-2")), silently)
-    completer.hand_over()
+    crashes = MOST + silently
+    noted = CommitMetadata(starts=3, crashes={7: crashes}, hosts=("web-1", "web-2"))
+    host = loopharness.Host(0, callbacks=told, max_crashes=MOST)
+    host.shared.inbox.put(Assigned(0, 1, 7, commit_metadata.encode(7, (), noted)))
+    host.poll(0, 1, first=7)
+    host.turn()
+    [run] = host.loop._jobs
+    assert run.state == "waiting_for_commit"
+    host.commit()
+    host.turn()
     if not silently:
-        assert [(finished.run, finished.outcome.status) for finished in told.take()] == [
-            (run, "failure")
-        ] and not completer.done
-        completer.fired([run])
-    assert completer.done == [run] and not told.take() and completer.told == 1
+        [(waiting, outcome)] = told.take()
+        assert (waiting, outcome.status, run.state) == (run, "failure", "awaiting_callback")
+        host.shared.inbox.put(CallbacksDone([run]))
+        host.turn()
+    assert run.state == "done" and not told.take() and not host.pool.tasks
+    assert run.unread and host.shared.snapshot[0].offset == 8
+    host.close()
     text = logged(caplog)
     assert text.startswith("ERROR") and text.count("\n") == 1 and "offset=7" in text
-    assert "3 times (on web-1, web-2)" in text and "SIGTERM" in text and "enqueue it again" in text
+    assert f"{crashes} times (on web-1, web-2)" in text
+    assert "SIGTERM" in text and "enqueue it again" in text
 
 
 class Broker:
@@ -302,7 +312,7 @@ def test_a_consumer_that_has_passed_on_first_records_waits_a_moment_for_the_comm
     commits, host, broker = Committer("topic", 10.0), Host(CommitMetadata()), Broker()
 
     def ask() -> None:
-        host.guard.release(host.admit(0))
+        host.release(host.admit(0))
         host.shared.publish(host.ledger.snapshot())
 
     asking = threading.Timer(0.02, ask)
@@ -312,7 +322,7 @@ def test_a_consumer_that_has_passed_on_first_records_waits_a_moment_for_the_comm
     assert [commit_metadata.decode(*taken)[1] for taken in broker.taken] == [
         CommitMetadata(starts=1)
     ]
-    assert [run.offset for run in host.guard.release([])] == [0] and host.shared.begun == {0}
+    assert [run.offset for run in host.release([])] == [0] and host.shared.begun == {0}
     commits.commit_as_asked(broker, host.shared, dict, {0})
     assert len(broker.taken) == 1
 

@@ -11,10 +11,11 @@ import math
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from loopharness import Host, Polled
 from support import wait_until
 
 from embedkq._child.runner import failure
@@ -23,7 +24,6 @@ from embedkq.worker.between_threads import backlog as backlog_module
 from embedkq.worker.between_threads.backlog import RUN_BYTES
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import (
-    Assigned,
     Batch,
     CallbacksDone,
     DrainTarget,
@@ -35,102 +35,8 @@ from embedkq.worker.between_threads.shared_state import SharedState
 from embedkq.worker.consumer_thread.consumer_thread import ConsumerThread
 from embedkq.worker.consumer_thread.validator import RecordValidator
 from embedkq.worker.control_thread import retries as retries_module
-from embedkq.worker.control_thread.circuit_breaker import CircuitBreaker
-from embedkq.worker.control_thread.completer import Completer
-from embedkq.worker.control_thread.control_loop import ControlLoop
-from embedkq.worker.control_thread.crash_guard import CrashGuard
-from embedkq.worker.control_thread.job_log import JobLog
-from embedkq.worker.control_thread.retries import Retries
 
 FAILED = failure(ValueError("no"))
-
-
-class Polled(NamedTuple):
-    offset: int
-    key: bytes | None = None
-    value: bytes | None = b"payload"
-    headers: Iterable[tuple[str, bytes]] = ()
-    timestamp: int = 0
-
-
-class Pool:
-    """In place of child processes: holds what it is given until a test says how it ends."""
-
-    check_at = math.inf
-
-    def __init__(self, room: int = 64) -> None:
-        self.most = room
-        self.ended: list[Any] = []
-        self.begun: list[Any] = []
-        self.tasks: list[JobRun] = []
-
-    def room(self) -> int:
-        return max(0, self.most - len(self.tasks))
-
-    def submit(self, task: JobRun) -> None:
-        self.tasks.append(task)
-
-    def end_all(self, outcome: Any) -> None:
-        self.ended += [(task, outcome) for task in self.tasks]
-        self.tasks.clear()
-
-    def take_back(self, tasks: set[JobRun]) -> set[JobRun]:
-        return set()
-
-    def coalesce_delay(self, more_waits: bool) -> float:
-        return 0.0
-
-    def tick(self, now: float) -> None:
-        """Nothing has a limit."""
-
-    feed = abandon = close = close_after_fork = lambda self, *how: None
-
-
-class Host:
-    """A worker's loop with so many partitions, without Kafka and without children."""
-
-    def __init__(
-        self, partitions: int, room: int = 64, callbacks: Mailbox[Any] | None = None
-    ) -> None:
-        self.shared = SharedState()
-        self.pool = Pool(room)
-        self.retries = Retries(retries=1, backoff=600.0)
-        log = JobLog("topic")
-        self.loop = ControlLoop(
-            self.shared,
-            topic="topic",
-            completer=Completer(log, self.retries, callbacks, None),
-            retries=self.retries,
-            log=log,
-            breaker=CircuitBreaker("topic", verifies=False),
-            make_pool=lambda selector: self.pool,  # type: ignore[arg-type, return-value]
-            make_crash_guard=lambda shared, ledger, is_idle: CrashGuard(
-                shared, ledger, 2, None, is_idle
-            ),
-        )
-        for partition in range(partitions):
-            self.shared.inbox.put(Assigned(partition, 1, 0, ""))
-        self.turn()
-
-    def turn(self) -> bool:
-        self.shared.inbox.wake()  # so that it does not wait
-        return self.loop.turn()
-
-    def poll(self, partition: int, records: int, first: int = 0, key: bytes | None = None) -> None:
-        runs = [JobRun(partition, 1, Polled(first + number, key)) for number in range(records)]
-        size = sum(run.size for run in runs)
-        self.shared.backlog.reserve(len(runs), size)
-        self.shared.inbox.put(Batch(partition, 1, runs, size, first + records))
-
-    def hold_retries(self, partitions: int, each: int) -> None:
-        for partition in range(partitions):
-            self.poll(partition, each)
-        while len(self.retries) < partitions * each:
-            self.turn()
-            self.pool.end_all(FAILED)
-
-    def close(self) -> None:
-        self.loop.close()
 
 
 def steps(call: Callable[[], Any]) -> int:
@@ -175,6 +81,14 @@ def _traced(call: Callable[[], Any]) -> int:
     return count
 
 
+def hold_retries(host: Host, partitions: int, each: int) -> None:
+    for partition in range(partitions):
+        host.poll(partition, each)
+    while len(host.retries) < partitions * each:
+        host.turn()
+        host.pool.end_all(FAILED)
+
+
 @pytest.fixture
 def make_host() -> Iterator[Callable[..., Host]]:
     made: list[Host] = []
@@ -199,7 +113,7 @@ def test_what_is_given_up_is_gone_through_once_whatever_the_number_of_partitions
 ) -> None:
     def give_up(partitions: int) -> int:
         host = make_host(partitions)
-        host.hold_retries(partitions, 100)
+        hold_retries(host, partitions, 100)
         revoked = Revoked(frozenset(range(partitions)), lost=False)
         taken = steps(
             host.loop.stop if given_up == "at a stop" else lambda: host.loop._revoked(revoked)
@@ -279,7 +193,7 @@ def test_partitions_whose_keys_are_busy_are_set_aside_until_they_are_free(
     assert len(host.shared.backlog) > 30  # of partition 0, which has read ahead enough
     for number in range(1, 60):
         host.pool.end_all(failure(ValueError("final")))
-        for run in host.loop._runs.values():
+        for run in host.loop._jobs:
             run.retries = 0
         host.turn()
         assert [run.offset for run in host.pool.tasks] == [number]

@@ -165,9 +165,8 @@ def pool_alone(count: int) -> dict[str, float]:
         pool.feed()
         for key, _ in selector.select(max(0.0, min(pool.check_at - time.monotonic(), 0.5))):
             key.data()
-        pool.tick(time.monotonic())
-        done += len(pool.ended)
-        pool.ended.clear()
+        _, ended = pool.tick(time.monotonic())
+        done += len(ended)
         if done and not began:
             began, first = time.perf_counter(), done
     rate = (done - first) / (time.perf_counter() - began)

@@ -404,7 +404,7 @@ def _of_channel() -> Iterator[list[Target]]:
         0, 0, None, job_output.Output(output, b"\0mark\n"), [*given, jobs, replies, page, stack]
     )
     pool: Any = object.__new__(JobPool)
-    pool.ended, pool.begun, pool._pace = [], [], Prefetch(HostCpu())
+    pool._ended, pool._begun, pool._pace = [], [], Prefetch(HostCpu())
     pool._supervisor = SimpleNamespace(stop_hard=lambda child: None)
 
     def renew() -> None:
@@ -431,9 +431,9 @@ def _of_channel() -> Iterator[list[Target]]:
         else:
             child_end.send(message or b"x")
         pool._read_replies(child)
-        took = bool(pool.ended or pool.begun)
-        pool.ended.clear()
-        pool.begun.clear()
+        took = bool(pool._ended or pool._begun)
+        pool._ended.clear()
+        pool._begun.clear()
         while channel.wait_readable(
             child.end.fileno(), 0
         ):  # one too short, or without a file behind it, ends a reading

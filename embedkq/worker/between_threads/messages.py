@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
 from embedkq._formats.outcome import Outcome
+from embedkq.worker.between_threads.job_state import JobState
 from embedkq.worker.between_threads.progress import Progress
 from embedkq.worker.between_threads.task import Task
 
@@ -39,6 +40,7 @@ class JobRun(Task):
             not.
         record: as it was polled.
         refusal: why the record may not run; None if it may.
+        state: where it is; moved by `control_thread/jobs.py` only.
         unloadable: a child of this worker could not unpickle it.
         unread: it took hosts down, or no child could unpickle it: nothing of it may be unpickled
             here.
@@ -58,6 +60,7 @@ class JobRun(Task):
         "refusal",
         "retries",
         "size",
+        "state",
         "timeout",
         "timestamp",
         "unloadable",
@@ -82,6 +85,7 @@ class JobRun(Task):
         self.unloadable = False
         self.unread = False
         self.death: Death | None = None
+        self.state = JobState.QUEUED
 
     @property
     def place(self) -> tuple[int, int, int]:

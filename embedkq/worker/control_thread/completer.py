@@ -1,14 +1,16 @@
-"""Endings: what becomes of a run that has ended: another attempt, or its callback, then its dead
-letter, then it is done. Worker's thread.
+"""Completer: the steps of a job after its run: another attempt, or its callback, then its dead
+letter, then it is done. Control thread.
 
-In this order, so that a letter is written of what was told to be final, and only then. A host that
-dies between the two has the record run, told and written once more.
+In this order, so that a dead letter is written only of a job whose callback has returned. If the
+host dies between two of these steps, the record runs once more, and the steps repeat.
+
+Each method returns what follows from it; `ControlLoop` does that and moves the job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from embedkq._child.runner import failure
 from embedkq._formats.dead_letter import is_dead_letter
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
     from embedkq.worker.dead_letter_thread.dead_letter_writer import DeadLetterWriter
 
 
+class Retry(NamedTuple):
+    """Another attempt follows after so many seconds."""
+
+    pause: float
+
+
 class Completer:
     """The last steps of each run.
 
     Args:
-        log: tells of them.
+        log: logs them.
         retries: which of them are not the last.
         callbacks: where the owner looks for what to call the callback for; None if there is no
             callback.
@@ -44,27 +52,26 @@ class Completer:
         letters: DeadLetterWriter | None,
     ) -> None:
         self.counts = {"success": 0, "failure": 0, "timeout": 0, "undecodable": 0}
-        self.done: list[JobRun] = []
-        """Runs that are done: the caller empties it."""
-        self.told = 0
-        """How many were told to the owner, or would have been if there were a callback: the caller
-        sets it back."""
         self._log = log
         self._retries = retries
-        self._handover = None if callbacks is None else PendingCallbacks(callbacks)
+        self._callbacks = None if callbacks is None else PendingCallbacks(callbacks)
         self._letters = letters
-        self._due: list[Finished] = []
+
+    @property
+    def has_callback(self) -> bool:
+        """Whether there is a callback to call."""
+        return self._callbacks is not None
 
     @property
     def full(self) -> bool:
         """Whether so many callbacks wait that no more jobs should begin."""
-        return self._handover is not None and self._handover.full
+        return self._callbacks is not None and self._callbacks.full
 
     @property
     def waiting_since(self) -> float | None:
         """`time.monotonic()` since which callbacks wait and the owner takes none; None if none
         waits. Any thread."""
-        return None if self._handover is None else self._handover.since
+        return None if self._callbacks is None else self._callbacks.since
 
     @property
     def letters_away_since(self) -> float | None:
@@ -76,25 +83,22 @@ class Completer:
         """Partitions whose dead letters wait."""
         return set() if self._letters is None else self._letters.held_up(now)
 
-    # Ends.
+    # The steps, in the order in which a job takes them.
 
-    def kept_out(self, run: JobRun, reason: Exception) -> None:
-        """The record is no job, or may not run."""
+    def keep_out(self, run: JobRun, reason: Exception) -> None:
+        """The record is no job, or may not run: it has no callback, so `write_letter` follows."""
+        run.key = None  # it is in no key's lane
         if isinstance(reason, OtherGroup):
             self._log.passed_over(run, reason)
-            run.key = None
-            self.done.append(run)
             return
         self._log.kept_out(run, reason)
-        told = "refused" if isinstance(reason, RecordRefused) else "malformed"
+        kind = "refused" if isinstance(reason, RecordRefused) else "malformed"
         self.counts["undecodable"] += 1
-        run.key = None  # it is in no key's lane
-        run.death = Death(told, f"{type(reason).__name__}: {reason}", "", 0)
-        self._bury(run)
+        run.death = Death(kind, f"{type(reason).__name__}: {reason}", "", 0)
 
-    def settle(self, run: JobRun, outcome: Outcome) -> float | None:
-        """The run has ended: seconds until its next attempt, or None if it does not run again.
-        `hand_over` has to follow."""
+    def settle(self, run: JobRun, outcome: Outcome) -> Retry | Finished:
+        """The run has ended. Returns its next attempt, or its end: `call_back` follows if there is
+        a callback, else `write_letter`."""
         self._log.ended(run, outcome)
         reason = outcome.status
         run.unread = reason in NOT_LOADED
@@ -104,51 +108,52 @@ class Completer:
             run.attempts += 1
             pause = self._retries.pause_after(run, outcome)
             if pause is not None:
-                return pause
+                return Retry(pause)
             if run.attempts > 1 or self._retries.most(run):
                 self._log.is_given_up(run)
             exception = f"{outcome.type_name}: {outcome.message}" if outcome.type_name else ""
             run.death = Death(reason, exception, outcome.traceback, run.attempts)
-        self._end(run, outcome)
-        return None
+        return self._end(run, outcome)
 
-    def condemn(self, run: JobRun, error: HostCrashed, silently: bool) -> None:
-        """It took so many hosts down that it is not run; `silently`: without callback, which may be
-        what does it. Then `hand_over`."""
-        self._log.is_condemned(run, error, None if self._letters is None else self._letters.topic)
+    def quarantine(self, run: JobRun, error: HostCrashed) -> Finished:
+        """The run took so many hosts down that it does not begin: its end, as in `settle`."""
+        self._log.is_quarantined(run, error, None if self._letters is None else self._letters.topic)
         outcome = failure(error)
         run.attempts, run.unread = error.count, True
         run.death = Death("crashes", f"{outcome.type_name}: {outcome.message}", "", error.count)
-        self._end(run, outcome, silently)
+        return self._end(run, outcome)
 
-    def hand_over(self) -> None:
-        """Give the owner what was settled since."""
-        if self._due and self._handover is not None:
-            self._handover.give(self._due)
-            self._due = []
+    def call_back(self, ends: Sequence[Finished]) -> None:
+        """Give these to the owner, whose `CallbacksDone` follows."""
+        if self._callbacks is not None:
+            self._callbacks.give(ends)
 
-    def fired(self, runs: Sequence[JobRun]) -> None:
-        """Their callbacks have returned."""
-        self.taken(runs)
-        self.told += len(runs)
-        for run in runs:
-            self._bury(run)
+    def callbacks_done(self, runs: Sequence[JobRun]) -> None:
+        """Their callbacks have returned: `write_letter` follows."""
+        if self._callbacks is not None:
+            self._callbacks.taken(runs)
 
-    def taken(self, runs: Sequence[JobRun]) -> None:
-        """The owner has dealt with these."""
-        if self._handover is not None:
-            self._handover.taken(runs)
+    def write_letter(self, run: JobRun) -> bool:
+        """Have the run's record written to the dead-letter topic if it goes there. Returns whether
+        it does: then `DeadLettersWritten` follows, else the run is done."""
+        if run.death is None or self._letters is None:
+            return False
+        if is_dead_letter(run.record.headers):
+            self._log.is_dead_letter(run)
+            return False
+        self._log.buried(run, self._letters.topic)
+        self._letters.write(run)
+        return True
 
-    def buried(self, runs: list[JobRun]) -> None:
-        """Their letters are written."""
+    def letters_written(self, runs: list[JobRun]) -> None:
+        """Their dead letters are written: they are done."""
         if self._letters is not None:
             self._letters.written(runs)
-        self.done += runs
 
     def warn_if_deaf(self, now: float) -> None:
         """Tell of callbacks that nobody fires, now and then."""
-        if self._handover is not None:
-            self._handover.warn_if_deaf(now)
+        if self._callbacks is not None:
+            self._callbacks.warn_if_deaf(now)
 
     # The life of it.
 
@@ -162,21 +167,6 @@ class Completer:
         if self._letters is not None:
             self._letters.close_after_fork()
 
-    def _end(self, run: JobRun, outcome: Outcome, silently: bool = False) -> None:
+    def _end(self, run: JobRun, outcome: Outcome) -> Finished:
         self.counts[outcome.status] += 1
-        if self._handover is None or silently:
-            self.told += 1
-            self._bury(run)
-        else:
-            run.size += len(outcome.payload)
-            self._due.append(Finished(run, outcome))
-
-    def _bury(self, run: JobRun) -> None:
-        if run.death is None or self._letters is None:
-            self.done.append(run)
-        elif is_dead_letter(run.record.headers):
-            self._log.is_dead_letter(run)
-            self.done.append(run)
-        else:
-            self._log.buried(run, self._letters.topic)
-            self._letters.write(run)
+        return Finished(run, outcome)

@@ -1,5 +1,5 @@
-"""The worker's loop: takes records in, gives them to the pool, settles what ends, says what may be
-committed.
+"""The control thread's loop: takes records in, gives them to the pool, settles what ends, says what
+may be committed. `jobs.py` has the life of a job as a list of its methods.
 
 One turn is one call. It has no thread of its own; it waits in its selector, and a moment before
 where children have enough to do.
@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import selectors
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from embedkq.worker.between_threads.backlog import Queued
+from embedkq.worker.between_threads.job_state import JobState
 from embedkq.worker.between_threads.messages import (
     Assigned,
     Batch,
@@ -21,6 +22,7 @@ from embedkq.worker.between_threads.messages import (
     ConsumerFailed,
     DeadLettersWritten,
     DrainTarget,
+    Finished,
     JobRun,
     Released,
     Revoked,
@@ -28,10 +30,11 @@ from embedkq.worker.between_threads.messages import (
 from embedkq.worker.between_threads.shared_state import SharedState
 from embedkq.worker.control_thread import circuit_breaker
 from embedkq.worker.control_thread.circuit_breaker import CircuitBreaker
-from embedkq.worker.control_thread.completer import Completer
+from embedkq.worker.control_thread.completer import Completer, Retry
 from embedkq.worker.control_thread.crash_guard import CrashGuard
 from embedkq.worker.control_thread.freeze_guard import FreezeGuard
 from embedkq.worker.control_thread.job_log import JobLog
+from embedkq.worker.control_thread.jobs import Jobs
 from embedkq.worker.control_thread.partition_ledger import PartitionLedger
 from embedkq.worker.control_thread.retries import Retries
 from embedkq.worker.control_thread.waiters import Waiters
@@ -41,7 +44,7 @@ _TURN_SECONDS = 1.0
 
 
 class ControlLoop:
-    """All that one worker has under way. Worker's thread, but for what says otherwise."""
+    """All that one worker has under way. Control thread, but for what says otherwise."""
 
     def __init__(
         self,
@@ -69,10 +72,9 @@ class ControlLoop:
         self._ledger = PartitionLedger(topic)
         self._tracker = self._ledger.tracker
         self._guard = make_crash_guard(shared, self._ledger, lambda: self.pool.idle)
-        self._runs: dict[tuple[int, int, int], JobRun] = {}
-        """All that was admitted and is not done, by its `place`."""
-        self._admissible = math.inf if max_jobs is None else max_jobs
-        self._to_fire = self._admissible
+        self._jobs = Jobs(shared.backlog, self._ledger, self._guard, max_jobs)
+        self._ends_left = self._jobs.admissible
+        """How many more jobs end before the loop stops by itself."""
         self._waiters = Waiters()
         self._fence = FreezeGuard(shared, _TURN_SECONDS)
         self._stopping = self._killed = False
@@ -85,7 +87,7 @@ class ControlLoop:
         Raises:
             WorkerError: children do not start, or the consumer cannot go on: the worker has failed.
         """
-        if self._stopping and not self._runs:
+        if self._stopping and not self._jobs:
             return False
         self._let_ends_gather()
         rest = min(
@@ -98,10 +100,9 @@ class ControlLoop:
             key.data()
         for message in self._inbox.take():
             self._handlers[type(message)](self, message)
-        self.pool.tick(time.monotonic())
         self.retries.wake(time.monotonic())
-        self._tell_begun()
         self._settle()
+        self._stop_after_last()
         self._backlog.hold(
             self._ledger.crowded()
             | self.retries.full
@@ -112,9 +113,13 @@ class ControlLoop:
             self._backlog.hold(self._tracker.snapshot().keys())
         if not self._stopping and self._fence.open:
             self._admit()
-            self._finish()
+            self._stop_after_last()
         self._publish()
         return True
+
+    def _stop_after_last(self) -> None:
+        if self._ends_left <= 0:
+            self.stop()
 
     def _let_ends_gather(self) -> None:
         """To be woken for each short job costs the host more than the job: as long as no child runs
@@ -139,17 +144,15 @@ class ControlLoop:
         letter goes on. Whether anything ran."""
         self.stop()
         self._killed = True
-        runs = [run for run in self.pool.abandon() if self._runs.get(run.place) is run]
-        for run in runs:
-            self._discard(run)
-            self._backlog.leave_lane(run)
+        runs = self.pool.abandon()
+        self._jobs.drop(runs)
         return bool(runs)
 
     def abandon(self) -> bool:
         """Stop now: what runs or waits is given up, without outcome, callback or commit. Whether
         there was anything."""
-        ran = self.kill_jobs() or bool(self._runs)
-        self._runs.clear()
+        ran = self.kill_jobs() or bool(self._jobs)
+        self._jobs.abandon()
         return ran
 
     def close(self) -> None:
@@ -168,7 +171,7 @@ class ControlLoop:
     @property
     def in_flight(self) -> int:
         """Jobs that were admitted and are not done. Any thread."""
-        return len(self._runs)
+        return len(self._jobs)
 
     # Messages.
 
@@ -186,17 +189,20 @@ class ControlLoop:
             self._release(Released(message.partitions))
             self._waiters.drop_targets()
         self._waiters.add_revocation(
-            message, (run for run in self._runs.values() if run.partition in message.partitions)
+            message, (run for run in self._jobs if run.partition in message.partitions)
         )
 
     def _release(self, message: Released) -> None:
         self._ledger.release(message)
 
-    def _fired(self, message: CallbacksDone) -> None:
-        self.completer.fired(message.runs)
+    def _callbacks_done(self, message: CallbacksDone) -> None:
+        self.completer.callbacks_done(message.runs)
+        self._ends_left -= len(message.runs)
+        self._complete(message.runs)
 
-    def _buried(self, message: DeadLettersWritten) -> None:
-        self.completer.buried(message.runs)
+    def _letters_written(self, message: DeadLettersWritten) -> None:
+        self.completer.letters_written(message.runs)
+        self._jobs.finish(message.runs)
 
     def _aim(self, message: DrainTarget) -> None:
         self._waiters.add_targets(message)
@@ -209,32 +215,33 @@ class ControlLoop:
         Assigned: _assigned,
         Revoked: _revoked,
         Released: _release,
-        CallbacksDone: _fired,
-        DeadLettersWritten: _buried,
+        CallbacksDone: _callbacks_done,
+        DeadLettersWritten: _letters_written,
         DrainTarget: _aim,
         ConsumerFailed: _consumer_failed,
     }
 
-    # Admission.
+    # From the backlog to the pool.
 
     def _admit(self) -> None:
         room = self.breaker.room(self.pool.room())
         runs = self._take_some(room) if room > 0 and not self.completer.full else []
-        for run in self._guard.release(runs):
+        begin, quarantined = self._guard.release(runs)
+        if begin is not runs:
+            self._jobs.move(set(runs).difference(begin), JobState.WAITING_FOR_COMMIT)
+        self._jobs.move(begin, JobState.IN_POOL)
+        for run in begin:
             self.pool.submit(run)
-        for quarantined in self._guard.quarantined:
-            size = quarantined[0].size
-            self.completer.condemn(*quarantined)
-            self._backlog.grow(quarantined[0].size - size)
-        self._guard.quarantined.clear()
-        self.completer.hand_over()
+        if quarantined is not None:
+            end = self.completer.quarantine(quarantined.run, quarantined.error)
+            self._end([end], quarantined.silently)
         self.pool.feed()
 
     def _take_some(self, room: int) -> list[JobRun]:
         """At most so many that may begin: what is to run again, what has its key, what is new."""
         runs = [] if self.breaker.probes_new else self.retries.take_ready(room)
         runs += self._backlog.take_ready(room - len(runs))
-        while (most := int(min(room - len(runs), self._admissible))) > 0 and (
+        while (most := int(min(room - len(runs), self._jobs.admissible))) > 0 and (
             queued := self._backlog.next_queued(most)
         ):
             runs += self._admit_some(queued)
@@ -247,136 +254,125 @@ class ControlLoop:
         """Track records; those that may run now. Those that wait for their key, or need not run,
         are dealt with on the way."""
         partition, epoch, polled, position = queued
-        announce = self._log.announces
+        tracker, jobs, announce = self._tracker, self._jobs, self._log.announces
         life = self._ledger.life(partition)
+        attempts = self._ledger.notes_of(partition).attempts
         runs = []
         for run in polled:
             run.life = life
-            if not self._tracker.admit(partition, run.offset):
-                self._backlog.leave(run)
-            elif self._is_new(run):
+            if not tracker.admit(partition, run.offset):
+                jobs.pass_over(run)
+            elif jobs.admit(run):
+                if run.refusal is not None:
+                    self._refuse(run)
+                    continue
+                if self.breaker.verifies:
+                    self._keep_out(self.breaker.verified())
+                run.attempts = attempts.get(run.offset, 0)
                 run.announce = announce
                 if run.key is None or self._backlog.enter_lane(run):
                     runs.append(run)
+                else:
+                    jobs.move((run,), JobState.WAITING_FOR_KEY)
         if position is not None:
-            self._tracker.advance(partition, epoch, position)
+            tracker.advance(partition, epoch, position)
         return runs
 
-    def _is_new(self, run: JobRun) -> bool:
-        """Whether it may run, and does not run here already since an earlier assignment."""
-        place = run.place
-        under_way = self._runs.get(place)
-        if under_way is not None:
-            under_way.epoch = run.epoch  # one run, one callback; its end finishes this admission
-            self._backlog.leave(run)
-            return False
-        self._runs[place] = run
-        run.attempts = self._ledger.notes_of(run.partition).attempts.get(run.offset, 0)
-        if run.refusal is not None:
-            size = run.size
-            if not self.breaker.holds_refused(run):
-                self.completer.kept_out(run, run.refusal)
-            self._backlog.grow(run.size - size)
-            return False
-        if self.breaker.verifies:
-            for refused in self.breaker.verified():
-                if refused.refusal is not None:
-                    self.completer.kept_out(refused, refused.refusal)
-        self._admissible -= 1
-        return True
+    def _refuse(self, run: JobRun) -> None:
+        size = run.size
+        if self.breaker.holds_refused(run):
+            self._backlog.grow(run.size - size)  # its payload was forgotten
+            self._jobs.move((run,), JobState.HELD)
+        else:
+            self._keep_out([run])
+
+    def _keep_out(self, runs: Sequence[JobRun]) -> None:
+        for run in runs:
+            if run.refusal is not None:
+                self.completer.keep_out(run, run.refusal)
+        self._complete(runs)
 
     def _drop(self, partitions: Set[int]) -> None:
         """What of these partitions has not begun will not run here. Goes through all that is held
         once, however many they are."""
-        for run in self._backlog.drop(partitions):
-            self._discard(run)
-        for run in self.breaker.drop(partitions):
-            del self._runs[run.place]
-            self._backlog.leave(run)
-        waiting = {run for run in self._runs.values() if run.partition in partitions}
-        for run in [
-            *self.retries.drop(partitions),
-            *self._guard.drop(partitions),
-            *self.pool.take_back(waiting),
-        ]:
-            self._discard(run)
-            self._backlog.leave_lane(run)
+        in_pool = {
+            run
+            for run in self._jobs
+            if run.state is JobState.IN_POOL and run.partition in partitions
+        }
+        for holder in (self._backlog, self.breaker, self.retries, self._guard):
+            self._jobs.drop(holder.drop(partitions))
+        self._jobs.drop(self.pool.take_back(in_pool))
 
-    def _discard(self, run: JobRun) -> None:
-        self._guard.left(run)
-        del self._runs[run.place]
-        self._backlog.leave(run)
-        self._admissible += 1  # another may run in its place, where only so many may
+    # From the pool to the end.
 
-    # Settling.
-
-    def _tell_begun(self) -> None:
-        for run, text in self.pool.begun:
+    def _settle(self) -> None:
+        """Deal with what has happened in the pool."""
+        begun, ended = self.pool.tick(time.monotonic())
+        for run, text in begun:
             self._log.began(run, text)
             if self.breaker.in_a_row:
                 self.breaker.loaded()
-        self.pool.begun.clear()
-
-    def _settle(self) -> None:
-        completer = self.completer
-        # it was left behind, and the children killed by another thread: no outcome of theirs counts
+        # This loop was left behind, and its children killed by another thread: no outcome of theirs
+        # counts.
         if self._shared.deadline.passed:
-            self.pool.ended.clear()
-        for run, outcome in self.pool.ended:
-            if self._runs.get(run.place) is not run:
-                continue  # abandoned
+            return
+        ends: list[Finished] = []
+        for run, outcome in ended:
             former = self._ledger.is_of_former_life(run)
             if (
                 not former
                 and (outcome.status == "undecodable" or self.breaker.in_a_row)
                 and self.breaker.holds(run, outcome)
             ):
-                self._hold(run, circuit_breaker.PROBE_SECONDS)
+                self._hold(run, circuit_breaker.PROBE_SECONDS, JobState.HELD)
                 continue
             if former:
                 run.retries = 0  # its record is gone: this is the last that anybody hears of it
-            size = run.size
-            pause = completer.settle(run, outcome)
-            self._backlog.grow(run.size - size)
-            if pause is not None:
-                self._run_again(run, pause)
-        self.pool.ended.clear()
-        completer.hand_over()
-        self._finish()
+            follows = self.completer.settle(run, outcome)
+            if isinstance(follows, Retry):
+                self._run_again(run, follows.pause)
+            else:
+                ends.append(follows)
+        if ends:
+            self._end(ends)
 
     def _run_again(self, run: JobRun, pause: float) -> None:
         """Hold the run for another attempt."""
         self._ledger.failed(run)
-        if self._hold(run, pause):
+        if self._hold(run, pause, JobState.WAITING_FOR_RETRY):
             self._log.runs_again(run, pause, self.retries.most(run))
         else:
             self._log.goes_elsewhere(run)
 
-    def _hold(self, run: JobRun, pause: float) -> bool:
+    def _hold(self, run: JobRun, pause: float, state: JobState) -> bool:
         """Begin the run again later; False if its partition is gone, or about to go: it is given up
         as if it had not begun."""
         if self._stopping or not self._backlog.is_open(run.partition):
-            self._discard(run)
-            self._backlog.leave_lane(run)
+            self._jobs.drop((run,))
             return False
+        self._jobs.move((run,), state)
         self._guard.left(run)
         self.retries.hold(run, pause)
         return True
 
-    def _finish(self) -> None:
-        """What is done: its offset counts, its key is free."""
-        for run in self.completer.done:
-            if self._runs.pop(run.place, None) is not None:
-                if run.key is not None:
-                    self._backlog.leave_lane(run)
-                self._guard.left(run)
-                self._backlog.leave(run)
-                self._ledger.finish(run)
-        self.completer.done.clear()
-        self._to_fire -= self.completer.told
-        self.completer.told = 0
-        if self._to_fire <= 0:
-            self.stop()
+    def _end(self, ends: list[Finished], silently: bool = False) -> None:
+        """The outcomes of these are final: their callbacks follow, if there is one to call."""
+        if self.completer.has_callback and not silently:
+            self._jobs.await_callbacks(ends)
+            self.completer.call_back(ends)
+        else:
+            self._ends_left -= len(ends)
+            self._complete([run for run, _ in ends])
+
+    def _complete(self, runs: Sequence[JobRun]) -> None:
+        """No callback of these is due any more: the dead wait for their dead letter, the others are
+        done."""
+        dead = [run for run in runs if run.death is not None and self.completer.write_letter(run)]
+        if dead:
+            self._jobs.move(dead, JobState.AWAITING_DEAD_LETTER)
+            runs = [run for run in runs if run.state is not JobState.AWAITING_DEAD_LETTER]
+        self._jobs.finish(runs)
 
     # What others wait for.
 
@@ -385,7 +381,7 @@ class ControlLoop:
         snapshot = self._ledger.snapshot()
         self._shared.publish(snapshot)
         self._shared.hot = self._backlog.partitions_to_pause()
-        self._waiters.tell(snapshot, self._runs)
+        self._waiters.tell(snapshot)
         self.completer.warn_if_deaf(now)
 
 

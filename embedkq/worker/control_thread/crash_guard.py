@@ -16,6 +16,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Set
+from typing import NamedTuple
 
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import HostCrashed
@@ -31,6 +32,29 @@ time."""
 _LAST_CHANCE_SECONDS = 30.0
 """For so long at most a suspect waits, for its last chance, until nothing else runs; and for so
 long at most nothing else begins then."""
+
+
+class Quarantined(NamedTuple):
+    """A run that must not begin.
+
+    Attributes:
+        run: which.
+        error: the hosts that it took down.
+        silently: one of them went down after the run was quarantined, so its callback may be what
+            does it.
+    """
+
+    run: JobRun
+    error: HostCrashed
+    silently: bool
+
+
+class Release(NamedTuple):
+    """What follows for the runs that the guard has: those that begin now, and the one that never
+    will."""
+
+    begin: list[JobRun]
+    quarantined: Quarantined | None = None
 
 
 class CrashGuard:
@@ -55,9 +79,6 @@ class CrashGuard:
     ) -> None:
         self.suspect: JobRun | None = None
         """The one under suspicion whose turn it is."""
-        self.quarantined: list[tuple[JobRun, HostCrashed, bool]] = []
-        """What is not to run: the hosts that it took down, and whether one of them after it was
-        condemned. The caller empties it."""
         self._max_crashes = max_crashes
         self._shared = shared
         self._ledger = ledger
@@ -105,25 +126,28 @@ class CrashGuard:
             noted.crashes[offset],
         )
 
-    def release(self, runs: list[JobRun]) -> list[JobRun]:
-        """Those that may begin now; the others wait here."""
+    def release(self, runs: list[JobRun]) -> Release:
+        """Of these and those that wait here, which begin now; the others wait here."""
         begun = self._shared.begun
         suspicious = self._waiting or self.suspect is not None or self._ledger.suspicious
         if self._max_crashes is None or not (
             suspicious or any(run.partition not in begun for run in runs)
         ):
-            return runs
+            return Release(runs)
         free, self._waiting = self._divided([*self._waiting, *runs])
         if self.suspect is None:
             self._choose_suspect()
+        quarantined = None
         if self.suspect is not None and not self._runs_alone and self._may_run(self.suspect):
-            free += self._begin_alone(self.suspect)
+            quarantined = self._begin_alone(self.suspect)
+            if quarantined is None:
+                free.append(self.suspect)
         was_serial = self._shared.serial_mode
         self._shared.serial_mode = self.suspect is not None or bool(self._waiting)
         if was_serial and not self._shared.serial_mode:
             # nothing waits for a commit: the consumer's thread need not wait for a question
             self._shared.asked.set()
-        return free
+        return Release(free, quarantined)
 
     def _divided(self, runs: list[JobRun]) -> tuple[list[JobRun], list[JobRun]]:
         """Those that may begin, and those that wait."""
@@ -153,8 +177,8 @@ class CrashGuard:
         if self._max_crashes - noted.crashes.get(following.offset, 0) == 1:
             self._alone_until = time.monotonic() + _LAST_CHANCE_SECONDS
 
-    def _begin_alone(self, suspect: JobRun) -> list[JobRun]:
-        """The suspect, which begins now; or nothing, if it has been at too many crashes."""
+    def _begin_alone(self, suspect: JobRun) -> Quarantined | None:
+        """The suspect begins now, unless it has been at too many crashes: then why it does not."""
         self._runs_alone = True
         if self._has_last_chance:
             self._alone_until = time.monotonic() + _LAST_CHANCE_SECONDS
@@ -162,10 +186,9 @@ class CrashGuard:
         noted = self._ledger.notes_of(suspect.partition)
         crashes = noted.crashes.get(suspect.offset, 0)
         if self._max_crashes is None or crashes < self._max_crashes:
-            return [suspect]
-        told = HostCrashed(crashes, tuple(dict.fromkeys(noted.hosts[:-1])))
-        self.quarantined.append((suspect, told, crashes > self._max_crashes))
-        return []
+            return None
+        error = HostCrashed(crashes, tuple(dict.fromkeys(noted.hosts[:-1])))
+        return Quarantined(suspect, error, silently=crashes > self._max_crashes)
 
     def left(self, run: JobRun) -> None:
         """The run has ended, or will not begin."""

@@ -85,7 +85,9 @@ class JobLog:
         """This was the last attempt of several."""
         logger.warning("Job %s is not run again (attempts: %d).", _short(run), run.attempts)
 
-    def is_condemned(self, run: JobRun, error: HostCrashed, dead_letter_topic: str | None) -> None:
+    def is_quarantined(
+        self, run: JobRun, error: HostCrashed, dead_letter_topic: str | None
+    ) -> None:
         """It took so many hosts down that it does not run any more."""
         again = (
             f"kq dlq retry {_short(run)} --dead-letter-topic={dead_letter_topic}"

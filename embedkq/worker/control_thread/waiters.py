@@ -31,15 +31,13 @@ class Waiters:
         be told others."""
         self._targets.clear()
 
-    def tell(
-        self, snapshot: Mapping[int, Progress], under_way: Mapping[tuple[int, int, int], JobRun]
-    ) -> None:
+    def tell(self, snapshot: Mapping[int, Progress]) -> None:
         """Tell those whose time has come."""
         for waiting in self._revocations[:]:
             revoked, runs = waiting
             # What is open in the tracker would not do: what was taken back, or left not done by a
             # callback, stays open there.
-            runs[:] = [run for run in runs if under_way.get(run.place) is run]
+            runs[:] = [run for run in runs if not run.state.ended]
             if not runs:
                 revoked.snapshot = {p: snapshot[p] for p in revoked.partitions & snapshot.keys()}
                 revoked.settled = True

@@ -45,9 +45,8 @@ class JobPool(Generic[T]):
     """Runs tasks in child processes.
 
     The selector is the caller's: the pool registers its descriptors with a callable as data, which
-    the caller calls when one is ready. `tick` does what time demands, `check_at` says when it wants
-    to be called again. What has ended is in `ended`, what has begun (of the tasks that asked for
-    it) in `begun`: the caller empties both.
+    the caller calls when one is ready. `tick` does what time demands and returns what has happened,
+    `check_at` says when it wants to be called again.
 
     Args:
         processes: how many tasks run at once.
@@ -68,8 +67,8 @@ class JobPool(Generic[T]):
         host_cpu: HostCpu | None = None,
         decode_timeout: float | None = None,
     ) -> None:
-        self.ended: list[tuple[T, Outcome]] = []
-        self.begun: list[tuple[T, str]] = []
+        self._ended: list[tuple[T, Outcome]] = []
+        self._begun: list[tuple[T, str]] = []
         self._processes, self._proc_ttl = processes, proc_ttl
         self._decode_timeout = math.inf if decode_timeout is None else decode_timeout
         self._waiting: deque[T] = deque()
@@ -150,8 +149,12 @@ class JobPool(Generic[T]):
         """`time.monotonic()` at which `tick` wants to be called."""
         return min((child.check_at for child in self._children.values()), default=math.inf)
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> tuple[list[tuple[T, str]], list[tuple[T, Outcome]]]:
         """Enforce limits, take back what waits behind a slow task, keep the pool at full strength.
+
+        Returns:
+            Since the last call, the tasks that have begun, of those that announce it, with the text
+            of their call; and those that have ended, with their outcomes.
 
         Raises:
             ChildStartFailed: children do not start.
@@ -163,6 +166,9 @@ class JobPool(Generic[T]):
                 self._supervisor.let_go(child)
         if now >= self._supervisor.look_at:
             self._supervisor.look(now)
+        begun, self._begun = self._begun, []
+        ended, self._ended = self._ended, []
+        return begun, ended
 
     def take_back(self, tasks: set[T]) -> set[T]:
         """Those of the given tasks that had not begun: they will not run."""
@@ -273,7 +279,7 @@ class JobPool(Generic[T]):
             except DecodeError as error:
                 self._distrust(child, error)
                 return
-            self.ended.append((child.answered(), outcome))
+            self._ended.append((child.answered(), outcome))
             if child.output.pending:  # the next one has begun, and printed
                 child.output.log_lines(child.job_id)
             ended += 1
@@ -296,7 +302,7 @@ class JobPool(Generic[T]):
 
     def _begin(self, child: Child[T], task: T, content: bytes) -> None:
         limit = task.limit
-        self.begun.append((task, task.begun(content)))
+        self._begun.append((task, task.begun(content)))
         if task.limit != limit:
             child.check_at = -math.inf  # it is only known now, and counts from when the call began
 
@@ -375,4 +381,4 @@ class JobPool(Generic[T]):
             task.restarted = True  # nothing has run yet: another child may have it, once
             self._waiting.appendleft(task)
             return
-        self.ended.append((task, outcome))
+        self._ended.append((task, outcome))
