@@ -1,5 +1,34 @@
-"""What runs between a start and its end: the worker's thread, the consumer's thread, and how both
-end."""
+"""One run of a worker, from its start to its end; the steps of each, in their order:
+
+Start
+1. `Worker` checks options and surroundings and has `wiring` build all parts, on the owner's thread:
+   what is wrong with them raises there, and nothing runs yet.
+2. `start` starts both threads and returns: the application does not wait for Kafka.
+3. The control thread makes its loop, and with it the child processes (`_make_loop_when_possible`).
+   The consumer thread connects meanwhile; who wants its error waits in `await_connection`.
+4. The first turn after the connection makes the worker `running`. The group is joined later.
+
+Turn, on the control thread (`_work`)
+1. `ControlLoop.turn` waits for messages and child processes for at most a second, settles jobs that
+   have ended, starts others, and publishes what may be committed.
+2. `ProgressWatch.look` logs when the worker makes no progress; both threads call it, for one may
+   be what stands still.
+3. `_handle_stop` acts on a stop. `request_stop` does not: a signal handler may call it, and only
+   the control thread uses the loop.
+
+Stop
+1. `request_stop` sets a flag and wakes whoever waits, on any thread.
+2. `ControlLoop.stop` drops the jobs that have not started: they are the next worker's.
+3. Running jobs end, their callbacks are called and their dead letters written. At the limit of
+   `stop_within` running jobs are killed; `request_stop(now=True)` waits for nothing of this.
+4. `_leave` first asks the consumer thread to commit and to leave, for its poll takes up to half a
+   second. What it commits is final: no job runs any more. The child processes end meanwhile.
+5. `_end` logs why the worker failed, or what it leaves behind.
+6. `_be_over` moves the state, ends callbacks and wakes whoever waits, at last: who is woken finds
+   everything ended.
+Whoever waits beyond the deadline takes step 6 first, without the threads (`_leave_behind`), kills
+the child processes and has a thread of its own log what is left.
+"""
 
 from __future__ import annotations
 
@@ -182,7 +211,7 @@ class Runtime:
         error: BaseException | None = None
         self._shared.host_cpu.leave_out_this_thread()
         try:
-            self.loop = self._loop_once_possible()
+            self.loop = self._make_loop_when_possible()
             while not self.over and self.loop.turn():
                 self.last_turn = time.monotonic()
                 self._watch.look(self.last_turn)
@@ -195,7 +224,7 @@ class Runtime:
             error = error or caught
         self._end(error)
 
-    def _loop_once_possible(self) -> ControlLoop:
+    def _make_loop_when_possible(self) -> ControlLoop:
         told = False
         while True:
             try:
