@@ -97,11 +97,11 @@ class Runtime:
         """Whether, once it is over, all that it had begun is done and committed."""
         self.deadline = shared.deadline
         self.last_turn = time.monotonic()
-        """`time.monotonic()` at which the worker's thread last began a turn."""
+        """`time.monotonic()` at which the control thread last began a turn."""
         self._watch = progress_watch.ProgressWatch(self.standstill)
         consumer.on_turn = self._watch.look
         self.watchers: set[Callable[[], None]] = set()
-        """Called on the worker's thread once it is over; who adds one looks at `over`
+        """Called on the control thread once it is over; who adds one looks at `over`
         afterwards."""
         self._topic = topic
         self._lifecycle = lifecycle
@@ -157,7 +157,7 @@ class Runtime:
         return milestone
 
     def await_connection(self, seconds: float = CONNECT_SECONDS) -> None:
-        """Until the broker has answered; not on the worker's threads.
+        """Until the broker has answered; not on threads of the worker.
 
         Raises:
             BrokerUnavailable: it has not, within 10 s.
@@ -205,7 +205,7 @@ class Runtime:
             self.loop.close_after_fork()
         self.consumer.close_after_fork()
 
-    # The worker's thread.
+    # The control thread.
 
     def _work(self) -> None:
         error: BaseException | None = None
@@ -263,7 +263,7 @@ class Runtime:
     def _leave(self) -> None:
         self.deadline.begin_leaving()
         self._shared.hurry()
-        # First the consumer is told, since its poll takes up to half a second to end; it commits
+        # The consumer is asked first, since its poll takes up to half a second to end; it commits
         # what the loop has published last, which no later event can change: nothing runs any more,
         # or what runs has been given up. The children end meanwhile.
         self.consumer.stop()
@@ -302,7 +302,7 @@ class Runtime:
             _runtimes.discard(self)
             self.dispatcher.end()
             self._lifecycle.move(state, error)
-        # and no handoff, which may block: nothing is to be fired any more
+        # and no handoff, which may block: no callback is to be called any more
         self.dispatcher.mailbox.end_wait()
         for watcher in list(self.watchers):
             watcher()

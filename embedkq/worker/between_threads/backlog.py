@@ -58,7 +58,7 @@ class _Polled:
 class Backlog:
     """Records by partition, and the lanes of the keys that are busy.
 
-    Worker's thread; `wait_for_room` and `full` are for the consumer's.
+    Control thread; `wait_for_room` and `full` are for the consumer thread.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Backlog:
         # unnoticed.
         return not self.full or self._room.wait(seconds)
 
-    # On the worker's thread.
+    # On the control thread.
 
     def __len__(self) -> int:
         return self._came_records - self._gone_records

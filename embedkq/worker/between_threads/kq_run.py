@@ -25,7 +25,7 @@ class KQJobRun(JobRun):
         self.has_own_limit = has_own_limit
 
     def begun(self, content: bytes) -> str:
-        """A child has begun the call, and told its limit and id besides the text."""
+        """A child has begun the call, and sent its limit and id besides the text."""
         try:
             self.timeout, self.job_id, text = kq_record.unpack_told(content)
         except DecodeError:  # the job speaks with its host by itself: then the limit stays as it is

@@ -1,4 +1,4 @@
-"""What the worker's threads tell each other. Immutable, unless a line says which thread writes
+"""The messages between the worker's threads. Immutable, unless a line says which thread writes
 what."""
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Record(Protocol):
 class JobRun(Task):
     """A record that was polled, until it is done.
 
-    Made on the consumer's thread, where the record is still at hand; from the batch on that carries
-    it, the worker's thread's.
+    Made on the consumer thread, where the record is still at hand; from the batch on that carries
+    it, the control thread's.
 
     Attributes:
         retries, backoff: how often it may run again, and seconds before the first time, if its
@@ -128,14 +128,14 @@ class Death(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """Worker's thread to owner: a job's end, whose callback is due."""
+    """Control thread to owner: a job's end, whose callback is due."""
 
     run: JobRun
     outcome: Outcome
 
 
 class Batch(NamedTuple):
-    """Consumer's thread to worker's: records of one partition, in order, their bytes, and the
+    """Consumer thread to control thread: records of one partition, in order, their bytes, and the
     consumer's position after them."""
 
     partition: int
@@ -146,8 +146,8 @@ class Batch(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """Consumer's thread to worker's: a partition is ours from `start` on; `metadata` came with the
-    committed offset.
+    """Consumer thread to control thread: a partition is ours from `start` on; `metadata` came with
+    the committed offset.
 
     `life` counts how often its log has started anew since this worker began; `topic` is which topic
     these are offsets of.
@@ -163,13 +163,13 @@ class Assigned(NamedTuple):
 
 @dataclass(eq=False)
 class Revoked:
-    """Client's I/O thread to worker's: these partitions are going away.
+    """Client's I/O thread to control thread: these partitions are going away.
 
     Attributes:
         partitions: which.
         lost: they are another's already, or their log starts anew: nothing of them may be
             committed. What is waited for as `DrainTarget` is asked for anew.
-        settled: set by the worker's thread once all that runs of them is done.
+        settled: set by the control thread once all that runs of them is done.
         snapshot: set before that, what to commit.
     """
 
@@ -180,27 +180,27 @@ class Revoked:
 
 
 class Released(NamedTuple):
-    """Client's I/O thread to worker's: the partitions of a `Revoked` are gone, whether all of them
-    was done or not."""
+    """Client's I/O thread to control thread: the partitions of a `Revoked` are gone, whether all
+    of them was done or not."""
 
     partitions: frozenset[int]
 
 
 class CallbacksDone(NamedTuple):
-    """Owner to worker's thread: these jobs' callbacks have returned."""
+    """Owner to control thread: these jobs' callbacks have returned."""
 
     runs: list[JobRun]
 
 
 class DeadLettersWritten(NamedTuple):
-    """Writer of dead letters to worker's thread: all replicas of the dead-letter topic have these
+    """Writer of dead letters to control thread: all replicas of the dead-letter topic have these
     records."""
 
     runs: list[JobRun]
 
 
 class DrainTarget(NamedTuple):
-    """Consumer's thread to worker's: what `drain` or `burst` waits for, as end offsets by
+    """Consumer thread to control thread: what `drain` or `burst` waits for, as end offsets by
     partition."""
 
     request: Any
@@ -208,7 +208,7 @@ class DrainTarget(NamedTuple):
 
 
 class ConsumerFailed(NamedTuple):
-    """Consumer's thread to worker's: it cannot go on."""
+    """Consumer thread to control thread: it cannot go on."""
 
     error: BaseException
 

@@ -1,4 +1,4 @@
-"""What the pool runs: one attempt of one job. The worker's thread."""
+"""What the pool runs: one attempt of one job. Control thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Task:
         job_id: marks what the child logs.
         payload: the encoded call; the host never reads it.
         limit: seconds that the call may take, from when it begins; None for no limit.
-        announce: whether the child tells when it begins, with the call's text, for the log.
+        announce: whether the child reports when it begins, with the call's text, for the log.
         number: given by the pool; a child's page and replies speak of it.
         restarted: it was taken once by a child that died before the call began.
     """
@@ -33,7 +33,7 @@ class Task:
         self.restarted = False
 
     def begun(self, content: bytes) -> str:
-        """A child has begun the call, and told this; returns the call's text."""
+        """A child has begun the call, and sent this; returns the call's text."""
         return content.decode("utf-8", "replace")
 
     def parts(self) -> tuple[bytes, bytes]:

@@ -1,5 +1,5 @@
 """CircuitBreaker: stops a worker that can load or verify none of its jobs from throwing them away.
-Worker's thread.
+Control thread.
 
 A missing module, a framework that was not set up, a wrong secret are faults of this host, not of a
 job. They show in that one job after the other cannot be loaded or verified while none can. Then no
@@ -107,15 +107,15 @@ class CircuitBreaker:
     def _open(self, run: JobRun, outcome: Outcome) -> None:
         if not self._unloadable:
             self._probe_at = time.monotonic() + PROBE_SECONDS
-        told = (
+        reason = (
             f"{MOST_IN_A_ROW} jobs in a row of topic {self._topic} could not be loaded by this"
             f" worker ({outcome.message}). Only one is tried every {PROBE_SECONDS:g} s until one"
             f" works; they are held, and not done. {_cure_of(outcome)}"
         )
-        if told != self._unloadable:
-            self._unloadable = told
+        if reason != self._unloadable:
+            self._unloadable = reason
             logger.error(
-                "%s The last was at partition %d, offset %d.", told, run.partition, run.offset
+                "%s The last was at partition %d, offset %d.", reason, run.partition, run.offset
             )
 
     # Records that cannot be verified.

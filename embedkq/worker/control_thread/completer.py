@@ -141,7 +141,7 @@ class Completer:
         if is_dead_letter(run.record.headers):
             self._log.is_dead_letter(run)
             return False
-        self._log.buried(run, self._letters.topic)
+        self._log.goes_to_dead_letters(run, self._letters.topic)
         self._letters.write(run)
         return True
 

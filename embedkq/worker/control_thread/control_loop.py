@@ -76,7 +76,7 @@ class ControlLoop:
         self._ends_left = self._jobs.admissible
         """How many more jobs end before the loop stops by itself."""
         self._waiters = Waiters()
-        self._fence = FreezeGuard(shared, _TURN_SECONDS)
+        self._freeze_guard = FreezeGuard(shared, _TURN_SECONDS)
         self._stopping = self._killed = False
 
     # The life of a loop.
@@ -95,7 +95,7 @@ class ControlLoop:
             _TURN_SECONDS,
         )
         ready = self._selector.select(max(0.0, rest))
-        self._fence.tick(time.monotonic())
+        self._freeze_guard.tick(time.monotonic())
         for key, _ in ready:
             key.data()
         for message in self._inbox.take():
@@ -111,7 +111,7 @@ class ControlLoop:
         )
         if self.breaker.full:
             self._backlog.hold(self._tracker.snapshot().keys())
-        if not self._stopping and self._fence.open:
+        if not self._stopping and self._freeze_guard.open:
             self._admit()
             self._stop_after_last()
         self._publish()
@@ -141,7 +141,7 @@ class ControlLoop:
 
     def kill_jobs(self) -> bool:
         """Stop, and kill what runs: it has no outcome. What waits for its callback or its dead
-        letter goes on. Whether anything ran."""
+        letter continues. Whether anything ran."""
         self.stop()
         self._killed = True
         runs = self.pool.abandon()
@@ -204,7 +204,7 @@ class ControlLoop:
         self.completer.letters_written(message.runs)
         self._jobs.finish(message.runs)
 
-    def _aim(self, message: DrainTarget) -> None:
+    def _drain(self, message: DrainTarget) -> None:
         self._waiters.add_targets(message)
 
     def _consumer_failed(self, message: ConsumerFailed) -> None:
@@ -217,7 +217,7 @@ class ControlLoop:
         Released: _release,
         CallbacksDone: _callbacks_done,
         DeadLettersWritten: _letters_written,
-        DrainTarget: _aim,
+        DrainTarget: _drain,
         ConsumerFailed: _consumer_failed,
     }
 
@@ -381,7 +381,7 @@ class ControlLoop:
         snapshot = self._ledger.snapshot()
         self._shared.publish(snapshot)
         self._shared.hot = self._backlog.partitions_to_pause()
-        self._waiters.tell(snapshot)
+        self._waiters.notify(snapshot)
         self.completer.warn_if_deaf(now)
 
 

@@ -1,14 +1,15 @@
-"""PoisonGuard: a job that takes its worker's host down does not do so for ever. Worker's thread.
+"""CrashGuard: a job that takes its worker's host down does so a few times, and then not again.
+Control thread.
 
-How often hosts have begun jobs of a partition in a row, without progress and without being asked to
-stop, is in its commit's metadata. After two such starts its jobs run one at a time, and before each
-the metadata says which, and where: so it is known what a host went down over. What has been at that
-too often is condemned. What the earlier hosts had begun and not committed is little: done one at a
-time it takes seconds, and some jobs for each process. After that the partition runs as ever.
+The commit metadata of a partition counts the hosts that have begun its jobs one after the other,
+without progress and without being asked to stop. After two such starts the partition's jobs run one
+at a time, and before each the metadata names it and the host: so the next host knows which job the
+last one crashed over. A job that was at too many crashes is quarantined. Few jobs need this care,
+those that the earlier hosts had begun and not committed: it ends after some seconds and some jobs.
 
-Jobs of other partitions run beside the suspect, and one of these may be what takes the host down.
-So the suspect gets its last chance with nothing else in any child, for a bounded time: nobody is
-condemned for what a neighbour has done.
+Jobs of other partitions run beside the suspect, and one of them may be what takes the host down.
+Therefore the suspect gets its last chance with nothing else in any child, for a bounded time: no
+job is quarantined for what another one has done.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ class CrashGuard:
 
     @property
     def _has_last_chance(self) -> bool:
-        """Whether the suspect is condemned if a host goes down over it once more, and so runs with
+        """Whether the suspect is quarantined if one more host crashes over it, and so runs with
         nothing else beside it."""
         return self.suspect is not None and time.monotonic() < self._alone_until
 

@@ -1,7 +1,7 @@
-"""Fence: after this process was frozen, nothing is begun before Kafka has confirmed that it is
-still ours. Worker's thread.
+"""FreezeGuard: after this process was frozen, no job begins before Kafka has confirmed that the
+partitions are still ours. Control thread.
 
-Meanwhile the group may have given the partitions to another host, which runs their jobs by now.
+Meanwhile the group may have given them to another host, which runs their jobs by now.
 """
 
 from __future__ import annotations

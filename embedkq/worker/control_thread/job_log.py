@@ -1,5 +1,5 @@
-"""What is logged of each job, in KQ's wording, so that its users' searches go on working. Worker's
-thread."""
+"""What is logged of each job, in KQ's wording, so that its users' searches continue to work.
+Control thread."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class JobLog:
             self._record(run),
         )
 
-    def buried(self, run: JobRun, topic: str) -> None:
+    def goes_to_dead_letters(self, run: JobRun, topic: str) -> None:
         """The record is dead and goes to a topic of its own."""
         logger.warning(
             "%s goes to the dead-letter topic %s (%s).",

@@ -1,7 +1,7 @@
 """OffsetTracker: what was admitted of each partition, what of it is done, and how far may be
 committed.
 
-No Kafka client, no thread, no clock. Only the worker's thread calls the tracker; any thread reads
+No Kafka client, no thread, no clock. Only the control thread calls the tracker; any thread reads
 its snapshots.
 """
 
@@ -27,7 +27,7 @@ _STALE = 16
 
 
 class OffsetTracker:
-    """Offsets of the partitions of one topic. Worker's thread.
+    """Offsets of the partitions of one topic. Control thread.
 
     Between two records may be holes (compaction, markers of transactions), so what is passed over
     counts as done: every record polled must be offered to `admit`, in order.

@@ -1,5 +1,5 @@
-"""Ledger: how far each partition is done, over assignments that come and go. Worker's thread;
-anyone reads its snapshots."""
+"""PartitionLedger: how far each partition is done, over assignments that come and go. Control
+thread; any thread reads its snapshots."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class PartitionLedger:
         self.tracker.unassign(message.partitions)
 
     def life(self, partition: int) -> int:
-        """How often the partition's log has started anew."""
+        """How often the partition's log has started again from nothing."""
         return self._lives.get(partition, 0)
 
     def is_of_former_life(self, run: JobRun) -> bool:

@@ -1,5 +1,5 @@
-"""Handover: the ends of jobs on their way to the owner, bounded in number and bytes. Worker's
-thread."""
+"""PendingCallbacks: the ends of jobs on their way to the owner, bounded in number and bytes.
+Control thread."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ logger = SafeLogger("embedkq.worker")
 MOST_WAITING = 1_000
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 DEAF_SECONDS = 10.0
-"""Callbacks that have waited for so long are told of: their owner may not know that it has to
-look."""
+"""After so long, waiting callbacks are logged: their owner may not know that it has to look."""
 
 
 class PendingCallbacks:
@@ -54,8 +53,7 @@ class PendingCallbacks:
         self.since = time.monotonic() if self._count else None
 
     def warn_if_deaf(self, now: float) -> None:
-        """Tell of callbacks that nobody fires, now and then, and tell the owner once more that they
-        wait."""
+        """Log callbacks that nobody calls, now and then, and wake the owner once more."""
         if self.since is not None and now > max(self.since, self._told) + DEAF_SECONDS:
             self._told = now
             logger.warning(

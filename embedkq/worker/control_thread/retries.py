@@ -1,5 +1,5 @@
-"""Retries: whether a job that failed is run again, and the jobs that wait until it is time.
-Worker's thread."""
+"""Retries: whether a job that failed runs again, and the jobs that wait until it is time. Control
+thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiters: other threads that wait until so much is done. Worker's thread."""
+"""Waiters: other threads that wait until so much is done. Control thread."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ class Waiters:
         self._targets: list[tuple[DrainTarget, dict[int, int]]] = []
 
     def add_revocation(self, revoked: Revoked, runs: Iterable[JobRun]) -> None:
-        """Tell `revoked` once none of these runs, which are all that is left of its partitions, is
-        under way any more."""
+        """Settle `revoked` once all of these runs, the last ones of its partitions, have ended."""
         self._revocations.append((revoked, list(runs)))
 
     def add_targets(self, targets: DrainTarget) -> None:
-        """Tell `targets` once all before its offsets is done, of the partitions that are still ours
-        then."""
+        """Set the request of `targets` once all before its offsets is done, of the partitions that
+        are still ours then."""
         self._targets.append((targets, dict(targets.ends)))
 
     def drop_targets(self) -> None:
-        """The offsets that were waited for may be of a log that is gone: whoever waits is about to
-        be told others."""
+        """The offsets that were waited for may be of a log that is gone: whoever waits will ask
+        for others."""
         self._targets.clear()
 
-    def tell(self, snapshot: Mapping[int, Progress]) -> None:
-        """Tell those whose time has come."""
+    def notify(self, snapshot: Mapping[int, Progress]) -> None:
+        """Wake those who have waited long enough."""
         for waiting in self._revocations[:]:
             revoked, runs = waiting
             # What is open in the tracker would not do: what was taken back, or left not done by a

@@ -1,5 +1,5 @@
 """JobPool: gives tasks to child processes, each under its own hard limit, and settles how they end.
-Worker's thread.
+Control thread.
 
 At a task's limit its child is stopped hard, by SIGKILL through its pidfd. A child is given several
 tasks at once while tasks are short; what it has not begun is taken back as soon as the one at its
@@ -97,8 +97,8 @@ class JobPool(Generic[T]):
         return max(0, free - len(self._waiting))
 
     def coalesce_delay(self, more_waits: bool) -> float:
-        """As `Pace.leisure`; `more_waits`: whether there are tasks that the pool has not been
-        given."""
+        """As `Prefetch.coalesce_delay`; `more_waits`: whether there are tasks that the pool has
+        not been given."""
         return self._pace.coalesce_delay(self._children.values(), more_waits or bool(self._waiting))
 
     def submit(self, task: T) -> None:
