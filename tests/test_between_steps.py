@@ -96,7 +96,7 @@ STEPS = [
     ),
     Step(
         "the callback is about to be called",
-        "worker.owner_thread.dispatcher CallbackDispatcher _fire_one",
+        "worker.owner_thread.dispatcher CallbackDispatcher _run_callback",
         "before",
         1,
         3,
@@ -105,7 +105,7 @@ STEPS = [
     ),
     Step(
         "the callback has returned, the letter is not written",
-        "worker.control_thread.completer Completer fired",
+        "worker.control_thread.completer Completer callbacks_done",
         "before",
         1,
         3,
@@ -132,7 +132,7 @@ STEPS = [
     ),
     Step(
         "the record is done and not committed",
-        "worker.control_thread.completer Completer buried",
+        "worker.control_thread.completer Completer letters_written",
         "after",
         1,
         3,

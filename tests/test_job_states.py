@@ -383,8 +383,8 @@ def test_the_guide_has_each_state_and_each_move() -> None:
     rows = table("States of a job")
     assert [row[0] for row in rows] == [str(state) for state in JobState]
     for state, (_, holders, _, following) in zip(JobState, rows, strict=True):
-        assert set(following.replace(",", " ").split()) - {"-"} == {
+        assert set(following.replace(",", " ").split()) - {"none"} == {
             str(to) for to in MOVES[state]
         }, state
         for holder in holders.split(", "):
-            assert holder == "-" or (ROOT / "embedkq" / holder).is_file(), holder
+            assert holder == "none" or (ROOT / "embedkq" / holder).is_file(), holder

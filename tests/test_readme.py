@@ -414,7 +414,7 @@ def test_every_exception_and_state_that_is_named_exists() -> None:
         "FailedJobRegistry",
         "JobRun",
         "EmbeddedBroker",
-        "JobRun",
+        "ControlLoop",
     }
     for name in {
         name for name in literals() if re.fullmatch(r"[A-Z][a-z]+[A-Za-z]*", name)
