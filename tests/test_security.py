@@ -433,7 +433,7 @@ def test_the_command_line_is_let_in(secured: Secured, way: str, tmp_path: Path) 
     assert (
         worker.err.count(" returned: ") == 1
         and json.loads(info.out)["topics"] == [topic]
-        and "exactly one callback" in demo.out
+        and "exactly one correct callback" in demo.out
     )
     assert not [
         secret for secret in secured.secrets for done in ended if secret in done.out + done.err
