@@ -159,7 +159,7 @@ def test_what_is_wrong_is_told_and_its_status_is_1(harm: str, hosts: str) -> Non
         f"The demo failed. Jobs without a callback: {missing}; with several: {doubled}. "
         f"Callbacks with a wrong status or value: {wrong}; on another thread: {elsewhere}; for other jobs: 0."
     ) in text, done
-    assert "Every job had exactly one callback" not in text
+    assert "Every job had exactly one correct callback" not in text
     assert cells(done)["total"] == ["6", "", "", right], done
 
 
