@@ -18,7 +18,7 @@ from embedkq.errors import DecodeError, HostCrashed, OtherGroup, SignatureRefuse
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import Death, Finished, JobRun
 from embedkq.worker.between_threads.stop_deadline import StopDeadline
-from embedkq.worker.control_thread.completer import Completer
+from embedkq.worker.control_thread.completer import Completer, Retry
 from embedkq.worker.control_thread.retries import Retries
 
 SUCCESS = Outcome("success", b"result")
@@ -86,20 +86,36 @@ class Host:
             self.owner if callback else None,
             self.letters if letters else None,  # type: ignore[arg-type]
         )
+        self.done: list[JobRun] = []
 
     def settle(self, run: JobRun, outcome: Outcome) -> float | None:
-        """Seconds until the next attempt; the owner knows of it where there is none."""
-        pause = self.completer.settle(run, outcome)
-        self.completer.hand_over()
-        return pause
+        """Seconds until the next attempt; where there is none, what follows the end."""
+        following = self.completer.settle(run, outcome)
+        if isinstance(following, Retry):
+            return following.pause
+        self.end(following)
+        return None
 
-    @property
-    def done(self) -> list[JobRun]:
-        return self.completer.done
+    def end(self, *ends: Finished) -> None:
+        if self.completer.has_callback:
+            self.completer.call_back(ends)
+        else:
+            self.write_letters([run for run, _ in ends])
 
-    @property
-    def told(self) -> int:
-        return self.completer.told
+    def callbacks_done(self, runs: list[JobRun]) -> None:
+        self.completer.callbacks_done(runs)
+        self.write_letters(runs)
+
+    def keep_out(self, run: JobRun, reason: Exception) -> None:
+        self.completer.keep_out(run, reason)
+        self.write_letters([run])
+
+    def letters_written(self, runs: list[JobRun]) -> None:
+        self.completer.letters_written(runs)
+        self.done += runs
+
+    def write_letters(self, runs: list[JobRun]) -> None:
+        self.done += [run for run in runs if not self.completer.write_letter(run)]
 
 
 # The end of a job.
@@ -108,10 +124,10 @@ class Host:
 def test_a_success_is_done_once_its_callback_has_returned() -> None:
     host, run = Host(), run_at(0)
     assert host.settle(run, SUCCESS) is None
-    assert not host.done and not host.told
+    assert not host.done
     assert host.owner.take() == [(run, SUCCESS)]
-    host.completer.fired([run])
-    assert host.done == [run] and host.told == 1
+    host.callbacks_done([run])
+    assert host.done == [run]
     assert not host.letters.waiting
     assert host.completer.counts == {"success": 1, "failure": 0, "timeout": 0, "undecodable": 0}
     assert host.log.lines == [("ended", run, SUCCESS)]
@@ -121,51 +137,47 @@ def test_without_a_callback_a_success_is_done_at_once() -> None:
     host, runs = Host(callback=False), [run_at(0), run_at(1)]
     for run in runs:
         host.settle(run, SUCCESS)
-    assert host.done == runs and host.told == 2
+    assert host.done == runs
     assert host.completer.counts["success"] == 2
-    host.completer.fired([])
-    assert host.told == 2
+    assert not host.completer.has_callback
 
 
-def test_the_owner_gets_what_was_settled_together_and_once() -> None:
+def test_the_owner_gets_what_ends_together_at_once() -> None:
     host, runs = Host(), [run_at(0), run_at(1)]
-    for run in runs:
-        host.completer.settle(run, SUCCESS)
+    assert host.completer.has_callback
+    ends = [host.completer.settle(run, SUCCESS) for run in runs]
     assert host.owner.take() == []
-    host.completer.hand_over()
-    host.completer.hand_over()
+    host.end(*[end for end in ends if isinstance(end, Finished)])
     assert [finished.run for finished in host.owner.take()] == runs
-    host.completer.fired(runs)
-    assert host.told == 2 and host.done == runs
+    host.callbacks_done(runs)
+    assert host.done == runs
 
 
-def test_a_result_counts_among_the_bytes_that_its_job_takes_until_its_callback() -> None:
-    host, run = Host(), run_at(0, size=10)
-    host.settle(run, SUCCESS)
-    assert run.size == 10 + len(SUCCESS.payload)
-    silent = run_at(1, size=10)
-    Host(callback=False).settle(silent, SUCCESS)
-    assert silent.size == 10
+def test_ends_without_a_callback_are_given_to_nobody() -> None:
+    completer, run = Host(callback=False).completer, run_at(0)
+    completer.call_back([Finished(run, SUCCESS)])
+    completer.callbacks_done([run])
+    assert not completer.full and completer.waiting_since is None
 
 
-def test_a_failure_is_told_written_as_a_dead_letter_and_then_done() -> None:
+def test_a_failure_has_its_callback_is_written_as_a_dead_letter_and_then_done() -> None:
     host, run = Host(), run_at(0)
     assert host.settle(run, FAILURE) is None
     assert host.owner.take() == [(run, FAILURE)]
-    assert not host.letters.waiting, "only what was told to be final is written"
-    host.completer.fired([run])
+    assert not host.letters.waiting, "a letter is written only of a job whose callback has returned"
+    host.callbacks_done([run])
     assert host.letters.waiting == [run] and not host.done
     assert run.death == Death("failure", "ValueError: no", "Traceback: no", 1)
-    host.completer.buried([run])
+    host.letters_written([run])
     assert host.done == [run] and not host.letters.waiting
     assert host.completer.counts["failure"] == 1 and not run.unread
-    assert host.log.lines == [("ended", run, FAILURE), ("buried", run, "dead")]
+    assert host.log.lines == [("ended", run, FAILURE), ("goes_to_dead_letters", run, "dead")]
 
 
 def test_without_a_dead_letter_topic_a_failure_is_done_after_its_callback() -> None:
     host, run = Host(letters=False), run_at(0)
     host.settle(run, FAILURE)
-    host.completer.fired([run])
+    host.callbacks_done([run])
     assert host.done == [run]
     assert host.log.names == ["ended"]
 
@@ -175,7 +187,7 @@ def test_a_timeout_has_a_traceback_and_no_exception() -> None:
     host.settle(run, TIMEOUT)
     assert run.death == Death("timeout", "", "it was here", 1)
     assert host.completer.counts["timeout"] == 1
-    assert host.letters.waiting == [run] and host.told == 1
+    assert host.letters.waiting == [run]
 
 
 @pytest.mark.parametrize("status", ["undecodable", "malformed"])
@@ -201,13 +213,13 @@ def test_a_job_that_is_run_again_is_neither_told_nor_counted() -> None:
     assert pause is not None and 4.0 <= pause <= 8.0
     assert run.attempts == 1 and run.death is None
     assert not any(host.completer.counts.values())
-    assert not host.done and not host.told and not host.letters.waiting
+    assert not host.done and not host.letters.waiting
     pause = host.settle(run, TIMEOUT)
     assert pause is not None and 8.0 <= pause <= 16.0
     assert host.settle(run, FAILURE) is None
     assert run.attempts == 3
     assert run.death is not None and run.death.attempts == 3
-    assert host.log.names == ["ended"] * 3 + ["is_given_up", "buried"]
+    assert host.log.names == ["ended"] * 3 + ["is_given_up", "goes_to_dead_letters"]
     assert host.log.lines[3] == ("is_given_up", run)
 
 
@@ -251,20 +263,19 @@ def test_a_record_that_is_kept_out_goes_to_the_dead_letters_without_a_callback(
     reason: Exception, told: str, exception: str
 ) -> None:
     host, run = Host(), run_at(0, key=b"k")
-    host.completer.kept_out(run, reason)
-    host.completer.hand_over()
-    assert not host.owner.take() and not host.told
+    host.keep_out(run, reason)
+    assert not host.owner.take()
     assert run.death == Death(told, exception, "", 0)
     assert run.key is None, "it is in no key's lane, and frees none"
     assert host.letters.waiting == [run] and not host.done
     assert host.completer.counts == {"success": 0, "failure": 0, "timeout": 0, "undecodable": 1}
-    assert host.log.lines == [("kept_out", run, reason), ("buried", run, "dead")]
+    assert host.log.lines == [("kept_out", run, reason), ("goes_to_dead_letters", run, "dead")]
 
 
 def test_without_a_dead_letter_topic_a_record_that_is_kept_out_is_done() -> None:
     host, runs = Host(letters=False), [run_at(0), run_at(1)]
     for run in runs:
-        host.completer.kept_out(run, DecodeError("no header"))
+        host.keep_out(run, DecodeError("no header"))
     assert host.done == runs
     assert host.completer.counts["undecodable"] == 2
 
@@ -272,7 +283,7 @@ def test_without_a_dead_letter_topic_a_record_that_is_kept_out_is_done() -> None
 def test_a_record_for_another_group_is_passed_over() -> None:
     host, run = Host(), run_at(0, key=b"k")
     reason = OtherGroup("it is theirs")
-    host.completer.kept_out(run, reason)
+    host.keep_out(run, reason)
     assert host.done == [run] and run.key is None and run.death is None
     assert not host.letters.waiting and not any(host.completer.counts.values())
     assert host.log.lines == [("passed_over", run, reason)]
@@ -291,27 +302,22 @@ def test_a_dead_letter_that_dies_again_is_not_written_again() -> None:
 # Jobs that took hosts down.
 
 
-@pytest.mark.parametrize("silently", [False, True])
 @pytest.mark.parametrize("letters", [False, True])
-def test_a_job_that_took_hosts_down_has_its_callback_unless_that_may_be_what_does_it(
-    silently: bool, letters: bool
+def test_a_job_that_took_hosts_down_ends_as_a_failure_of_which_nothing_is_unpickled(
+    letters: bool,
 ) -> None:
     host, run = Host(letters=letters), run_at(0)
     error = HostCrashed(3, ("web-1",))
-    host.completer.condemn(run, error, silently)
-    host.completer.hand_over()
-    told = [(finished.run, finished.outcome.status) for finished in host.owner.take()]
-    assert told == ([] if silently else [(run, "failure")])
-    assert host.told == int(silently)
-    if not silently:
-        assert not host.done and not host.letters.waiting
-        host.completer.fired([run])
-    assert host.told == 1
+    end = host.completer.quarantine(run, error)
+    assert (end.run, end.outcome.status) == (run, "failure")
+    assert not host.done and not host.owner.take() and not host.letters.waiting
+    host.end(end)
+    host.callbacks_done([run])
     assert (host.done, host.letters.waiting) == (([], [run]) if letters else ([run], []))
     assert run.attempts == 3 and run.unread
     assert run.death == Death("crashes", f"embedkq.errors.HostCrashed: {error}", "", 3)
     assert host.completer.counts["failure"] == 1
-    assert host.log.lines[0] == ("is_condemned", run, error, "dead" if letters else None)
+    assert host.log.lines[0] == ("is_quarantined", run, error, "dead" if letters else None)
 
 
 # What waits.
@@ -324,28 +330,17 @@ def test_no_more_jobs_begin_once_a_thousand_callbacks_wait() -> None:
     assert not host.completer.full
     host.settle(runs[999], SUCCESS)
     assert host.completer.full
-    host.completer.fired(runs[:1])
+    host.callbacks_done(runs[:1])
     assert not host.completer.full
     assert not Host(callback=False).completer.full
 
 
-def test_callbacks_that_never_will_return_wait_no_longer() -> None:
-    host, run = Host(), run_at(0)
-    host.settle(run, SUCCESS)
-    assert host.completer.waiting_since is not None
-    host.completer.taken([run])
-    assert host.completer.waiting_since is None
-    assert not host.done and not host.told
-    Host(callback=False).completer.taken([run])
-
-
 def test_since_when_callbacks_wait_is_known() -> None:
     host, run, began = Host(), run_at(0), time.monotonic()
-    host.completer.hand_over()
     assert host.completer.waiting_since is None
     host.settle(run, SUCCESS)
     assert began <= (host.completer.waiting_since or 0.0) <= time.monotonic()
-    host.completer.fired([run])
+    host.callbacks_done([run])
     assert host.completer.waiting_since is None
     assert Host(callback=False).completer.waiting_since is None
 
@@ -375,14 +370,14 @@ def test_without_a_dead_letter_topic_no_letters_wait() -> None:
     assert completer.held_up(5.0) == set()
     completer.close(StopDeadline())
     completer.close_after_fork()
-    completer.buried([run])
-    assert completer.done == [run]
+    completer.letters_written([run])
+    assert completer.write_letter(run) is False
 
 
 def test_dead_letters_that_are_written_at_different_times_are_all_done() -> None:
     host, runs = Host(callback=False), [run_at(offset) for offset in range(3)]
     for run in runs:
         host.settle(run, FAILURE)
-    host.completer.buried(runs[:1])
-    host.completer.buried(runs[1:])
+    host.letters_written(runs[:1])
+    host.letters_written(runs[1:])
     assert host.done == runs

@@ -84,7 +84,7 @@ def test_a_job_that_took_three_hosts_down_does_not_run_again() -> None:
         host.begin(run)
         notes = host.commit()
         begun = host.begin()
-        verdicts.append("runs" if begun else [(e.count, s) for _, e, s in host.quarantined()])
+        verdicts.append("runs" if begun else [(e.count, s) for _, e, s in host.quarantined])
         assert run.partition in host.shared.begun
     assert verdicts == ["runs"] * MOST + [[(MOST, False)], [(MOST + 1, True)]]
 
@@ -96,7 +96,7 @@ def test_the_hosts_that_a_job_took_down_are_named_once_each_without_this_one() -
     host.begin(run)
     host.commit()
     assert host.begin() == []
-    [(quarantined, error, silently)] = host.quarantined()
+    [(quarantined, error, silently)] = host.quarantined
     assert quarantined is run and not silently
     assert (error.count, error.hosts) == (MOST, ("web-1", "web-2"))
 
@@ -175,7 +175,7 @@ def test_the_first_chance_is_the_last_where_one_crash_is_too_many(most: int, is_
     assert host.begin(other) == ([] if is_last else [other, suspect])
     host.is_idle = True
     assert host.begin() == ([suspect] if is_last else [])
-    assert not host.quarantined()
+    assert not host.quarantined
 
 
 def test_the_next_suspect_has_a_last_chance_only_if_it_is_at_that() -> None:

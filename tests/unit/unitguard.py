@@ -10,11 +10,10 @@ from unitjobs import run_at
 
 from embedkq._formats import commit_metadata
 from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
-from embedkq.errors import HostCrashed
 from embedkq.worker.between_threads.messages import Assigned, JobRun
 from embedkq.worker.between_threads.shared_state import SharedState
 from embedkq.worker.control_thread import crash_guard as module
-from embedkq.worker.control_thread.crash_guard import CrashGuard
+from embedkq.worker.control_thread.crash_guard import CrashGuard, Quarantined
 from embedkq.worker.control_thread.partition_ledger import PartitionLedger
 
 MOST = 3
@@ -45,6 +44,8 @@ class Host:
         self.shared = SharedState()
         self.ledger = PartitionLedger("topic")
         self.is_idle = True
+        self.quarantined: list[Quarantined] = []
+        """What is not to run any more."""
         self.guard = CrashGuard(self.shared, self.ledger, processes, most, lambda: self.is_idle)
         self.assign(notes)
 
@@ -60,7 +61,10 @@ class Host:
 
     def begin(self, *runs: JobRun) -> list[JobRun]:
         """Those that may begin now, of these and of what waits."""
-        return self.guard.release(list(runs))
+        released = self.guard.release(list(runs))
+        if released.quarantined is not None:
+            self.quarantined.append(released.quarantined)
+        return released.begin
 
     def commit(self) -> CommitMetadata:
         """As the consumer's thread does; what the next host finds of partition 0."""
@@ -70,12 +74,6 @@ class Host:
     def end(self, run: JobRun) -> None:
         self.guard.left(run)
         self.ledger.finish(run)
-
-    def quarantined(self) -> list[tuple[JobRun, HostCrashed, bool]]:
-        """What is not to run any more."""
-        found = list(self.guard.quarantined)
-        self.guard.quarantined.clear()
-        return found
 
 
 def host_with_begun(notes: CommitMetadata = NOTHING, **options: Any) -> Host:
