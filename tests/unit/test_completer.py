@@ -335,6 +335,15 @@ def test_no_more_jobs_begin_once_a_thousand_callbacks_wait() -> None:
     assert not Host(callback=False).completer.full
 
 
+def test_callbacks_that_have_returned_wait_no_longer_and_nothing_is_written_by_that() -> None:
+    host, run = Host(), run_at(0)
+    host.settle(run, FAILURE)
+    assert host.completer.waiting_since is not None
+    host.completer.callbacks_done([run])
+    assert host.completer.waiting_since is None
+    assert not host.done and not host.letters.waiting
+
+
 def test_since_when_callbacks_wait_is_known() -> None:
     host, run, began = Host(), run_at(0), time.monotonic()
     assert host.completer.waiting_since is None
@@ -379,5 +388,6 @@ def test_dead_letters_that_are_written_at_different_times_are_all_done() -> None
     for run in runs:
         host.settle(run, FAILURE)
     host.letters_written(runs[:1])
+    assert host.done == runs[:1] and host.letters.waiting == runs[1:]
     host.letters_written(runs[1:])
     assert host.done == runs

@@ -64,7 +64,8 @@ def test_where_nothing_is_suspected_runs_are_passed_on_as_they_came() -> None:
     """That costs nothing: no list is made, and no note is looked at."""
     host = host_with_begun()
     runs = host.polled(0, 1)
-    assert host.guard.release(runs).begin is runs
+    released = host.guard.release(runs)
+    assert released.begin is runs and released.quarantined is None
 
 
 def test_nothing_is_noted_of_a_host_that_begins_nothing() -> None:
