@@ -97,15 +97,19 @@ class Harness:
             phase, since = child.progress()
             if phase is Phase.RUNNING:
                 self.started_at[child.tasks[0]] = since
-        begun, ended = self.pool.tick(time.monotonic())
+        self.tick(time.monotonic())
+        self.lowest_strength = min(self.lowest_strength, self.strength)
+        self.pool.feed()
+
+    def tick(self, at: float) -> None:
+        """Have the pool do what time demands, as if it were so late; and note what has happened."""
+        begun, ended = self.pool.tick(at)
         now = time.monotonic()
         for task, outcome in ended:
             assert task not in self.outcomes, f"two outcomes: {self.outcomes[task]} and {outcome}"
             self.outcomes[task] = outcome
             self.ended_at[task] = now
         self.begun.update(begun)
-        self.lowest_strength = min(self.lowest_strength, self.strength)
-        self.pool.feed()
 
     def run_until(
         self, reached: Callable[[], Any], what: str, seconds: float = HANG_SECONDS

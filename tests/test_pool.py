@@ -134,7 +134,7 @@ def test_what_was_done_in_time_is_a_success_though_the_host_was_frozen_past_the_
         pool.run_until(lambda: child.stalled and task in pool.started_at, "it is watched")
         gate.touch()
         wait_until(lambda: child._page.ended, "it is done, and nobody looks")
-        pool.pool.tick(pool.started_at[task] + 61.0)  # the limit is looked at first
+        pool.tick(pool.started_at[task] + 61.0)  # the limit is looked at first
         assert pool.finish(task)[0].status == "success"
 
 

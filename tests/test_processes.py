@@ -214,7 +214,7 @@ def test_what_a_job_started_ends_with_it_at_its_limit(tmp_path: Path) -> None:
         task = pool.submit(jobs.start_family, str(notes), limit=HANG_SECONDS)
         pool.run_until(lambda: lines(notes)[-1:] == ["complete"], "all of them run")
         pool.run_until(
-            lambda: pool.pool.tick(time.monotonic() + HANG_SECONDS) or task in pool.outcomes,
+            lambda: pool.tick(time.monotonic() + HANG_SECONDS) or task in pool.outcomes,
             "its limit has passed",
         )
         assert pool.outcomes[task].status == "timeout"
