@@ -187,6 +187,20 @@ def test_the_next_suspect_has_a_last_chance_only_if_it_is_at_that() -> None:
     assert host.begin(following, other) == [other]
 
 
+def test_a_machine_that_has_just_started_gives_no_last_chance_too_many(clock: Clock) -> None:
+    """Its clock is near zero."""
+    clock.now = 0.5
+    host, _, other = last_chance(1)
+    assert host.begin(other) == [other]
+    host, suspect, other = last_chance()
+    host.commit()
+    assert host.begin() == [suspect]
+    host.end(suspect)
+    [following] = host.polled(1)
+    assert host.begin(following) == []
+    assert host.begin(other) == [other]
+
+
 # Partitions that go.
 
 
