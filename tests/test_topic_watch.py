@@ -48,9 +48,9 @@ def test_a_worker_whose_topic_is_gone_is_unhealthy_until_it_is_there_again(
         with_admin(hosts, lambda admin: admin.delete_topics(["goes"]))
         wait_until(lambda: not worker.health().healthy, "that it is gone is seen")
         (reason,) = worker.health().reasons
-        assert reason.startswith(f"topic 'goes' does not exist at {hosts} any more: create it"), (
-            reason
-        )
+        assert reason.startswith(
+            f"topic 'goes' does not exist at {hosts} any more: create the topic"
+        ), reason
         began = worker._runtime.consumer.last_turn
         wait_until(lambda: worker._runtime.consumer.last_turn > began + 3, "it goes on looking")
         assert worker.state == "running" and worker.health().reasons == (reason,)

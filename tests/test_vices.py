@@ -103,7 +103,7 @@ VICES = [
     Vice(jobs.raise_two_arguments, (), "failure", failed("jobs.TwoArguments", "one and two")),
     Vice(jobs.raise_unreadable, (), "failure", failed("jobs.UnreadableError", "cannot be read")),
     Vice(jobs.raise_endless, (), "timeout"),
-    Vice(jobs.raise_mute, (), "failure", failed("jobs.MuteError", "cannot be made")),
+    Vice(jobs.raise_mute, (), "failure", failed("jobs.MuteError", "its str() raises")),
     Vice(jobs.raise_with_lock, (), "failure", failed("LookupError", "holds")),
     Vice(jobs.raise_timeout_error, (), "failure", raised(TimeoutError, "the job's own")),
     Vice(jobs.raise_keyboard_interrupt, (), "failure", exited("KeyboardInterrupt")),
