@@ -59,6 +59,7 @@ quick: $(VENV)/test.done
 
 lint: $(VENV)/test.done  ## Check style and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 docs: $(VENV)/test.done  ## Build the guide and the API reference as HTML into build/docs
