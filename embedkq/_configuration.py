@@ -31,7 +31,9 @@ def known_names() -> frozenset[str]:
 
 def known_variables() -> frozenset[str]:
     """All variables that `kq worker` reads."""
-    return frozenset(name for option in OPTIONS for name in option.variables)
+    return frozenset(
+        name for option in OPTIONS for name in (option.variable, *option.value_variables) if name
+    )
 
 
 def check_environment(names: Iterable[str], known: Iterable[str]) -> None:

@@ -257,14 +257,34 @@ def test_the_command_line_has_it(option: Option, start: Start, samples: dict[str
 
 @each_option_of(WORKER, START, COMMAND)
 def test_the_environment_has_it(option: Option, start: Start, samples: dict[str, Given]) -> None:
-    assert bool(option.variables) == (option.spelling is not None)
-    for number, variable in enumerate(option.variables):
+    assert (option.variable is None) == (option.spelling is None)
+    if option.variable is not None:
         text, arrives = samples[option.name]
-        if number:  # the secret itself, in place of a file of it
-            arrives = [text]
-        done = start(**{variable: text})
+        done = start(**{option.variable: text})
         assert done.result.exit_code == 0, done.result.output
-        assert done.options[option.name] == arrives, variable
+        assert done.options[option.name] == arrives
+
+
+@each_option_of(WORKER)
+def test_flasks_names_in_the_environment_are_read_and_the_workers_own_wins(
+    option: Option, start: Start, samples: dict[str, Given]
+) -> None:
+    for variable in option.keys_for(WORKER) if option.spelling else ():
+        text, arrives = samples[option.name]
+        done = start(**{variable: text})
+        if option.name == "kafka":
+            assert done.result.exit_code == 2 and "kafka" not in done.options
+            assert f"{variable}: `kq` reads options of kafka-python" in done.result.output
+            assert "EMBEDKQ_KAFKA_FILE" in done.result.output
+            continue
+        assert done.result.exit_code == 0, done.result.output
+        assert done.options[option.name] == ([text] if option.name == "secret" else arrives), (
+            variable
+        )
+    if option.name in ("topic", "processes", "secret"):
+        general, own = f"{PREFIX}{option.name.upper()}", f"{PREFIX}WORKER_{option.name.upper()}"
+        done = start(**{general: "7", own: "8"})
+        assert done.options[option.name] in ("8", 8, ["8"])
 
 
 @each_option_of(WORKER, START, COMMAND)
@@ -302,11 +322,11 @@ def test_the_help_shows_spelling_variable_unit_and_default(option: Option) -> No
         return
     shown = worker_help()
     assert f"{option.spelling} {option.unit.upper()}".rstrip() in shown
-    assert option.help in shown and f"env var: {option.variables[0]}" in shown
+    assert option.help in shown and f"env var: {option.variable}" in shown
     default = option.default if option.command_line_default is None else option.command_line_default
     if option.type != "bool":
         text = f"({option.none})" if default is None else default
-        assert f"env var: {option.variables[0]}; default: {text}]" in shown
+        assert f"env var: {option.variable}; default: {text}]" in shown
 
 
 def every_command(command: click.Command) -> list[click.Command]:
@@ -338,7 +358,7 @@ def test_the_command_line_refuses_an_unknown_name_with_the_nearest_one(
 def test_the_environment_refuses_an_unknown_name_with_the_nearest_one(
     option: Option, start: Start
 ) -> None:
-    for variable in option.variables:
+    for variable in filter(None, (option.variable, *option.value_variables)):
         done = start(**{misspelt(variable): "1"})
         assert done.result.exit_code == 2 and not done.options
         assert done.result.output == (
@@ -477,11 +497,11 @@ def test_flasks_command_has_it(option: Option, flask_kq: Start, samples: dict[st
     text, arrives = samples[option.name]
     flag = [option.spelling] if option.type == "bool" else [f"{option.spelling}={text}"]
     assert flask_kq(*flag).options[option.name] == arrives
-    assert flask_kq(**{option.variables[0]: text}).options[option.name] == arrives
+    assert flask_kq(**{option.variable: text}).options[option.name] == arrives
     assert flask_kq().options[option.name] == option.default
-    done = flask_kq(**{misspelt(option.variables[0]): "1"})
+    done = flask_kq(**{misspelt(option.variable): "1"})
     assert done.result.exit_code == 2 and not done.options
-    assert f"did you mean {option.variables[0]}?" in done.result.output
+    assert f"did you mean {option.variable}?" in done.result.output
 
 
 def test_flasks_command_refuses_what_cannot_work(flask_kq: Start) -> None:

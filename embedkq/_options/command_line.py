@@ -19,7 +19,7 @@ def parameter_of(option: Option, file_type: Any = str) -> dict[str, Any]:
     Args:
         file_type: click's type for the path of a file.
     """
-    common = {"envvar": option.variables[0], "show_envvar": True, "help": _help_of(option)}
+    common = {"envvar": option.variable, "show_envvar": True, "help": _help_of(option)}
     if _is_flag(option):
         return {**common, "is_flag": True}
     default = option.default if option.command_line_default is None else option.command_line_default

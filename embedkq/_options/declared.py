@@ -263,7 +263,6 @@ OPTIONS: tuple[Option, ...] = (
         check=_plain(checks.check_secret),
         command_line="--secret-file",
         repeated=True,
-        variable_itself="EMBEDKQ_SECRET",
         is_secret=True,
     ),
     Option(

@@ -45,10 +45,10 @@ class Option(NamedTuple):
         metavar: what the command line's help shows in place of the value, if not the unit.
         repeated: the command line accepts it several times.
         command_line_default: where it differs from `default`.
-        variable_itself: variable for the value, where the command line accepts only its file.
         setting: Flask's general key, where it differs from the name.
         is_secret: it may hold a password or a key. It is never printed or pickled, and the command
-            line accepts only a file of it, since all users of a machine see arguments.
+            line accepts only a file of it, since all users of a machine see arguments. `variable`
+            names that file, too; `value_variables` hold the value itself.
     """
 
     name: str
@@ -63,7 +63,6 @@ class Option(NamedTuple):
     metavar: str = ""
     repeated: bool = False
     command_line_default: Any = None
-    variable_itself: str = ""
     setting: str | Absent = ""
     is_secret: bool = False
 
@@ -91,12 +90,19 @@ class Option(NamedTuple):
         return (self.spelling or "").lstrip("-").replace("-", "_")
 
     @property
-    def variables(self) -> tuple[str, ...]:
-        """Environment variables from which the command line reads it."""
+    def variable(self) -> str | None:
+        """Environment variable that the command line's help names; None if it is not there."""
+        return None if self.spelling is None else f"{PREFIX}{self.value_name.upper()}"
+
+    @property
+    def value_variables(self) -> tuple[str, ...]:
+        """All variables from which the command line reads the value, the one that wins first. Among
+        them are Flask's names: an environment may serve an app and a `kq worker`."""
         if self.spelling is None:
             return ()
-        own = f"{PREFIX}{self.value_name.upper()}"
-        return (own, self.variable_itself) if self.variable_itself else (own,)
+        keys = self.keys_for(WORKER) if WORKER in self.takers else ()
+        own = () if self.is_secret or self.variable is None else (self.variable,)
+        return tuple(dict.fromkeys((*keys[1:], *own, *keys[:1])))
 
     @property
     def zero_means_none(self) -> bool:

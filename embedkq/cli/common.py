@@ -42,6 +42,22 @@ def option(
     return click.option(f"--{name}", *parameter, envvar=variable, show_envvar=True, **settings)
 
 
+class _DeclaredOption(click.Option):
+    """An option that several variables set; the help shows its own.
+
+    Args:
+        variables: all of them, the one that wins first.
+    """
+
+    def __init__(self, *args: Any, variables: Sequence[str], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._variables = variables
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        found = (os.environ.get(name) for name in self._variables)
+        return next(filter(None, found), None)
+
+
 def declared_options(*takers: str, names: Iterable[str] | None = None) -> Callable[[F], F]:
     """The options that these take, as they are declared, in that order; only `names` of them where
     they are given."""
@@ -53,7 +69,10 @@ def declared_options(*takers: str, names: Iterable[str] | None = None) -> Callab
 
     def decorate(command: F) -> F:
         for option in reversed(chosen):
-            command = click.option(option.spelling, **parameter_of(option, _FILE))(command)
+            settings = parameter_of(option, _FILE)
+            if not option.is_secret:
+                settings |= {"cls": _DeclaredOption, "variables": option.value_variables}
+            command = click.option(option.spelling, **settings)(command)
         return command
 
     return decorate
@@ -111,37 +130,49 @@ def client_options(tls: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[
 
 
 def secrets_given(files: Sequence[str]) -> list[str | Path] | None:
-    """The secrets that `--secret-file` and the variable EMBEDKQ_SECRET name; None without any.
+    """The secrets that `--secret-file`, EMBEDKQ_SECRET or EMBEDKQ_WORKER_SECRET name; None without
+    any. Removes the variables: the processes of jobs need not have them.
 
     Raises:
-        ValueError: both are given.
+        ValueError: a file and a variable are given.
     """
-    told = os.environ.pop(
-        "EMBEDKQ_SECRET", None
-    )  # taken out: the processes of jobs need not have it
-    if files and told is not None:
-        raise ValueError("--secret-file and EMBEDKQ_SECRET are both given: leave one of them out")
-    return [told] if told is not None else [Path(file) for file in files] or None
+    (option,) = [each for each in options_of(WORKER) if each.name == "secret"]
+    given = {name: os.environ.pop(name, None) for name in option.value_variables}
+    for name, secret in given.items():
+        if secret is None:
+            continue
+        if files:
+            raise ValueError(f"--secret-file and {name} are both given: leave one of them out")
+        return [secret]
+    return [Path(file) for file in files] or None
 
 
 def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[str, Any]:
-    """What `--kafka-file` names, only those `known` where they are told; nothing without a file.
+    """The options in the file that `--kafka-file` names, or those of them that are `known`; none
+    without a file.
 
     Raises:
         ValueError: it is no JSON object; the message has nothing of what the file holds, which may
-            be a password.
+            be a password. Or the environment holds the options themselves.
     """
+    (option,) = [each for each in options_of(WORKER) if each.name == "kafka"]
+    for name in option.value_variables:
+        if name in os.environ:
+            raise ValueError(
+                f"the environment has {name}: `kq` reads options of kafka-python from a JSON file."
+                f" Give its path as {option.variable}"
+            )
     if file is None:
         return {}
     try:
-        told = json.loads(Path(file).read_text(encoding="utf-8"))
+        options = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"--kafka-file={file}: no JSON ({type(error).__name__})") from None
-    if not isinstance(told, dict):
+    if not isinstance(options, dict):
         raise ValueError(
             f'--kafka-file={file}: no JSON object such as {{"sasl_mechanism": "SCRAM-SHA-256"}}'
         )
-    return {name: value for name, value in told.items() if known is None or name in known}
+    return {name: value for name, value in options.items() if known is None or name in known}
 
 
 def table_console() -> Console:
