@@ -8,7 +8,6 @@ rewind undoes a purge as long as Kafka keeps the records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from embedkq._clients import admin
@@ -77,12 +76,7 @@ class GroupOffsets:
     def __enter__(self) -> GroupOffsets:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._client.close()
 
     def rewind(self, *, offset: int | None = None, time: int | None = None) -> list[Move]:

@@ -15,7 +15,6 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 
 from embedkq._safe_logging import SafeLogger
 from embedkq.broker.errors import BrokerFailed, BrokerMissing
@@ -134,12 +133,7 @@ class EmbeddedBroker:
     def __enter__(self) -> EmbeddedBroker:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     @property

@@ -1,5 +1,5 @@
 """What a worker was given, checked. What only a run needs is not imported here: making a worker
-shall be quick."""
+must be quick."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ class Settings:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         vars(self).update(checked(WORKER, arguments))
         self.consumer_group = self.topic if self.group is None else self.group
-        self.names_to_retry_on = self.retry_on
         if self.dead_letter_topic == self.topic:
             raise ValueError(
                 f"dead_letter_topic={self.topic!r} is the worker's own topic: dead letters would"

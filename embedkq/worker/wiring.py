@@ -48,7 +48,7 @@ def _make_loop(
     settings: Settings, shared: SharedState, dispatcher: CallbackDispatcher, max_jobs: int | None
 ) -> ControlLoop:
     log = JobLog(settings.topic)
-    retries = Retries(settings.retries, settings.backoff, settings.names_to_retry_on)
+    retries = Retries(settings.retries, settings.backoff, settings.retry_on)
     callbacks = None if settings.callback is None else dispatcher.mailbox
     is_signed = settings.signer is not None
     return ControlLoop(
