@@ -108,8 +108,10 @@ class EmbedKQ:
         return self.queue.enqueue(func, *args, **kwargs)
 
     def start(self, app: flask.Flask | None = None) -> None:
-        """Start the worker on an owning thread of its own, if it does not run in this process yet.
-        Any thread."""
+        """Start the worker on a background thread that owns it, unless it runs here already.
+
+        Any thread.
+        """
         _state(app).start_once()
 
     def stop(self, timeout: float | None = 4.0, app: flask.Flask | None = None) -> bool:

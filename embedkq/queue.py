@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from embedkq import _options
@@ -52,7 +51,7 @@ class _Enqueues:
             TypeError: `func` is not callable.
             EncodeError: the function or an argument cannot be pickled.
             JobTooLarge: larger than `job_size`, or than the broker takes.
-            BrokerUnavailable: no acknowledgement within 10 s; `maybe_sent` tells whether it may
+            BrokerUnavailable: no acknowledgement within 10 s; `maybe_sent` says whether it may
                 have arrived all the same.
             BrokerRefused: the broker does not allow it.
         """
@@ -70,7 +69,7 @@ class _Enqueues:
                 or a `Job`.
 
         Raises:
-            EnqueueFailed: tells which were acknowledged and which not; `__cause__` is the first
+            EnqueueFailed: says which were acknowledged and which not; `__cause__` is the first
                 reason.
             TypeError, EncodeError, JobTooLarge: a call cannot be sent; those before it may have
                 been, up to 5,000 or 8 MiB at a time.
@@ -267,9 +266,9 @@ class Queue(_Enqueues):
             "backoff": self._own.backoff,
             "incomplete": self._incomplete or self._left_behind,
         }
-        told = {name: value for name, value in state.items() if value not in (None, ())}
+        kept = {name: value for name, value in state.items() if value not in (None, ())}
         made = Queue, (self._hosts, self._topic, self._own.timeout)
-        return (*made, told) if told else made
+        return (*made, kept) if kept else made
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         settings = {
@@ -347,12 +346,7 @@ class Queue(_Enqueues):
     def __enter__(self) -> Queue:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _producer(self) -> Any:

@@ -77,8 +77,8 @@ def test_a_stuck_consumer_is_seen_and_told_by_the_workers_thread(
         wait_until(lambda: worker.health().healthy, "it is well")
         consumer = worker._runtime.consumer
         monkeypatch.setattr(consumer._drains, "answer", lambda client: gate.wait(60))
-        wait_until(lambda: "consumer's thread has made no turn" in caplog.text, "it is told")
-        assert not worker.health().healthy and "consumer's thread" in worker.health().reasons[0]
+        wait_until(lambda: "consumer thread has made no turn" in caplog.text, "it is told")
+        assert not worker.health().healthy and "consumer thread" in worker.health().reasons[0]
         monkeypatch.undo()
         gate.set()
         wait_until(lambda: "makes progress again" in caplog.text, "its recovery is told")
@@ -92,7 +92,7 @@ def test_a_stuck_loop_is_seen_and_told_by_the_consumers_thread(
     with make_worker() as worker:
         wait_until(lambda: worker.health().healthy, "it is well")
         monkeypatch.setattr(worker._runtime.loop, "_settle", lambda: gate.wait(60))
-        wait_until(lambda: "worker's thread has made no turn" in caplog.text, "it is told")
+        wait_until(lambda: "control thread has made no turn" in caplog.text, "it is told")
         assert not worker.health().healthy
         monkeypatch.undo()
         gate.set()

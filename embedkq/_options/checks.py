@@ -125,7 +125,7 @@ def check_backoff(backoff: float | None) -> float | None:
 
 
 def check_retry_on(exceptions: Iterable[Any] | None) -> frozenset[str] | None:
-    """Names of exceptions, as outcomes tell them; None for all exceptions.
+    """Names of exceptions, as outcomes have them; None for all exceptions.
 
     Raises:
         TypeError, ValueError: it is no sequence of exception classes and dotted names.
@@ -215,7 +215,7 @@ def check_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
         raise TypeError(f"callback must be callable, not {callback!r}")
     try:
         signature = inspect.signature(callback)
-    except (ValueError, TypeError):  # some builtins tell nothing
+    except (ValueError, TypeError):  # some builtins have no signature
         return callback
     try:
         signature.bind(*range(5))

@@ -92,7 +92,7 @@ def is_protected(config: Mapping[str, Any]) -> bool:
 
 
 def _check_sasl(config: Mapping[str, Any]) -> None:
-    """Refuse what would leave a password unused, or send it in the clear without being told to."""
+    """Refuse what would leave a password unused, or send it in the clear without being asked to."""
     protocol, mechanism = config.get("security_protocol"), config.get("sasl_mechanism")
     if mechanism and protocol is None:
         raise ValueError(

@@ -123,7 +123,7 @@ class _Formatter(logging.Formatter):
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Have embedkq, the jobs and whoever else logs write to stderr, and what jobs print to stdout;
+    """Have embedkq, the jobs and all other loggers write to stderr, and what jobs print to stdout;
     INFO if verbose, else WARNING."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("[%(levelname)s] %(message)s"))

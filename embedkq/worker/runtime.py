@@ -17,12 +17,12 @@ Turn, on the control thread (`_work`)
    the control thread uses the loop.
 
 Stop
-1. `request_stop` sets a flag and wakes whoever waits, on any thread.
+1. `request_stop` sets a flag and wakes the threads that wait. Any thread may call it.
 2. `ControlLoop.stop` drops the jobs that have not started: they are the next worker's.
 3. Running jobs end, their callbacks are called and their dead letters written. At the limit of
    `stop_within` running jobs are killed; `request_stop(now=True)` waits for nothing of this.
 4. `_leave` first asks the consumer thread to commit and to leave, for its poll takes up to half a
-   second. What it commits is final: no job runs any more. The child processes end meanwhile.
+   second. What it commits is final, since no job is running. The child processes end meanwhile.
 5. `_end` logs why the worker failed, or what it leaves behind.
 6. `_be_over` moves the state, ends callbacks and wakes whoever waits, at last: who is woken finds
    everything ended.
@@ -92,7 +92,7 @@ class Runtime:
         self.killed = False
         """Whether anything was cut short."""
         self.over = False
-        """Whether it counts no more: nothing of it runs, or what does was left behind."""
+        """Whether this run has ended: nothing of it runs, or what still runs was left behind."""
         self.finished = False
         """Whether, once it is over, all that it had begun is done and committed."""
         self.deadline = shared.deadline
@@ -134,7 +134,7 @@ class Runtime:
             self.dispatcher.mailbox.end_wait()  # it waits no longer than the deadline from now on
 
     def stop_within(self, seconds: float | None) -> None:
-        """Begin to stop; what still runs after so many seconds is killed. Any thread."""
+        """Begin to stop; jobs that still run after this many seconds are killed. Any thread."""
         self.deadline.set(seconds)
         self.request_stop()
 
@@ -175,8 +175,8 @@ class Runtime:
         lock."""
         consumer, loop = self.consumer, self.loop
         waits = [
-            (self.last_turn, "the worker's thread has made no turn"),
-            (consumer.last_turn, "the consumer's thread has made no turn"),
+            (self.last_turn, "the control thread has made no turn"),
+            (consumer.last_turn, "the consumer thread has made no turn"),
             (consumer.broker.away_since, f"Kafka at {consumer.hosts} has not answered"),
             (consumer.committer.refused_since, "Kafka has refused every commit"),
         ]
@@ -216,7 +216,7 @@ class Runtime:
                 self.last_turn = time.monotonic()
                 self._watch.look(self.last_turn)
                 self._handle_stop()
-        except BaseException as caught:  # noqa: BLE001  (kept as the worker's error, told to the owner)
+        except BaseException as caught:  # noqa: BLE001  (kept as the worker's error, raised to the owner)
             error = caught
         try:
             self._leave()
@@ -225,7 +225,7 @@ class Runtime:
         self._end(error)
 
     def _make_loop_when_possible(self) -> ControlLoop:
-        told = False
+        logged = False
         while True:
             try:
                 return self._make_loop()
@@ -234,9 +234,9 @@ class Runtime:
                     raise
                 if self._stop_asked:
                     raise WorkerError(f"the worker could not start: {cure_for(error)}") from error
-                if not told:
+                if not logged:
                     logger.warning("The worker waits to start: %s.", cure_for(error))
-                told = True
+                logged = True
             time.sleep(self.deadline.left(RETRY_SECONDS))
 
     def _handle_stop(self) -> None:
@@ -294,7 +294,7 @@ class Runtime:
             self._be_over(finished, State.STOPPED if error is None else State.FAILED, error)
 
     def _be_over(self, finished: bool, state: State, error: BaseException | None = None) -> bool:
-        """Nothing of it counts any more; False if that was so before. Any thread."""
+        """End this run; False if it had ended before. Any thread."""
         with self._ending:
             if self.over:
                 return False
@@ -302,7 +302,7 @@ class Runtime:
             _runtimes.discard(self)
             self.dispatcher.end()
             self._lifecycle.move(state, error)
-        # and no handoff, which may block: no callback is to be called any more
+        # and no handoff, which may block: no further callback is due
         self.dispatcher.mailbox.end_wait()
         for watcher in list(self.watchers):
             watcher()
@@ -333,7 +333,7 @@ class Runtime:
             )
             telling.start()
             telling.join(_TELL_SECONDS)  # a log handler that blocks may be what the others wait for
-        except RuntimeError:  # the interpreter ends, and starts no more threads
+        except RuntimeError:  # the interpreter is ending, and starts no further thread
             pass
 
     def _tell_left_behind(self) -> None:
@@ -346,17 +346,17 @@ class Runtime:
         if self._told:
             return
         self._told = True
-        told = [
+        left = [
             f"{thread.name} is left to end by itself ({_place_of(thread)})" for thread in threads
         ]
         if self._threads["consumer"] in threads:
-            told.append("its group waits for it until its session has ended")
+            left.append("its group waits for it until its session has ended")
         if not self.consumer.has_committed_all:
-            told.append("what was done since the last commit runs again")
+            left.append("what was done since the last commit runs again")
         logger.warning(
             "The worker of topic %s has stopped, but not in order: %s.",
             self._topic,
-            "; ".join(told),
+            "; ".join(left),
         )
 
 

@@ -120,7 +120,7 @@ class Worker(Handle):
 
         Args:
             burst: stop once what the topic held at the start is done.
-            max_jobs: stop after so many callbacks (outcomes, without a callback).
+            max_jobs: stop after this many callbacks, or outcomes without a callback.
             wait: whether a broker has to answer within 10 s; with False it may be away at the
                 start, and is tried until it is there.
 
@@ -149,7 +149,7 @@ class Worker(Handle):
     def start_background(
         self: W, burst: bool = False, max_jobs: int | None = None, *, wait: bool = True
     ) -> W:
-        """Run on threads of its own; returns the worker once the broker has answered.
+        """Run on background threads; returns the worker once the broker has answered.
 
         With `wait=False` it returns at once, also on a running asyncio loop. Where Kafka is away at
         the start, as it may be when a whole machine boots, the worker stays in state `starting`,
@@ -252,7 +252,7 @@ class Worker(Handle):
 
         Raises:
             WrongThread, InsideCallback: called elsewhere.
-            WorkerFailed, EmbedkqError: the worker has ended by itself (told once).
+            WorkerFailed, EmbedkqError: the worker has ended by itself (raised once).
         """
         runtime = self._runtime_of_owner("run_callbacks")
         if runtime is None:
@@ -272,7 +272,7 @@ class Worker(Handle):
 
         Raises:
             WrongThread, InsideCallback: called elsewhere.
-            WorkerFailed, EmbedkqError: the worker has ended by itself (told once).
+            WorkerFailed, EmbedkqError: the worker has ended by itself (raised once).
         """
         runtime = self._runtime_of_owner("drain")
         if runtime is None or self.state.ended:
@@ -298,7 +298,7 @@ class Worker(Handle):
 
         Raises:
             WrongThread, InsideCallback: called elsewhere.
-            WorkerFailed, EmbedkqError: the worker has ended by itself (told once).
+            WorkerFailed, EmbedkqError: the worker has ended by itself (raised once).
         """
         runtime = self._runtime_of_owner("stop")
         if runtime is None:
@@ -313,7 +313,7 @@ class Worker(Handle):
         return self.state is State.STOPPED and runtime.finished
 
     async def adrain(self, timeout: float | None = None) -> bool:
-        """`drain` for an asyncio loop, which goes on meanwhile and fires the callbacks."""
+        """`drain` for an asyncio loop: the loop keeps running, and runs the callbacks."""
         from embedkq.worker import asyncio_waits
 
         runtime = self._runtime_of_owner("adrain")
@@ -325,7 +325,7 @@ class Worker(Handle):
         return done
 
     async def astop(self, timeout: float | None = None) -> bool:
-        """`stop` for an asyncio loop, which goes on meanwhile and fires the callbacks."""
+        """`stop` for an asyncio loop: the loop keeps running, and runs the callbacks."""
         from embedkq.worker import asyncio_waits
 
         runtime = self._runtime_of_owner("astop")

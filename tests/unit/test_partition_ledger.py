@@ -86,7 +86,7 @@ def test_metadata_that_cannot_be_read_is_logged_and_taken_for_none(caplog: Any) 
     assert logged(caplog) == (
         "WARNING The commit metadata of partition 2 of jobs at offset 40 is not usable (it begins"
         " with 'wh', which this version of embedkq did not write): jobs that were done above that"
-        " offset may run again, and attempts are counted anew.\n"
+        " offset may run again, and attempt counts restart.\n"
     )
 
 

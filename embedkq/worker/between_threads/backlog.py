@@ -83,13 +83,13 @@ class Backlog:
     # On the consumer's thread.
 
     def reserve(self, records: int, size: int) -> None:
-        """So many records of so many bytes are on their way here. Consumer's thread."""
+        """Make room for records, of this size in bytes, that are on their way. Consumer thread."""
         self._came_records += records
         self._came_bytes += size + records * RUN_BYTES
 
     @property
     def full(self) -> bool:
-        """Whether no more should come. Any thread."""
+        """Whether polling should pause. Any thread."""
         return (
             self._came_records - self._gone_records - self._stuck_records >= MOST_RECORDS
             or self.held_bytes >= MOST_BYTES
@@ -115,7 +115,7 @@ class Backlog:
         return self._came_records - self._gone_records
 
     def partitions_to_pause(self) -> frozenset[int]:
-        """Partitions in which so many records wait for a busy key that no more should be polled."""
+        """Partitions to pause, because too many of their records wait for a busy key."""
         hot = self._on_hold.union(self._waiting.full)
         # They cannot move on, so they must not take the room of those that can.
         self._stuck_records = sum(
@@ -202,7 +202,7 @@ class Backlog:
         return None
 
     def take_ready(self, most: int) -> list[JobRun]:
-        """At most so many runs whose key has become free, oldest first."""
+        """Up to this many runs whose key has become free, oldest first."""
         return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
 
     def enter_lane(self, run: JobRun) -> bool:
@@ -247,11 +247,11 @@ class Backlog:
         self._turns.extend(free)
 
     def grow(self, size: int) -> None:
-        """Something that the worker holds takes so many bytes more: a job has a result."""
+        """What the worker holds has grown by this many bytes: a job has a result."""
         self._left_bytes -= size
 
     def leave(self, run: JobRun) -> None:
-        """The worker does not hold this run any more."""
+        """The worker no longer holds this run."""
         self._left_bytes += run.size + RUN_BYTES
         if not self._room.is_set() and not self.full:
             self._room.set()

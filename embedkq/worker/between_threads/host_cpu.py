@@ -1,4 +1,4 @@
-"""How busy the application around a worker is, by which the worker's threads tell how much they may
+"""How busy the application around a worker is, so that the worker's threads know how much they may
 get in its way."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HostCpu:
             self._clocks[thread] = time.pthread_getcpuclockid(thread)
 
     def sample(self, now: float) -> None:
-        """Look anew, if it is time to. Consumer's thread."""
+        """Measure again, if it is time to. Consumer thread."""
         if now < self._looked + _LOOK_SECONDS:
             return
         taken = self._taken_by_others()
@@ -49,7 +49,7 @@ class HostCpu:
         self._looked, self._taken = now, taken
 
     def _taken_by_others(self) -> float:
-        """Seconds so far; 0 if they cannot be told now."""
+        """Seconds so far; 0 if they cannot be measured now."""
         ours = 0.0
         for thread, clock in list(self._clocks.items()):
             try:

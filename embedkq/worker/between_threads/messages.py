@@ -99,7 +99,7 @@ class JobRun(Task):
 
 @dataclass
 class _Forgotten:
-    """What is left of a record whose content is not needed any more."""
+    """What is left of a record whose content is no longer needed."""
 
     offset: int
     key: bytes | None = None
@@ -149,7 +149,7 @@ class Assigned(NamedTuple):
     """Consumer thread to control thread: a partition is ours from `start` on; `metadata` came with
     the committed offset.
 
-    `life` counts how often its log has started anew since this worker began; `topic` is which topic
+    `life` counts how often its log has restarted since this worker began; `topic` is which topic
     these are offsets of.
     """
 
@@ -167,8 +167,8 @@ class Revoked:
 
     Attributes:
         partitions: which.
-        lost: they are another's already, or their log starts anew: nothing of them may be
-            committed. What is waited for as `DrainTarget` is asked for anew.
+        lost: they are another's already, or their log restarts: nothing of them may be
+            committed. What is waited for as `DrainTarget` is requested again.
         settled: set by the control thread once all that runs of them is done.
         snapshot: set before that, what to commit.
     """
@@ -208,7 +208,7 @@ class DrainTarget(NamedTuple):
 
 
 class ConsumerFailed(NamedTuple):
-    """Consumer thread to control thread: it cannot go on."""
+    """Consumer thread to control thread: it cannot continue."""
 
     error: BaseException
 

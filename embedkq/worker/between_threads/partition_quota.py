@@ -1,5 +1,5 @@
-"""Load: how much of each partition is held somewhere, and of which partitions that is enough.
-Worker's thread."""
+"""PartitionQuota: how much of each partition is held, and which partitions are full.
+Control thread."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class PartitionQuota:
     """Records and their bytes, by partition.
 
     Args:
-        most_records, most_bytes: from so many on a partition is full.
-        most_bytes_in_all: from so many on each partition is full of which anything is held.
+        most_records, most_bytes: a partition is full from here on.
+        most_bytes_in_all: from here on each partition of which anything is held is full.
     """
 
     def __init__(self, most_records: int, most_bytes: int, most_bytes_in_all: int) -> None:
         self.full: set[int] = set()
-        """Partitions of which no more should come."""
+        """Partitions that should be paused."""
         self.over = False
         """Whether it is too much of all partitions together."""
         self._most_records = most_records
@@ -28,7 +28,7 @@ class PartitionQuota:
         self._held: dict[int, tuple[int, int]] = {}
 
     def add(self, partition: int, size: int) -> None:
-        """One record more, of so many bytes."""
+        """Count one more record, of this size in bytes."""
         self._change(partition, 1, size)
 
     def remove(self, partition: int, size: int) -> None:
@@ -36,7 +36,7 @@ class PartitionQuota:
         self._change(partition, -1, -size)
 
     def forget(self, partition: int) -> None:
-        """Nothing of the partition is held any more."""
+        """Nothing of the partition is held: forget it."""
         records, size = self._held.get(partition, (0, 0))
         if records:
             self._change(partition, -records, -size)

@@ -59,7 +59,7 @@ class SharedState:
             self.inbox.wake()
 
     def hurry(self) -> None:
-        """End serial mode: no job waits for a commit any more. Control thread."""
+        """End serial mode: no job waits for a commit. Control thread."""
         self.serial_mode = False
         self.asked.set()
 

@@ -88,7 +88,7 @@ class CircuitBreaker:
             )
 
     def room(self, room: int) -> int:
-        """How many jobs may begin, where the pool has room for so many."""
+        """How many jobs may begin, of those that the pool has room for."""
         if not self._unloadable:
             return room
         return min(room, 1) if time.monotonic() >= self._probe_at else 0
@@ -101,7 +101,7 @@ class CircuitBreaker:
                 not self.probes_new
             )  # what is held may be beyond help, and the next one not
             for run in runs:
-                # a long job that could be loaded shall not hold up the others until its end
+                # a long job that could be loaded must not hold up the others until its end
                 run.announce = True
 
     def _open(self, run: JobRun, outcome: Outcome) -> None:
@@ -153,7 +153,7 @@ class CircuitBreaker:
 
     @property
     def full(self) -> bool:
-        """Whether so many refused records wait that no more should be taken."""
+        """Whether polling should pause, because too many refused records wait."""
         return len(self._refused) >= MOST_REFUSED
 
     def drop(self, partitions: Set[int]) -> list[JobRun]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Retry(NamedTuple):
-    """Another attempt follows after so many seconds."""
+    """Another attempt follows after this many seconds."""
 
     pause: float
 
@@ -64,7 +64,7 @@ class Completer:
 
     @property
     def full(self) -> bool:
-        """Whether so many callbacks wait that no more jobs should begin."""
+        """Whether too many callbacks wait for further jobs to begin."""
         return self._callbacks is not None and self._callbacks.full
 
     @property
@@ -116,7 +116,7 @@ class Completer:
         return self._end(run, outcome)
 
     def quarantine(self, run: JobRun, error: HostCrashed) -> Finished:
-        """The run took so many hosts down that it does not begin: its end, as in `settle`."""
+        """The run crashed too many hosts to begin again: its end, as in `settle`."""
         self._log.is_quarantined(run, error, None if self._letters is None else self._letters.topic)
         outcome = failure(error)
         run.attempts, run.unread = error.count, True

@@ -85,7 +85,7 @@ class ControlLoop:
         """Wait for something to happen and deal with it; False once a stop is complete.
 
         Raises:
-            WorkerError: children do not start, or the consumer cannot go on: the worker has failed.
+            WorkerError: children do not start, or the consumer cannot continue.
         """
         if self._stopping and not self._jobs:
             return False
@@ -133,7 +133,7 @@ class ControlLoop:
         return math.inf if self._killed else self._shared.deadline.kill_at
 
     def stop(self) -> None:
-        """Admit no more; what has not begun will not run. `turn` says when the rest is done."""
+        """Admit nothing further; drop what has not begun. `turn` says when the rest is done."""
         if self._stopping:
             return
         self._stopping = True
@@ -238,7 +238,7 @@ class ControlLoop:
         self.pool.feed()
 
     def _take_some(self, room: int) -> list[JobRun]:
-        """At most so many that may begin: what is to run again, what has its key, what is new."""
+        """Up to this many that may begin: retries, runs that have got their key, new ones."""
         runs = [] if self.breaker.probes_new else self.retries.take_ready(room)
         runs += self._backlog.take_ready(room - len(runs))
         while (most := int(min(room - len(runs), self._jobs.admissible))) > 0 and (
@@ -366,8 +366,7 @@ class ControlLoop:
             self._complete([run for run, _ in ends])
 
     def _complete(self, runs: Sequence[JobRun]) -> None:
-        """No callback of these is due any more: the dead wait for their dead letter, the others are
-        done."""
+        """No callback is due: the dead wait for their dead letter, the others are done."""
         dead = [run for run in runs if run.death is not None and self.completer.write_letter(run)]
         if dead:
             self._jobs.move(dead, JobState.AWAITING_DEAD_LETTER)

@@ -93,7 +93,7 @@ class CrashGuard:
 
     @property
     def held_up(self) -> set[int]:
-        """Partitions of which no more records should begin."""
+        """Partitions that should be paused."""
         if self.suspect is None and not self._waiting:
             return set()
         held = {run.partition for run in (*self._waiting, self.suspect) if run is not None}

@@ -88,7 +88,7 @@ class JobLog:
     def is_quarantined(
         self, run: JobRun, error: HostCrashed, dead_letter_topic: str | None
     ) -> None:
-        """It took so many hosts down that it does not run any more."""
+        """It crashed too many hosts, and will not run again."""
         again = (
             f"kq dlq retry {_short(run)} --dead-letter-topic={dead_letter_topic}"
             if dead_letter_topic
@@ -126,7 +126,7 @@ class JobLog:
         )
 
     def goes_to_dead_letters(self, run: JobRun, topic: str) -> None:
-        """The record is dead and goes to a topic of its own."""
+        """The record is dead and goes to the dead-letter topic."""
         logger.warning(
             "%s goes to the dead-letter topic %s (%s).",
             self._record(run),

@@ -13,7 +13,7 @@ The life of a job, by the methods of `ControlLoop` that move it on:
 6. `_complete`: if it has failed for good, it is `awaiting_dead_letter`, else `done`.
 7. `_letters_written`: it is `done`.
 
-`_drop` and `kill_jobs` end what has not begun, or must not go on, as `dropped`.
+`_drop` and `kill_jobs` end what has not begun, or must not continue, as `dropped`.
 """
 
 from __future__ import annotations
@@ -118,8 +118,10 @@ class Jobs:
             finish(run)
 
     def drop(self, runs: Iterable[JobRun]) -> None:
-        """They do not run here any more and are not done: others may run in their place, where only
-        so many may."""
+        """They will not run here and are not done.
+
+        With a limit on the number of jobs, others may run in their place.
+        """
         for run in runs:
             waited_for_key = run.state is JobState.WAITING_FOR_KEY
             self.move((run,), JobState.DROPPED)
@@ -132,7 +134,7 @@ class Jobs:
                 self.admissible += 1
 
     def abandon(self) -> None:
-        """Nothing of them counts any more: no outcome, no callback, no commit."""
+        """Give all of them up: no outcome, no callback, no commit."""
         self.move(self, JobState.DROPPED)
         self._by_place.clear()
 

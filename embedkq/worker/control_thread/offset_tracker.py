@@ -23,7 +23,7 @@ _SLACK = 1024
 costs what is open: rare enough to be next to nothing a record, frequent enough that a job stuck for
 hours gathers nothing above it."""
 _STALE = 16
-"""A map is measured anew once its number of runs or its span has changed by a sixteenth."""
+"""A map is measured again once its number of runs or its span has changed by a sixteenth."""
 
 
 class OffsetTracker:
@@ -39,7 +39,7 @@ class OffsetTracker:
         self._partitions: dict[int, _Partition] = {}
         self._epochs: dict[int, int] = {}
         self._changed: set[int] = set()
-        """Partitions whose progress in the snapshot is of no use any more."""
+        """Partitions whose progress in the snapshot is out of date."""
         self._unmeasured: set[int] = set()
         """Partitions that have changed since `crowded`, beside those in `_changed`."""
         self._crowded: set[int] = set()

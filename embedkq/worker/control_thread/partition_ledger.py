@@ -46,7 +46,7 @@ class PartitionLedger:
         except ValueError as error:
             logger.warning(
                 "The commit metadata of partition %d of %s at offset %d is not usable (%s): jobs"
-                " that were done above that offset may run again, and attempts are counted anew.",
+                " that were done above that offset may run again, and attempt counts restart.",
                 partition,
                 self._topic,
                 start,
@@ -104,7 +104,7 @@ class PartitionLedger:
             ):
                 noted = noted._replace(
                     starts=0
-                )  # that is progress; of those to be careful about somebody else decides
+                )  # that is progress; the crash guard decides about those in serial mode
             self.note(run.partition, noted)
 
     def notes_of(self, partition: int) -> CommitMetadata:
@@ -134,7 +134,7 @@ class PartitionLedger:
 
     @property
     def suspicious(self) -> bool:
-        """Whether there is anything to be careful about."""
+        """Whether any partition is in serial mode or has crashes."""
         return bool(self._suspicious)
 
     def snapshot(self) -> Mapping[int, Progress]:

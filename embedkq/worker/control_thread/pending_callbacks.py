@@ -31,14 +31,14 @@ class PendingCallbacks:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits that no more jobs should begin."""
+        """Whether too much waits for further jobs to begin."""
         return self._count >= MOST_WAITING or self._bytes >= MOST_WAITING_BYTES
 
     def give(self, finished: Sequence[Finished]) -> None:
         """Their callbacks are due.
 
         Raises:
-            Closed: the owner will not look any more.
+            Closed: the owner has stopped.
         """
         if not self._count:
             self.since = self._told = time.monotonic()
@@ -58,7 +58,7 @@ class PendingCallbacks:
             self._told = now
             logger.warning(
                 "%d callbacks have waited for %.0f s: the worker's owner must call run_callbacks(),"
-                " drain() or stop(); no more jobs are taken once %d wait.",
+                " drain() or stop(); the worker takes no further job once %d wait.",
                 self._count,
                 now - self.since,
                 MOST_WAITING,

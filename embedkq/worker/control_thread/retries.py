@@ -51,7 +51,7 @@ class Retries:
 
     @property
     def full(self) -> set[int]:
-        """Partitions of which so many jobs wait that no more should begin."""
+        """Partitions to pause, because too many of their jobs wait."""
         return self._load.full
 
     @property
@@ -91,7 +91,7 @@ class Retries:
             self._ready.append(heapq.heappop(self._held)[2])
 
     def take_ready(self, most: int) -> list[JobRun]:
-        """At most so many runs that are ready, oldest first."""
+        """Up to this many runs that are ready, oldest first."""
         runs = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
         for run in runs:
             self._load.remove(run.partition, run.size)

@@ -108,7 +108,7 @@ class Child(Generic[T]):
             except OSError:
                 # What was taken back still fills the channel, until the child is done with its
                 # first task; or this machine has no memory for a large message; or the child is
-                # gone, which its pidfd tells. The claims are out: it is tried again.
+                # gone, which its pidfd shows. The claims are out: it is tried again.
                 return
             self._unsent = b""
 
@@ -218,7 +218,7 @@ class Child(Generic[T]):
         self.retiring = True
         try:
             self.end.shutdown(socket.SHUT_WR)
-            self.end.send(b"")  # where there is no SOCK_SEQPACKET, the end of file does not tell
+            self.end.send(b"")  # without SOCK_SEQPACKET the end of file does not show
         except OSError:
             pass
 

@@ -48,7 +48,7 @@ class StartFailures:
         self._shortage_logged_at = -math.inf
 
     def is_over(self) -> None:
-        """A child is ready: failures count anew."""
+        """A child is ready: the count of failures restarts."""
         self._failures.clear()
         self._has_worked = True
 

@@ -1,4 +1,4 @@
-"""What jobs log and print, brought before the host's own loggers. Worker's thread."""
+"""What jobs log and print, passed on to the host's own loggers. Control thread."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Children that are done and end by themselves: their exit hooks may take a while, and nobody waits
-for that. Worker's thread."""
+for that. Control thread."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LeavingChildren:
         return len(self._deadlines)
 
     def add(self, child: Child[Any]) -> None:
-        """This one leaves, and is watched by nobody else any more."""
+        """This child leaves; from now on only this object watches it."""
         self._deadlines[child] = time.monotonic() + EXIT_SECONDS + _LATE_SECONDS
         if child.watched is not None:
             self._selector.register(child.watched, selectors.EVENT_READ, partial(self._gone, child))
@@ -48,7 +48,7 @@ class LeavingChildren:
         """End those that should be gone by now."""
         for child in [child for child, deadline in self._deadlines.items() if now > deadline]:
             child.kill()
-            if child.watched is None:  # nothing tells when it is gone
+            if child.watched is None:  # nothing shows when it is gone
                 self._gone(child)
 
     def await_ends(self, others: list[Child[Any]], stop: StopDeadline) -> None:

@@ -1,7 +1,7 @@
 """The multiprocessing context that pebble is given.
 
 Its children never import the host's `__main__`, are not among `multiprocessing.active_children()`,
-use no named semaphore and no resource tracker, and die at once when they are told to, with all that
+use no named semaphore and no resource tracker, and die at once when they are killed, with all that
 they started.
 """
 
@@ -122,11 +122,11 @@ class Context(context.ForkServerContext):
         return not self._ended.wait(RETRY_SECONDS)
 
     def end_waiting(self) -> None:
-        """No start of a process shall wait any more. Any thread."""
+        """Stop waiting for processes that start. Any thread."""
         self._ended.set()
 
     def forget(self, pid: int) -> None:
-        """Nobody will ask for the exit status of this child any more. Any thread."""
+        """Forget the exit status of this child. Any thread."""
         self._processes.pop(pid, None)
 
     def kill_all(self) -> None:
@@ -139,14 +139,14 @@ class Context(context.ForkServerContext):
 
     @property
     def is_killed(self) -> bool:
-        """Whether no more processes are started. Any thread."""
+        """Whether no further process is started. Any thread."""
         return self._killed
 
     def check_start(self) -> None:
-        """Raise OSError if no more processes are started. Any thread."""
+        """Raise OSError if no further process is started. Any thread."""
         if self._killed:
             raise OSError(
-                errno.ECANCELED, "the worker has stopped: no more child processes are started"
+                errno.ECANCELED, "the worker has stopped and starts no further child process"
             )
 
     def close(self) -> None:
@@ -236,7 +236,7 @@ class _Retiring:
     """Whether it passes for ended, with status 0, though it still runs."""
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit code, once it has ended; None if it has not within so many seconds."""
+        """Its exit code, once it has ended; None if it has not within that many seconds."""
         code: int | None = 0 if self.retired else super().wait(timeout)  # type: ignore[misc]
         return code
 
@@ -298,7 +298,7 @@ class ForkServerPopen(_Retiring, multiprocessing_private.ForkServerPopen):
             return code
 
     def wait_status(self, seconds: float | None) -> None:
-        """Until its exit status can be read, or for so many seconds."""
+        """Wait until its exit status can be read, for at most this many seconds."""
         if self.returncode is None:
             wait_readable(self.sentinel, seconds)
 
@@ -356,7 +356,7 @@ class SpawnPopen(_Retiring, multiprocessing_private.SpawnPopen):
             return code
 
     def wait_status(self, seconds: float | None) -> None:
-        """Until it has ended, or for so many seconds."""
+        """Wait until it has ended, for at most this many seconds."""
         if self.returncode is None:
             wait_readable(self.sentinel, seconds)
 

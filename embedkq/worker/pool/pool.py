@@ -191,7 +191,7 @@ class JobPool(Generic[T]):
         return abandoned
 
     def kill_all(self) -> None:
-        """Kill every child at once; no more are started. Any thread."""
+        """Kill every child at once, and start no other. Any thread."""
         self._supervisor.context.kill_all()
 
     def end_server(self) -> None:

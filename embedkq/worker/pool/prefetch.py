@@ -1,4 +1,4 @@
-"""Pace: how fast children are done with tasks, and what follows from it. Worker's thread."""
+"""Prefetch: how many tasks a child gets ahead, from how fast it has been. Control thread."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Prefetch:
         self._host_cpu = host_cpu
 
     def note(self, tasks: int, seconds: float) -> None:
-        """A child was done with so many, one after another, in so long."""
+        """A child finished this many tasks, one after another, in this time."""
         self.average += min(1.0, _WEIGHT * tasks) * (
             max(seconds / tasks, _QUICKEST_SECONDS) - self.average
         )

@@ -1,8 +1,8 @@
-"""Supervisor: keeps so many child processes alive. The only user of pebble, on the worker's thread.
+"""Supervisor: keeps a number of child processes alive. The only user of pebble. Control thread.
 
 A child is one long task (`child.runner.serve`) of a `pebble.ProcessPool`, in one of the pool's
 slots. When a child is dead its task's future is cancelled, so that pebble reaps the process and
-starts another, for which `serve` is scheduled anew. Nothing of a job passes through pebble's own
+starts another, for which `serve` is scheduled again. Nothing of a job passes through pebble's own
 pipe, lock and exceptions: an exception that cannot be rebuilt breaks a whole pebble pool, and a
 result whose unpickling raises leaves its future unfinished for ever (both seen with pebble 5.2.3).
 """
@@ -51,12 +51,12 @@ class Supervisor:
     the caller calls when one is ready.
 
     Args:
-        processes: how many children there shall be.
+        processes: number of children to keep.
         selector: where to wait for their news.
         initializer: an encoded call for each child to make before its first job; empty for none.
         on_ready: called with a child that may be given jobs.
         on_reply: called with a child that has something to read.
-        on_death: called with a child whose process is gone; it shall end with `replace`.
+        on_death: called with a child whose process is gone; it must end with `replace`.
     """
 
     started = 0
@@ -288,7 +288,7 @@ class Supervisor:
         self._watch_starting()
 
     def _watch_starting(self) -> None:
-        """Be told when a child dies that has not registered yet."""
+        """Watch for the death of children that have not registered yet."""
         for pid, starting in self._starting.items():
             watched = self._watched(pid, starting.pidfd)
             if watched is not None and watched not in self._selector.get_map():
@@ -308,7 +308,7 @@ class Supervisor:
         return self.context.sentinel_of(pid) if pidfd is None else pidfd
 
     def _died_starting(self, pid: int) -> None:
-        self._hear()  # it may have told why
+        self._hear()  # it may have said why
         if pid in self._starting:
             late = time.monotonic() > self._starting[pid].deadline
             ended = f"its process ended with status {self.exit_code(pid)} before its first job"
