@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from unitjobs import repeatable, run_at
+from unitjobs import run_at
 
 from embedkq.worker.between_threads.messages import Assigned, JobRun, Released
 from embedkq.worker.control_thread.partition_ledger import PartitionLedger
@@ -52,14 +52,13 @@ class Worker:
             self.ended.add(offset)
 
 
-@repeatable
+@settings(deadline=None, max_examples=500)
 @given(
     st.lists(
         st.one_of(
             st.sampled_from(["gain", "lose", "poll", "poll", "poll"]), st.integers(0, RECORDS - 1)
         ),
-        min_size=5,
-        max_size=60,
+        max_size=80,
     )
 )
 @example(["gain", "poll", "poll", "lose", "gain", 0, 1, "poll", "poll"])
