@@ -199,11 +199,7 @@ def test_what_one_version_has_committed_the_other_does_not_run_again(
     map, and the attempt of the job that waits for its retry is in the metadata."""
     topic, notes, gate = make_topic(1), tmp_path / "notes", tmp_path / "gate"
     run(trees[first], SEND, hosts, topic, str(notes), str(gate))
-    with (
-        worker(trees[first], tmp_path, hosts, topic, "--stop-timeout=1")
-        if first == NEW
-        else worker(trees[first], tmp_path, hosts, topic) as host
-    ):
+    with worker(trees[first], tmp_path, hosts, topic) as host:
         wait_until(lambda: len(lines(notes)) == 42, "all but the slow one are done")
         wait_until(lambda: len(outcomes(tmp_path, topic)) == 40, "their callbacks were called")
         wait_until(lambda: committed_map(hosts, topic), "the map is committed")

@@ -5,14 +5,14 @@ Start
    what is wrong with them raises there, and nothing runs yet.
 2. `start` starts both threads and returns: the application does not wait for Kafka.
 3. The control thread makes its loop, and with it the child processes (`_make_loop_when_possible`).
-   The consumer thread connects meanwhile; who wants its error waits in `await_connection`.
+   The consumer thread connects meanwhile; `await_connection` waits for it and raises its error.
 4. The first turn after the connection makes the worker `running`. The group is joined later.
 
 Turn, on the control thread (`_work`)
 1. `ControlLoop.turn` waits for messages and child processes for at most a second, settles jobs that
    have ended, starts others, and publishes what may be committed.
-2. `ProgressWatch.look` logs when the worker makes no progress; both threads call it, for one may
-   be what stands still.
+2. `ProgressWatch.look` logs when the worker makes no progress. Both threads call it, since one of
+   them may be stuck.
 3. `_handle_stop` acts on a stop. `request_stop` does not: a signal handler may call it, and only
    the control thread uses the loop.
 
@@ -21,13 +21,13 @@ Stop
 2. `ControlLoop.stop` drops the jobs that have not started: they are the next worker's.
 3. Running jobs end, their callbacks are called and their dead letters written. At the limit of
    `stop_within` running jobs are killed; `request_stop(now=True)` waits for nothing of this.
-4. `_leave` first asks the consumer thread to commit and to leave, for its poll takes up to half a
-   second. What it commits is final, since no job is running. The child processes end meanwhile.
+4. `_leave` first asks the consumer thread to commit and to leave, because its poll takes up to half
+   a second. What it commits is final, since no job is running. The child processes end meanwhile.
 5. `_end` logs why the worker failed, or what it leaves behind.
-6. `_be_over` moves the state, ends callbacks and wakes whoever waits, at last: who is woken finds
-   everything ended.
-Whoever waits beyond the deadline takes step 6 first, without the threads (`_leave_behind`), kills
-the child processes and has a thread of its own log what is left.
+6. `_be_over` moves the state, ends callbacks and wakes the threads that wait. It comes last, so
+   that they find everything ended.
+A thread that has waited until the deadline does step 6 itself (`_leave_behind`): it leaves the
+worker's threads behind, kills the child processes, and starts a thread that logs what is left.
 """
 
 from __future__ import annotations

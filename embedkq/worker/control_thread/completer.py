@@ -86,7 +86,7 @@ class Completer:
     # The steps, in the order in which a job takes them.
 
     def keep_out(self, run: JobRun, reason: Exception) -> None:
-        """The record is no job, or may not run: it has no callback, so `write_letter` follows."""
+        """The record is not a job, or may not run. It has no callback: `write_letter` follows."""
         run.key = None  # it is in no key's lane
         if isinstance(reason, OtherGroup):
             self._log.passed_over(run, reason)
@@ -151,7 +151,7 @@ class Completer:
             self._letters.written(runs)
 
     def warn_if_deaf(self, now: float) -> None:
-        """Tell of callbacks that nobody fires, now and then."""
+        """Warn now and then that callbacks wait and the owner runs none."""
         if self._callbacks is not None:
             self._callbacks.warn_if_deaf(now)
 
