@@ -434,7 +434,14 @@ def test_every_exception_and_state_that_is_named_exists() -> None:
 
 def test_every_option_and_variable_that_is_named_exists() -> None:
     options = {name for verb in verbs().values() for name in options_of(verb)}
-    of_others = {"--concurrency", "--enable-threads", "--preload", "--without-threads", "--app"}
+    of_others = {
+        "--concurrency",
+        "--enable-threads",
+        "--preload",
+        "--without-threads",
+        "--app",
+        "--check",
+    }
     for name in literals():
         known = (
             (ROOT / "tests/benchmarks/__main__.py").read_text()
