@@ -9,8 +9,8 @@ PYTEST_ARGS ?= -n 3 --dist worksteal
 # Python itself differs from version to version in what these test: pickling, processes, descriptors, logging, asyncio. The last ones go the
 # whole way on the development broker.
 PYTHONS ?= 3.10 3.12 3.13
-ON_EACH_PYTHON = $(patsubst %,tests/test_%.py,by_value channel child_surroundings codec configuration donemap errors headers job offsets \
-	options outcome page pool private_names processes runner safe_logging signing retries worker)
+ON_EACH_PYTHON = tests/unit tests/system/children $(patsubst %,tests/broker/%.py,payloads/test_by_value payloads/test_codec \
+	queue/test_configuration trust/test_signing failures/test_retries worker/test_worker)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit mutants test-pythons lint docs chaos fuzz bench bench-peers broker-wheel clean
@@ -34,10 +34,10 @@ demo: $(VENV)/demo.done  ## Run 200 jobs, good and bad, on an embedded broker
 
 test: lint  ## Run all tests, on the best broker that this machine has; and those that use one also on the development broker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) --only-with-broker
+	EMBEDKQ_TEST_BROKER=embedded $(BIN)/python -m pytest $(PYTEST_ARGS) -m broker
 
 unit: $(VENV)/test.done  ## Run the tests that need no broker and no process: they take seconds
-	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/unit $(ARGS)
 
 mutants: $(VENV)/test.done  ## Change the worker's core in one place at a time, and list what no unit test notices: ARGS="backlog retries"
 	$(BIN)/python tests/unit/mutants.py $(ARGS)

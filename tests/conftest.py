@@ -33,22 +33,17 @@ from support import OUR_LOGGERS, kept_loggers
 HANG_SECONDS = 120.0
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--only-with-broker",
-        action="store_true",
-        help="run those tests only that use the session's kind of broker",
-    )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--only-with-broker"):
-        without = [item for item in items if "broker_kind" not in getattr(item, "fixturenames", ())]
-        config.hook.pytest_deselected(items=without)
-        items[:] = [item for item in items if item not in without]
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "broker_kind" in getattr(item, "fixturenames", ()):
+            item.add_marker("broker")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "broker: uses the session's kind of broker (given by itself, by the fixtures)"
+    )
     config.addinivalue_line(
         "markers", "needs(*abilities): what the broker must be able to do; see brokers/base.py"
     )

@@ -316,11 +316,10 @@ def test_what_is_not_for_users_begins_with_an_underscore() -> None:
     } == PUBLIC - {"__main__"}
 
 
-@pytest.mark.parametrize(
-    "folder",
-    sorted({path.parent for path in files().values()}),
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
+FOLDERS = {path.parent for place in (PACKAGE, ROOT / "tests") for path in place.rglob("*.py")}
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
     assert (
         len([path for path in folder.iterdir() if path.is_file() and path.name != "__init__.py"])

@@ -1,6 +1,6 @@
 """Benchmarks: each figure beside its floor, measured in turns within one run. `python -m benchmarks --help`, with `tests` on the path.
 
-    throughput.py  sending.py  latency.py  limits.py  growth.py  guest.py  lasting.py   one family of figures each
+    families/      throughput, sending, latency, limits, growth, guest, lasting: one family of figures each
     peers.py       the same work through other job queues, `make bench-peers`
     figures.py     what a benchmark is: trials, figures, goals; medians and ratios
     bed.py         the broker, topics and jobs that trials find there

@@ -32,7 +32,7 @@ _WIDTH = 130
 def main() -> int:
     options, chosen = _read_command_line()
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
-    families = {name: importlib.import_module(f"benchmarks.{name}") for name in FAMILIES}
+    families = {name: importlib.import_module(f"benchmarks.families.{name}") for name in FAMILIES}
     planned = [
         each
         for module in families.values()

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
+from letters import letters_in
 from support import (
     ROOT,
     Recorder,
@@ -219,18 +220,6 @@ def make_worker(hosts: str, topic: str, group: str, dead_topic: str) -> Callable
         return Worker(hosts=hosts, topic=topic, group=group, callback=callback, **options)
 
     return make
-
-
-def letters_in(hosts: str, topic: str) -> list[tuple[DeadLetter, Any]]:
-    """All dead letters of a topic, each with its record."""
-    ends = end_offsets(hosts, topic)
-    consumer = KafkaConsumer(bootstrap_servers=hosts, auto_offset_reset="earliest")
-    consumer.assign([TopicPartition(topic, partition) for partition in ends])
-    found: list[Any] = []
-    while len(found) < sum(ends.values()):
-        found += [record for records in consumer.poll(500).values() for record in records]
-    consumer.close()
-    return [(dead_letter.read(record.headers), record) for record in found]
 
 
 def test_whatever_cannot_be_run_and_whatever_failed_is_in_the_topic_unchanged(

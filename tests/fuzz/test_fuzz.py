@@ -12,15 +12,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fuzz.mutate import changed, changed_headers
-from fuzz.run import Tally, feed, measure_kept, rounds
-from fuzz.targets import Target, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import ROOT
 
 from embedkq._formats import kq_record, signing
 from embedkq.cli import callback_file
+from fuzz.mutate import changed, changed_headers
+from fuzz.run import Tally, feed, measure_kept, rounds
+from fuzz.targets import Target, targets
 
 NAMES = (
     "record, no secret",

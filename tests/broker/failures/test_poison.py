@@ -21,6 +21,7 @@ import loopharness
 import pytest
 import workerjobs
 from kafka.errors import KafkaError, KafkaTimeoutError
+from letters import letters_in
 from support import ROOT, Recorder, committed, lag, lines, logged, wait_until, with_admin
 
 from embedkq import Queue, Worker
@@ -545,12 +546,6 @@ def known_of(hosts: str, group: str, topic: str) -> dict[int, tuple[int, CommitM
         number: (offset, commit_metadata.decode(offset, text)[1])
         for number, (offset, text) in committed(hosts, group, topic).items()
     }
-
-
-def letters_in(hosts: str, topic: str) -> Any:
-    from test_deadletters import letters_in
-
-    return letters_in(hosts, topic)
 
 
 @pytest.mark.needs("quick_sessions")

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chaos.faults import STRANGERS, Event, flaw_of_health, move_group
-from chaos.lives import Life, Record, is_all_done, read_life, topic_mark
-from chaos.report import Report, make_report
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 from support import ROOT, Sender, send_many
 
+from chaos.faults import STRANGERS, Event, flaw_of_health, move_group
+from chaos.lives import Life, Record, is_all_done, read_life, topic_mark
+from chaos.report import Report, make_report
 from embedkq._formats import commit_metadata
 from embedkq._formats.commit_metadata import TopicMark
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mainscripts import HARNESS, run_main
 from support import ROOT, run_script
-from test_codec import HARNESS, run_main
 
 from embedkq import codec
 

@@ -24,7 +24,7 @@ import commandline
 import pytest
 from support import ROOT, lines, wait_until
 
-HERE = Path(__file__).parent
+TESTS = ROOT / "tests"
 SECRET = "a secret of thirty-two characters"
 
 OLD, NEW = "38cc483", "this version"
@@ -37,13 +37,13 @@ BOTH_WAYS = pytest.mark.parametrize(
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Where each version's package is."""
     folder = tmp_path_factory.mktemp(OLD)
-    with tarfile.open(HERE / "version_38cc483" / "embedkq.tar.xz") as archive:
+    with tarfile.open(TESTS / "version_38cc483" / "embedkq.tar.xz") as archive:
         archive.extractall(folder)
     return {OLD: folder, NEW: ROOT}
 
 
 def environment(tree: Path) -> dict[str, str]:
-    return commandline.environment({"PYTHONPATH": os.pathsep.join([str(tree), str(HERE)])})
+    return commandline.environment({"PYTHONPATH": os.pathsep.join([str(tree), str(TESTS)])})
 
 
 def run(tree: Path, script: str, *arguments: str) -> Any:
@@ -51,7 +51,7 @@ def run(tree: Path, script: str, *arguments: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         env=environment(tree),
-        cwd=HERE,
+        cwd=TESTS,
         capture_output=True,
         text=True,
         timeout=60,
@@ -92,7 +92,7 @@ def worker(
             *options,
         ],
         env=environment(tree),
-        cwd=HERE,
+        cwd=TESTS,
         stdout=log,
         stderr=log,
         text=True,
@@ -255,7 +255,7 @@ def test_dead_letters_of_one_version_are_read_and_put_back_by_the_other(
         done = subprocess.run(
             [*commandline.MODULE, *arguments],
             env=environment(trees[second]),
-            cwd=HERE,
+            cwd=TESTS,
             capture_output=True,
             text=True,
             timeout=60,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import workerjobs
+from letters import letters_in
 from support import Recorder, Sender, committed, fire_until, lag, send_many, wait_until
-from test_deadletters import letters_in
 
 from embedkq import Queue, Worker, codec
 from embedkq._child.runner import not_loaded

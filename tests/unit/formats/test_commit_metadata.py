@@ -4,12 +4,12 @@ committed, and loses nothing of it."""
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import ROOT
 from version_38cc483 import donemap as old_donemap
 from version_38cc483 import notes as old
 
@@ -23,7 +23,7 @@ from embedkq._formats.partition_progress import (
     read_progress,
 )
 
-WRITTEN = json.loads((Path(__file__).parent / "version_38cc483" / "written.json").read_text())
+WRITTEN = json.loads((ROOT / "tests" / "version_38cc483" / "written.json").read_text())
 """Texts as that version wrote them, each with what that version reads in it."""
 BEYOND_ANY_LOG = 2**61
 """Attempts at offsets from here on are what that version knows nothing of, and carries along."""

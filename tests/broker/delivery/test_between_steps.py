@@ -15,8 +15,8 @@ import pytest
 import workerjobs
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
+from letters import letters_in
 from support import ROOT, Sender, lag, lines, wait_until, with_admin
-from test_deadletters import letters_in
 
 HOST = """
 import functools, importlib, os, signal, sys

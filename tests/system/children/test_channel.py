@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolharness import descriptors
-from support import no_descriptors, wait_until
+from support import ROOT, no_descriptors, wait_until
 
 from embedkq._ipc import channel
 from embedkq.errors import DecodeError
@@ -191,13 +191,13 @@ def test_a_file_that_was_closed_and_opened_as_another_is_not_written_to(
 
 
 def test_what_does_not_fit_is_not_sent_at_all() -> None:
-    folder = Path(__file__).parent
+    places = (Path(__file__).parent, ROOT / "tests")
     done = subprocess.run(
         [sys.executable, "-c", TOO_LARGE],
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
