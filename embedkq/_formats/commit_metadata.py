@@ -20,13 +20,12 @@ and its offset minus 2**62 is the topic's number of partitions.
 
 from __future__ import annotations
 
-import base64
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from embedkq._formats import offset_map
+from embedkq._formats import base85, offset_map
 from embedkq._formats.offset_map import CHECKSUM, LIMIT, OffsetRanges
 
 _SEPARATOR = " "
@@ -261,7 +260,7 @@ def _encode(start: int, notes: CommitMetadata, topic: TopicMark) -> str:
             numbers += (offset - last, count)
             last = offset
     content = offset_map.write_varints(numbers)
-    return base64.b85encode(_checksum(start, content) + content).decode()
+    return base85.encode(_checksum(start, content) + content)
 
 
 def _decode(start: int, text: str) -> tuple[CommitMetadata, TopicMark]:

@@ -28,6 +28,8 @@ from collections.abc import Callable, Sequence
 from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
+from embedkq._formats import base85
+
 OffsetRanges = Sequence[tuple[int, int]]
 """The ranges of done offsets above a start, which is the first offset that is not done: pairs
 (first, last + 1), rising, each with one offset or more, and with at least one offset that is not
@@ -79,11 +81,7 @@ def encode(start: int, done: OffsetRanges, limit: int = LIMIT) -> Encoded:
         method, content = _shortest(numbers[: 2 * count])
         if content is not None and _characters(len(content)) <= limit:
             fits = count
-            text = (
-                VERSION
-                + method
-                + base64.b85encode(_checksum(start, method, content) + content).decode()
-            )
+            text = VERSION + method + base85.encode(_checksum(start, method, content) + content)
         else:
             misses = count
         count = (fits + misses) // 2
@@ -161,7 +159,7 @@ def unwrap(text: str, checksum_of: Callable[[bytes], bytes], refusal: str) -> by
     except ValueError as error:
         raise ValueError(f"{refusal}: {error}") from error
     content = data[CHECKSUM:]
-    if data[:CHECKSUM] != checksum_of(content) or base64.b85encode(data).decode() != text:
+    if data[:CHECKSUM] != checksum_of(content) or base85.encode(data) != text:
         raise ValueError(refusal)
     return content
 
