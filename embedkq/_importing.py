@@ -72,6 +72,16 @@ def function_named(reference: str, option: str) -> Callable[[], Any]:
         ValueError: the module or function does not exist (the message names the nearest one), its
             import fails, or it cannot be called without arguments.
     """
+    found = function_by_name(reference, option)
+    return _check_callable(found, f"{option}={reference!r}")
+
+
+def function_by_name(reference: str, option: str) -> Any:
+    """Import what a text such as "shop.jobs:resize" names.
+
+    Raises:
+        ValueError: as `function_named`, except for how it can be called.
+    """
     module_name, _, name = reference.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
         raise ValueError(
@@ -97,12 +107,12 @@ def function_named(reference: str, option: str) -> Callable[[], Any]:
                 f"{option}={reference!r}: {owner!r} has no {part!r}{_hint(part, dir(found))}"
             )
         found = getattr(found, part)
-    return _check_callable(found, f"{option}={reference!r}")
+    if not callable(found):
+        raise ValueError(f"{option}={reference!r} is not a function but {found!r}")
+    return found
 
 
 def _check_callable(found: Any, described: str) -> Callable[[], Any]:
-    if not callable(found):
-        raise ValueError(f"{described} is not a function but {found!r}")
     if inspect.iscoroutinefunction(found):
         raise ValueError(
             f"{described} is `async def`, which nothing awaits here: use a plain `def`"

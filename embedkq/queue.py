@@ -49,7 +49,7 @@ class _Enqueues:
 
         Raises:
             TypeError: `func` is not callable.
-            EncodeError: the function or an argument cannot be pickled.
+            EncodeError: the function or an argument cannot be pickled, or written as JSON.
             JobTooLarge: larger than `job_size`, or than the broker takes.
             BrokerUnavailable: no acknowledgement within 10 s; `maybe_sent` says whether it may
                 have arrived all the same.
@@ -130,6 +130,7 @@ class _Enqueues:
         from embedkq._clients.producer import Message
         from embedkq._formats import (
             headers,
+            json_job,
         )  # here, like the producer: an app that only makes a queue starts sooner
 
         self._queue._refuse_if_incomplete()
@@ -140,10 +141,12 @@ class _Enqueues:
             raise TypeError(
                 f"a job is a callable with its arguments, or a Job to put back, not {func!r}"
             )
-        payload = codec.encode_call(func, args, dict(kwargs))
+        is_json = self._queue._is_json
+        encode = json_job.encode if is_json else codec.encode_call
+        payload = encode(func, args, dict(kwargs))
         job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
         record_headers = headers.headers_of(
-            job_id, timestamp, timeout, self._own.retries, self._own.backoff
+            job_id, timestamp, timeout, self._own.retries, self._own.backoff, is_json
         )
         if (signer := self._queue._signer) is not None:
             record_headers = signer.sign(self._queue.topic, key, record_headers, payload)
@@ -211,6 +214,8 @@ class Queue(_Enqueues):
             bytes or more, or a `pathlib.Path` of a file that holds it. Of several the first signs.
         retries, backoff: how often a job runs again after it failed, and seconds before the first
             time; None: as the worker says.
+        serializer: how calls are written: "pickle", or "json" for functions of modules and
+            arguments that JSON has. Workers run JSON jobs only with `allow`.
         kafka: further options of kafka-python's KafkaProducer.
 
     Raises:
@@ -232,6 +237,7 @@ class Queue(_Enqueues):
         secret: Secret | Sequence[Secret] | None = None,
         retries: int | None = None,
         backoff: float | None = None,
+        serializer: str = "pickle",
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
         accepted = checked(QUEUE, locals())
@@ -247,6 +253,7 @@ class Queue(_Enqueues):
         config = _options.client_config(
             files, kafka, owned=OWNED_OPTIONS, known=KNOWN_OPTIONS, owner=QUEUE
         )
+        self._is_json = accepted["serializer"] == "json"
         self._signer = _options.make_signer(secret)
         self._queue = self
         self._connection = Producer(self._hosts, self._job_size, config)
@@ -264,6 +271,7 @@ class Queue(_Enqueues):
             "job_size": None if self._job_size == _LARGEST_JOB else self._job_size,
             "retries": self._own.retries,
             "backoff": self._own.backoff,
+            "serializer": "json" if self._is_json else None,
             "incomplete": self._incomplete or self._left_behind,
         }
         kept = {name: value for name, value in state.items() if value not in (None, ())}
@@ -274,7 +282,7 @@ class Queue(_Enqueues):
         settings = {
             name: value
             for name, value in state.items()
-            if name in ("job_size", "retries", "backoff")
+            if name in ("job_size", "retries", "backoff", "serializer")
         }
         self.__init__(self._hosts, self._topic, self._own.timeout, **settings)  # type: ignore[misc]
         self._incomplete = tuple(state.get("incomplete", ()))

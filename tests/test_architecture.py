@@ -289,7 +289,15 @@ def test_what_a_room_must_not_know_it_does_not_reach(module: str, room: str) -> 
 )
 def test_the_childs_side_uses_nothing_of_the_hosts(module: str) -> None:
     ours = {made.target for made in used(module) if made.ours}
-    known = ("_child", "_ipc", "codec", "errors", "_formats.kq_record", "_formats.outcome")
+    known = (
+        "_child",
+        "_ipc",
+        "codec",
+        "errors",
+        "_formats.kq_record",
+        "_formats.json_job",
+        "_formats.outcome",
+    )
     assert all(is_within(target, known) for target in ours), ours
 
 

@@ -30,9 +30,10 @@ from embedkq.errors import (
 JOB_HEADER = struct.Struct("=BQQ")
 """The flags, the job's number, and the length of its payload, which follows. A message has one or
 more jobs."""
-ANNOUNCE, FROM_KQ, JOB = 1, 2, 4
+ANNOUNCE, FROM_KQ, JOB, FROM_JSON = 1, 2, 4, 8
 """Flags of a job. ANNOUNCE: the child reports the start of the call with its text. FROM_KQ: the
-payload is a job of KQ, and the child reports its limit and id. JOB is always set."""
+payload is a job of KQ, and the child reports its limit and id. FROM_JSON: the payload is a JSON
+job. JOB is always set."""
 REPLY_HEADER = struct.Struct("=BQ")
 """The kind of the reply and the job's number."""
 BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
@@ -166,10 +167,12 @@ class Runner:
         page.write(number, Phase.DECODING, began)
         try:
             limit_and_id, (function, args, kwargs) = (
-                _decode_kq(payload) if flags & FROM_KQ else (b"", codec.decode_call(payload))
+                _decode_other(payload, flags)
+                if flags & (FROM_KQ | FROM_JSON)
+                else (b"", codec.decode_call(payload))
             )
-        except BaseException as error:  # noqa: BLE001  (unpickling may raise anything)
-            outcome = not_loaded(error, payload)
+        except BaseException as error:  # noqa: BLE001  (unpickling and importing may raise anything)
+            outcome = not_loaded(error, _is_damaged(error, payload, flags))
         else:
             page.write(number, Phase.RUNNING, time.monotonic_ns())
             if flags & (ANNOUNCE | FROM_KQ):
@@ -219,9 +222,12 @@ class Runner:
             process.leave(SPENT_STATUS)
 
 
-def _decode_kq(payload: memoryview) -> tuple[bytes, tuple[Any, Any, Any]]:
-    from embedkq._formats import kq_record  # here, because most children never need it
+def _decode_other(payload: memoryview, flags: int) -> tuple[bytes, tuple[Any, Any, Any]]:
+    """Limit and id for the host, if they are in the payload, and the call."""
+    from embedkq._formats import json_job, kq_record  # here, because most children need neither
 
+    if flags & FROM_JSON:
+        return b"", json_job.decode(payload)
     job = kq_record.decode_job(payload)
     return kq_record.pack_told(job), (job.func, job.args, job.kwargs)
 
@@ -296,25 +302,28 @@ def failure(error: Exception, raised: BaseException | None = None) -> Outcome:
     )
 
 
-def not_loaded(error: BaseException, payload: bytes | memoryview | None = None) -> Outcome:
-    """The outcome of a job whose payload could not be unpickled.
+def _is_damaged(error: BaseException, payload: memoryview, flags: int) -> bool:
+    """Whether no host can load this payload."""
+    if isinstance(error, DecodeError) and error.__cause__ is None:
+        return True
+    return not flags & FROM_JSON and not codec.is_pickle(payload)
+
+
+def not_loaded(error: BaseException, is_damaged: bool = False) -> Outcome:
+    """The outcome of a job whose payload could not be decoded.
 
     Args:
-        error: the exception from unpickling: a `DecodeError` with the reason as its cause, or
+        error: the exception from decoding: a `DecodeError` with the reason as its cause, or
             anything else.
-        payload: used to distinguish a damaged payload from one that another host may load; None if
-            it was not read.
+        is_damaged: no other host can load the payload either.
     """
     decode_error = (
         error
         if isinstance(error, DecodeError)
         else DecodeError(f"the payload cannot be unpickled: {_kind_and_message_of(error)}")
     )
-    damaged = payload is not None and (
-        (error is decode_error and error.__cause__ is None) or not codec.is_pickle(payload)
-    )
     return failure(decode_error, error.__cause__ or error)._replace(
-        status="malformed" if damaged else "undecodable"
+        status="malformed" if is_damaged else "undecodable"
     )
 
 

@@ -3,13 +3,16 @@
 It is a single header such as `1;id=...;timestamp=...;timeout=...`: the format, then the job's
 `FIELDS` in that order. kafka-python takes as long to unpack four headers as for the rest of a
 record, hence a single one.
+
+The format says what the payload is: `1` a pickled call, `json` a JSON job (`json_job`). Programs in
+other languages write JSON jobs, so there all fields may be missing, and `json` alone is enough.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,7 +23,9 @@ GROUP_HEADER = HEADER + ".group"
 """The consumer group that a retried dead letter is for. It is not part of `HEADER`, because older
 versions must know all fields there."""
 SIGNATURE = b";signature="
-_FORMAT = b"1"
+_PICKLE, _JSON = b"1", b"json"
+UNKNOWN_TIME = -1
+"""Timestamp of a JSON job whose header has none."""
 _FURTHER = HEADER + "-"
 _UUID = rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _DIGITS = rb"[0-9]{1,19}"
@@ -37,13 +42,17 @@ _FORMS = {
 FIELDS = tuple(_FORMS)
 """The header's possible fields, in this order."""
 _NEEDED = (b"id", b"timestamp")
-_SOUND = re.compile(
-    _FORMAT
-    + b"".join(
-        (b";%s=(%s)" if name in _NEEDED else b"(?:;%s=(%s))?") % (name, form)
+
+
+def _pattern(version: bytes, needed: Sequence[bytes]) -> Callable[[bytes], re.Match[bytes] | None]:
+    fields = (
+        (b";%s=(%s)" if name in needed else b"(?:;%s=(%s))?") % (name, form)
         for name, (form, _) in _FORMS.items()
     )
-).fullmatch
+    return re.compile(version + b"".join(fields)).fullmatch
+
+
+_SOUND, _SOUND_JSON = _pattern(_PICKLE, _NEEDED), _pattern(_JSON, ())
 _MOST_FIELDS = 20
 
 
@@ -51,11 +60,13 @@ class Envelope(NamedTuple):
     """The content of a record's header.
 
     Attributes:
-        id: UUID as a string.
-        timestamp: when the job was enqueued, in Unix milliseconds.
+        id: UUID as a string; empty if a JSON job has none.
+        timestamp: when the job was enqueued, in Unix milliseconds; `UNKNOWN_TIME` if a JSON job
+            does not say.
         timeout: the job's own time limit in seconds; None if it has none.
         retries: how often the job may be retried; None for the worker's setting.
         backoff: seconds before the first retry; None for the worker's setting.
+        is_json: the payload is a JSON job, not a pickled call.
     """
 
     id: str
@@ -63,6 +74,7 @@ class Envelope(NamedTuple):
     timeout: float | None
     retries: int | None = None
     backoff: float | None = None
+    is_json: bool = False
 
 
 def headers_of(
@@ -71,10 +83,11 @@ def headers_of(
     timeout: float | None,
     retries: int | None = None,
     backoff: float | None = None,
+    is_json: bool = False,
 ) -> list[tuple[str, bytes]]:
     """The record headers of a job, from its id, its timestamp in milliseconds, and its own time
     limit in seconds, retries and backoff, if any."""
-    value = f"1;id={job_id};timestamp={timestamp}"
+    value = f"{'json' if is_json else '1'};id={job_id};timestamp={timestamp}"
     if timeout is not None:
         value += f";timeout={float(timeout)!r}"
     if retries is not None:
@@ -99,16 +112,17 @@ def read_value(value: bytes) -> Envelope:
     Raises:
         DecodeError: the value is invalid; the message says why.
     """
-    sound = _SOUND(value)
+    sound = _SOUND(value) or _SOUND_JSON(value)
     if sound is None:
         raise DecodeError(f"header {HEADER!r} {_fault_of(value)}")
     job_id, timestamp, timeout, retries, backoff, _, _ = sound.groups()
     return Envelope(
-        job_id.decode("ascii"),
-        int(timestamp),
+        (job_id or b"").decode("ascii"),
+        UNKNOWN_TIME if timestamp is None else int(timestamp),
         None if timeout is None else _seconds("timeout", timeout),
         None if retries is None else int(retries),
         None if backoff is None else _seconds("backoff", backoff),
+        sound.string.startswith(_JSON),
     )
 
 
@@ -142,8 +156,14 @@ def with_value(
 
 def read_rounds(headers: Iterable[tuple[str, bytes | None]]) -> int:
     """How often a job was retried as a dead letter; 0 if the header does not say."""
-    sound = _SOUND(_value_or_nothing(headers))
+    value = _value_or_nothing(headers)
+    sound = _SOUND(value) or _SOUND_JSON(value)
     return int(sound[6] or 0) if sound else 0
+
+
+def is_json(headers: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Whether the header says that the payload is a JSON job."""
+    return _SOUND_JSON(_value_or_nothing(headers)) is not None
 
 
 def is_signed(headers: Iterable[tuple[str, bytes | None]]) -> bool:
@@ -159,7 +179,7 @@ def put_back(
     are not a job's stay unchanged."""
     own = list(headers)
     value = _value_or_nothing(own)
-    sound = _SOUND(value)
+    sound = _SOUND(value) or _SOUND_JSON(value)
     if sound is None:
         return [(name, each or b"") for name, each in own]
     fields = dict(zip(FIELDS, sound.groups(), strict=True))
@@ -170,7 +190,10 @@ def put_back(
     return with_value(
         own,
         b";".join(
-            [_FORMAT, *(b"%s=%s" % field for field in fields.items() if field[1] is not None)]
+            [
+                value.partition(b";")[0],
+                *(b"%s=%s" % field for field in fields.items() if field[1] is not None),
+            ]
         ),
     )
 
@@ -204,8 +227,10 @@ def _value_or_nothing(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
 def _fault_of(value: bytes) -> str:
     """Describe what is wrong with an invalid value."""
     version, *fields = value.split(b";", _MOST_FIELDS)
-    if version != _FORMAT:
-        return f"begins with {version[:64]!r}: this version of embedkq reads {_FORMAT!r}"
+    if version not in (_PICKLE, _JSON):
+        return (
+            f"begins with {version[:64]!r}: this version of embedkq reads {_PICKLE!r} and {_JSON!r}"
+        )
     found: dict[bytes, bytes] = {}
     for field in fields:
         name, _, text = field.partition(b"=")
@@ -214,7 +239,7 @@ def _fault_of(value: bytes) -> str:
             return f"has {name[:64]!r}{why}"
         found[name] = text
     for name, (form, kind) in _FORMS.items():
-        if name in _NEEDED and name not in found:
+        if name in _NEEDED and name not in found and version == _PICKLE:
             return f"has no {name.decode()}"
         if name in found and not re.fullmatch(form, found[name]):
             return f"has an invalid {name.decode()}, not a {kind}: {found[name][:64]!r}"

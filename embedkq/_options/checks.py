@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from embedkq._options.names import did_you_mean
 from embedkq.errors import type_name
 
 if TYPE_CHECKING:
     from embedkq._formats.signing import Secret, Signer
+
+SERIALIZERS = ("pickle", "json")
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}").fullmatch
 
@@ -203,6 +206,18 @@ def check_offset_policy(policy: str) -> str:
     if policy not in ("earliest", "latest"):
         raise ValueError(f"offset_policy={policy!r}: must be 'earliest' or 'latest'")
     return policy
+
+
+def check_serializer(serializer: str) -> str:
+    """ "pickle" or "json".
+
+    Raises:
+        ValueError: it is neither; the message names the nearest one.
+    """
+    if serializer not in SERIALIZERS:
+        hint = did_you_mean(str(serializer), SERIALIZERS)
+        raise ValueError(f"serializer={serializer!r}: must be 'pickle' or 'json'{hint}")
+    return serializer
 
 
 def check_callback(callback: Callable[..., Any]) -> Callable[..., Any]:

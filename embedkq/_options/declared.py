@@ -9,7 +9,7 @@ from embedkq._formats.allowlist import check_patterns
 from embedkq._options import checks
 from embedkq._options.option import BOTH, COMMAND, EXTENSION, QUEUE, START, WORKER, Absent, Option
 
-_NO_COMMAND = Absent("no command makes a Queue")
+_NO_COMMAND = Absent("`kq enqueue` has it for one job")
 _NO_APP = Absent("only a Flask app has it")
 _NO_END = Absent("a server's worker runs as long as the server; `flask kq worker` has it")
 
@@ -241,6 +241,16 @@ OPTIONS: tuple[Option, ...] = (
         check=_plain(checks.check_retry_on),
         metavar="EXCEPTION",
         repeated=True,
+    ),
+    Option(
+        "serializer",
+        (QUEUE,),
+        "str",
+        "pickle",
+        "How calls are written: pickle, or json, which other programs can read and write too",
+        check=_plain(checks.check_serializer),
+        command_line=_NO_COMMAND,
+        metavar="pickle|json",
     ),
     Option(
         "max_crashes",

@@ -1,5 +1,5 @@
-"""The command line `kq`: worker, info, dlq, rewind, purge, demo, broker, guide. Only this package
-uses click and rich.
+"""The command line `kq`: worker, enqueue, info, dlq, rewind, purge, demo, broker, guide. Only this
+package uses click and rich.
 
 Commands import their modules when they run, so that `kq --help` answers at once.
 """
@@ -17,6 +17,7 @@ from embedkq.cli.broker import broker
 from embedkq.cli.common import Refused
 from embedkq.cli.demo import demo
 from embedkq.cli.dlq import dlq
+from embedkq.cli.enqueue import enqueue
 from embedkq.cli.guide import guide
 from embedkq.cli.info import info
 from embedkq.cli.moving import purge, rewind
@@ -28,6 +29,7 @@ Examples:
   kq demo
   kq broker
   kq worker --verbose --callback=callback.py
+  kq enqueue shop.jobs:resize a.png --kwarg width=40
   kq info --watch
   kq dlq list --dead-letter-topic=failed
   kq rewind --topic=images --to-time=2h
@@ -77,7 +79,7 @@ def _variables_of(command: click.Command) -> Iterator[str]:
         yield from _variables_of(verb)
 
 
-for _verb in (worker, info, dlq, rewind, purge, demo, broker, guide):
+for _verb in (worker, enqueue, info, dlq, rewind, purge, demo, broker, guide):
     kq.add_command(_verb)
 
 __all__ = ["check_environment", "kq"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,13 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except EmbedkqError as error:
         raise click.ClickException(one_line(str(error))) from error
+
+
+def make_current_folder_importable() -> None:
+    """Jobs are imported by their module's name, and `kq` is installed elsewhere; `python -m` does
+    the same."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def silence_clients() -> None:

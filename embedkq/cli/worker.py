@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Any
 
@@ -18,6 +17,7 @@ from embedkq.cli.common import (
     declared_options,
     errors_in_one_line,
     kafka_options,
+    make_current_folder_importable,
     secrets_given,
     silence_clients,
 )
@@ -48,7 +48,7 @@ def worker(verbose: bool, **values: Any) -> None:
     A callback is called as callback(status, job, result, exception, traceback) after each job.
     """
     set_up_logging(verbose)
-    _make_current_folder_importable()
+    make_current_folder_importable()
     try:
         start = checked(START, arguments_of(START, values))
         given = arguments_of(WORKER, values)
@@ -105,13 +105,6 @@ def _load_callback(where: str) -> Any:
         return load(where)
     except CallbackRefused as error:
         raise Refused(f"--callback: {error}") from error
-
-
-def _make_current_folder_importable() -> None:
-    """Jobs are imported by their module's name, and `kq` is installed elsewhere; `python -m` does
-    the same."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
 
 
 class _Formatter(logging.Formatter):

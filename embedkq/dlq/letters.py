@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from embedkq._formats import allowlist, dead_letter, headers, kq_record
+from embedkq._formats import allowlist, dead_letter, headers, json_job, kq_record
 from embedkq._formats.dead_letter import DeadLetter, Record
 from embedkq.errors import DecodeError
 
@@ -53,7 +53,7 @@ class Letter(NamedTuple):
     def job_id(self) -> str | None:
         """The job's id; None if the record's headers do not have it."""
         try:
-            return headers.read_headers(self.original.headers).id
+            return headers.read_headers(self.original.headers).id or None
         except DecodeError:
             return None
 
@@ -162,20 +162,27 @@ def read_letter(record: Any, resolved: bool) -> Letter:
         + len(record.value or b"")
         + sum(len(name) + len(value or b"") for name, value in record.headers)
     )
-    head = (record.value or b"")[:_NAME_BYTES]
-    function = (
-        kq_record.function_name(head) if kq_record.is_job(head) else allowlist.function_name(head)
-    )
     return Letter(
         record.partition,
         record.offset,
         record.timestamp,
         own,
         size,
-        function,
+        _function_name(own),
         dead,
         problem,
         resolved,
+    )
+
+
+def _function_name(record: Record) -> str | None:
+    """Dotted name of the function that a record calls; None if it does not travel by name."""
+    value = record.value or b""
+    if headers.is_json(record.headers):
+        return json_job.name_in(value)
+    head = value[:_NAME_BYTES]
+    return (
+        kq_record.function_name(head) if kq_record.is_job(head) else allowlist.function_name(head)
     )
 
 

@@ -47,7 +47,7 @@ from embedkq.dlq import letters
 from embedkq.errors import DecodeError
 from embedkq.job import Job
 from embedkq.worker.between_threads.host_cpu import HostCpu
-from embedkq.worker.between_threads.kq_run import KQJobRun
+from embedkq.worker.between_threads.other_runs import KQJobRun
 from embedkq.worker.between_threads.task import Task
 from embedkq.worker.consumer_thread.validator import RecordValidator
 from embedkq.worker.pool import job_output
@@ -55,6 +55,7 @@ from embedkq.worker.pool.child_handle import Child
 from embedkq.worker.pool.pool import JobPool
 from embedkq.worker.pool.prefetch import Prefetch
 
+from . import json_jobs
 from .mutate import changed, changed_headers, changed_text
 
 TOPIC, SECRET = "fuzz", "a secret of the fuzzer, long enough"
@@ -149,6 +150,8 @@ def targets(folder: Path, mark: Path) -> Iterator[list[Target]]:
                 _read_registration,
                 6,
             ),
+            Target("JSON job", json_jobs.make, json_jobs.read, 8),
+            Target("JSON job, in a child", json_jobs.make, json_jobs.decode, 4, lasts=False),
             Target("dead letter", lambda chance: _letter(chance, calls), _read_letter, 8),
             Target(
                 "dead letter, shown",

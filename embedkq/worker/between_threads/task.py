@@ -18,7 +18,7 @@ class Task:
     """
 
     form = 0
-    """What the payload is: 0 for a call, or `FROM_KQ`."""
+    """What the payload is: 0 for a pickled call, `FROM_KQ` or `FROM_JSON`."""
 
     __slots__ = ("announce", "job_id", "limit", "number", "payload", "restarted")
 

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 
-from embedkq._formats import allowlist, kq_record, signing
-from embedkq._formats.headers import Envelope, has_ours, read_headers, read_value, target_group
+from embedkq._formats import allowlist, json_job, kq_record, signing
+from embedkq._formats.headers import (
+    UNKNOWN_TIME,
+    Envelope,
+    has_ours,
+    read_headers,
+    read_value,
+    target_group,
+)
 from embedkq._formats.signing import Signer
-from embedkq.errors import DecodeError, OtherGroup, RecordRefused
-from embedkq.worker.between_threads.kq_run import KQJobRun
+from embedkq.errors import (
+    DecodeError,
+    FunctionRefused,
+    OtherGroup,
+    RecordRefused,
+    SignatureRefused,
+)
 from embedkq.worker.between_threads.messages import JobRun, Record
+from embedkq.worker.between_threads.other_runs import JSONJobRun, KQJobRun
 
 UNKNOWN_ID = "-"
+_PLACES = uuid.uuid5(uuid.NAMESPACE_URL, "kafka")
+"""The namespace of ids that are made from a record's place."""
 UNKNOWN_SECONDS = 30.0
 """Time limit of a job of KQ until a child reports the job's own limit."""
 
@@ -56,6 +72,9 @@ class RecordValidator:
                 self._check_group(record)
             try:
                 envelope = self._check(record)
+                if envelope.is_json:
+                    run = JSONJobRun(partition, epoch, record)
+                    envelope = self._completed(envelope, partition, record)
             except DecodeError as reason:
                 envelope = self._check_from_kq(record, reason)
                 run = KQJobRun(partition, epoch, record, has_own_limit=self._timeout is None)
@@ -87,10 +106,41 @@ class RecordValidator:
                 self._signer.check(self._topic, record.key, record.headers, record.value)
             )
         if self._max_age is not None:
-            signing.check_age(envelope.timestamp, self._max_age)
-        if self._allow is not None:
+            self._check_age(envelope, record)
+        if envelope.is_json:
+            self._check_json(record)
+        elif self._allow is not None:
             allowlist.check_function(record.value, self._allow)
         return envelope
+
+    def _check_age(self, envelope: Envelope, record: Record) -> None:
+        timestamp = envelope.timestamp
+        if timestamp == UNKNOWN_TIME:
+            if self._signer is not None:
+                raise SignatureRefused(
+                    "its header has no timestamp, and the record's own is not signed: max_age needs"
+                    " one in the header"
+                )
+            timestamp = record.timestamp
+        signing.check_age(timestamp, self._max_age or 0.0)
+
+    def _check_json(self, record: Record) -> None:
+        """Accept a JSON job whose function `allow` includes. Imports nothing."""
+        name = json_job.read(record.value or b"").name
+        if self._allow is None:
+            raise FunctionRefused(
+                f"it is a JSON job, which runs only what `allow` includes, and this worker has no"
+                f' `allow`: to run it, set for example allow=["{name}"]'
+            )
+        allowlist.check_name(name, self._allow)
+
+    def _completed(self, envelope: Envelope, partition: int, record: Record) -> Envelope:
+        """The envelope of a JSON job with what its header may lack: the id is then made from the
+        record's place, so that it stays the same at each attempt."""
+        timestamp = record.timestamp if envelope.timestamp == UNKNOWN_TIME else envelope.timestamp
+        place = f"{self._topic}/{partition}/{record.offset}/{record.timestamp}"
+        job_id = envelope.id or str(uuid.uuid5(_PLACES, place))
+        return envelope._replace(id=job_id, timestamp=timestamp)
 
     def _check_from_kq(self, record: Record, reason: DecodeError) -> Envelope:
         """Read id, time and limit of a job of KQ, as far as possible without unpickling. `reason`

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from embedkq import codec
-from embedkq._child.runner import FROM_KQ
-from embedkq._formats import kq_record
+from embedkq._child.runner import FROM_JSON, FROM_KQ
+from embedkq._formats import json_job, kq_record
 from embedkq._formats.outcome import Outcome
 from embedkq._safe_logging import SafeLogger, raise_signal, safe_repr
 from embedkq.errors import (
@@ -332,16 +332,15 @@ def _unread_job(topic: str, run: JobRun) -> Job:
 
 
 def _job_of(topic: str, run: JobRun) -> Job:
-    """The job of a run whose payload a child has already unpickled.
+    """The job of a run whose payload a child has already decoded.
 
     Raises:
-        DecodeError: this process cannot unpickle it.
+        DecodeError: this process cannot decode it.
     """
     if run.form == FROM_KQ:
         return kq_record.decode_job(run.payload)
-    return Job(
-        run.job_id, run.timestamp, topic, *codec.decode_call(run.payload), run.timeout, run.key
-    )
+    decode = json_job.decode if run.form == FROM_JSON else codec.decode_call
+    return Job(run.job_id, run.timestamp, topic, *decode(run.payload), run.timeout, run.key)
 
 
 def callback_arguments(topic: str, run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:

@@ -31,7 +31,7 @@ from embedkq._formats import dead_letter, headers, kq_record
 from embedkq._formats.signing import Signer
 from embedkq.dlq import letters as dlq_letters
 from embedkq.errors import DecodeError, FunctionRefused, SignatureRefused
-from embedkq.worker.between_threads.kq_run import KQJobRun
+from embedkq.worker.between_threads.other_runs import KQJobRun
 from embedkq.worker.consumer_thread.validator import RecordValidator
 
 VERSIONS = list(kqpackages.PINNED)

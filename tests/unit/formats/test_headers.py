@@ -50,7 +50,7 @@ def with_field(name: str, value: bytes | None) -> list[tuple[str, bytes | None]]
 @given(job_id=st.uuids().map(str), timestamp=st.integers(0, 2**62), timeout=st.none() | seconds)
 def test_they_come_back_as_they_were(job_id: str, timestamp: int, timeout: float | None) -> None:
     envelope = headers.read_headers(headers.headers_of(job_id, timestamp, timeout))
-    assert envelope == (job_id, timestamp, timeout, None, None)
+    assert envelope == (job_id, timestamp, timeout, None, None, False)
     assert (envelope.id, envelope.timestamp, envelope.timeout) == (job_id, timestamp, timeout)
 
 
@@ -71,7 +71,7 @@ def test_headers_of_others_and_any_order_do_no_harm(
     mixed = headers.headers_of(ID, 17, timeout) + others
     if order is not None:
         order.shuffle(mixed)
-    assert headers.read_headers(mixed) == (ID, 17, timeout, None, None)
+    assert headers.read_headers(mixed) == (ID, 17, timeout, None, None, False)
 
 
 @settings(deadline=None)
@@ -184,7 +184,7 @@ def test_another_format_is_refused_with_its_value(value: bytes | None) -> None:
             headers.read_headers(told(whole))
         assert (
             str(caught.value)
-            == f"header 'embedkq' begins with {value or b''!r}: this version of embedkq reads b'1'"
+            == f"header 'embedkq' begins with {value or b''!r}: this version of embedkq reads b'1' and b'json'"
         )
 
 

@@ -227,7 +227,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.setattr(
             module, "set_up_logging", lambda verbose: options.update(verbose=verbose)
         )
-        monkeypatch.setattr(module, "_make_current_folder_importable", lambda: None)
+        monkeypatch.setattr(module, "make_current_folder_importable", lambda: None)
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             monkeypatch.delenv(name)
         result = CliRunner().invoke(kq, ["worker", *arguments], env=environment)

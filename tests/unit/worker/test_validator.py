@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from unitjobs import Polled
 
+from embedkq._child.runner import FROM_JSON
 from embedkq._formats import signing
 from embedkq._formats.headers import for_group, headers_of
 from embedkq._formats.signing import Signer
@@ -22,8 +23,8 @@ from embedkq.errors import (
     SecretUnknown,
     SignatureRefused,
 )
-from embedkq.worker.between_threads.kq_run import KQJobRun
 from embedkq.worker.between_threads.messages import JobRun
+from embedkq.worker.between_threads.other_runs import JSONJobRun, KQJobRun
 from embedkq.worker.consumer_thread.validator import RecordValidator
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -240,3 +241,87 @@ def test_a_damaged_header_is_not_made_good_by_a_payload_of_kq(kq_payload: bytes)
     record = Polled(7, None, kq_payload, [("embedkq", b"2;what=ever")])
     why = refusal(RecordValidator("topic"), record, DecodeError)
     assert "begins with b'2'" in why
+
+
+# JSON jobs.
+
+JSON = b'{"func": "shop.jobs.resize", "args": ["a.png"]}'
+ALLOW = ["shop.jobs.*"]
+
+
+def json_record(header: bytes = b"json", value: bytes = JSON, timestamp: int = 23) -> Polled:
+    record = Polled(7, b"key", value, [("embedkq", header)])
+    record.timestamp = timestamp
+    return record
+
+
+def test_a_json_job_whose_function_is_allowed_runs_with_what_its_header_says() -> None:
+    header = f"json;id={ID};timestamp=17;timeout=2.5;retries=3;backoff=4.0".encode()
+    run = RecordValidator("topic", allow=ALLOW).validate(0, 1, json_record(header))
+    assert isinstance(run, JSONJobRun) and run.form == FROM_JSON and run.refusal is None
+    assert (run.job_id, run.timestamp, run.limit) == (ID, 17, 2.5)
+    assert (run.retries, run.backoff, run.payload) == (3, 4.0, JSON)
+
+
+def test_what_a_json_jobs_header_lacks_comes_from_its_record() -> None:
+    validator = RecordValidator("topic", allow=ALLOW)
+    run = validator.validate(0, 1, json_record())
+    assert (run.timestamp, run.timeout, run.retries) == (23, None, None)
+    assert validator.validate(0, 2, json_record()).job_id == run.job_id != ""
+    others = {
+        validator.validate(1, 1, json_record()).job_id,
+        validator.validate(0, 1, json_record(timestamp=24)).job_id,
+        RecordValidator("other", allow=ALLOW).validate(0, 1, json_record()).job_id,
+    }
+    assert len(others) == 3 and run.job_id not in others
+
+
+def test_without_allow_no_json_job_runs() -> None:
+    said = refusal(RecordValidator("topic"), json_record(), FunctionRefused)
+    assert 'set for example allow=["shop.jobs.resize"]' in said
+
+
+def test_allow_decides_by_the_name_in_the_json() -> None:
+    validator = RecordValidator("topic", allow=["shop.mail.*"])
+    said = refusal(validator, json_record(), FunctionRefused)
+    assert said == "`allow` does not include shop.jobs.resize"
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "said"),
+    [
+        (b"json", b"{", "the value of a JSON job is not JSON"),
+        (b"json", b"", "the value of a JSON job is not JSON"),
+        (b"json", CALL, "the value of a JSON job is not JSON"),
+        (b"json", b'{"func": "resize"}', "is not a dotted name"),
+        (b"json;id=17", JSON, "has an invalid id"),
+        (b"json;user=a", JSON, "unknown to this version"),
+        (b"json;timeout=1;id=" + ID.encode(), JSON, "fields in the order"),
+    ],
+)
+def test_a_malformed_json_job_is_refused_in_words(header: bytes, value: bytes, said: str) -> None:
+    validator = RecordValidator("topic", allow=ALLOW)
+    assert said in refusal(validator, json_record(header, value), DecodeError)
+
+
+def test_with_a_secret_a_json_job_needs_a_signature() -> None:
+    validator = RecordValidator("topic", signer=SIGNER, allow=ALLOW)
+    refusal(validator, json_record(), SignatureRefused)
+    assert validator.validate(0, 1, signed(json_record())).refusal is None
+    changed = signed(json_record())
+    changed.value = JSON.replace(b"a.png", b"b.png")
+    refusal(validator, changed, SignatureRefused)
+    pickled = signed(json_record())
+    pickled.headers = [("embedkq", pickled.headers[0][1].replace(b"json", b"1", 1))]
+    refusal(validator, pickled, SignatureRefused)
+
+
+def test_the_age_of_a_json_job_is_that_of_its_record_unless_that_could_be_forged() -> None:
+    old, new = json_record(timestamp=ago(11)), json_record(timestamp=ago(9))
+    validator = RecordValidator("topic", max_age=10, allow=ALLOW)
+    refusal(validator, old, SignatureRefused)
+    assert validator.validate(0, 1, new).refusal is None
+    strict = RecordValidator("topic", signer=SIGNER, max_age=10, allow=ALLOW)
+    assert "has no timestamp" in refusal(strict, signed(new), SignatureRefused)
+    told = json_record(b"json;timestamp=%d" % ago(9))
+    assert strict.validate(0, 1, signed(told)).refusal is None

@@ -1,16 +1,25 @@
-"""One run of a job that KQ has enqueued: id and limit are in its payload, and so known only once a
-child has unpickled that."""
+"""Runs of jobs that are not written as embedkq's pickled calls. Each form of payload has a class
+here, and a child decodes by its flag."""
 
 from __future__ import annotations
 
-from embedkq._child.runner import FROM_KQ
+from embedkq._child.runner import FROM_JSON, FROM_KQ
 from embedkq._formats import kq_record
 from embedkq.errors import DecodeError
 from embedkq.worker.between_threads.messages import JobRun, Record
 
 
+class JSONJobRun(JobRun):
+    """A record whose value is a JSON job."""
+
+    __slots__ = ()
+
+    form = FROM_JSON
+
+
 class KQJobRun(JobRun):
-    """A record that a Queue of KQ wrote.
+    """A record that a Queue of KQ wrote. Id and limit are in its payload, and so known only once a
+    child has unpickled that.
 
     Args:
         has_own_limit: the job's own limit counts, since the worker has none.
