@@ -7,9 +7,9 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
 # Python itself differs from version to version in what these test: pickling, processes, descriptors, logging, asyncio. The last ones go the
-# whole way on the development broker.
+# whole way on the development broker. The unit tests show that nothing of the worker's core needs another version.
 PYTHONS ?= 3.10 3.12 3.13
-ON_EACH_PYTHON = $(patsubst %,tests/test_%.py,by_value channel child_surroundings codec configuration donemap errors headers job offsets \
+ON_EACH_PYTHON = tests/unit $(patsubst %,tests/test_%.py,by_value channel child_surroundings codec configuration donemap errors headers job offsets \
 	options outcome page pool private_names processes runner safe_logging signing retries worker)
 
 .DEFAULT_GOAL := help
