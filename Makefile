@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
 # Python itself differs from version to version in what these test: pickling, processes, descriptors, logging, asyncio. The last ones go the
-# whole way on the development broker.
+# whole way on the development broker. The unit tests show that nothing of the worker's core needs another version.
 PYTHONS ?= 3.10 3.12 3.13
 ON_EACH_PYTHON = tests/unit tests/system/children $(patsubst %,tests/broker/%.py,payloads/test_by_value payloads/test_codec \
 	queue/test_configuration trust/test_signing failures/test_retries worker/test_worker)

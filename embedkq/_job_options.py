@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 
 class _Unchanged:
@@ -11,6 +11,16 @@ class _Unchanged:
 
 
 UNCHANGED: Any = _Unchanged()
+
+
+class JobSettings(TypedDict, total=False):
+    """The parameters of `Queue.using`, for type checkers where `Queue.job` takes them too."""
+
+    timeout: float | None
+    key: str | bytes | None
+    partition: int | None
+    retries: int | None
+    backoff: float | None
 
 
 class JobOptions(NamedTuple):

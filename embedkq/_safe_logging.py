@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -143,20 +143,12 @@ def levels() -> dict[str, int]:
 
 def safe_repr(value: object) -> str:
     """The first 16 KiB of `repr(value)`. If that raises, a text that names the type."""
-    try:
-        return _bounded(repr(value))
-    except BaseException as error:  # noqa: BLE001  (the value's own code)
-        raise_signal(error)
-        return f"<{type_name(type(value))} whose repr raises {type_name(type(error))}>"
+    return _converted(value, repr)
 
 
 def safe_str(value: object) -> str:
     """The first 16 KiB of `str(value)`. If that raises, a text that names the type."""
-    try:
-        return _bounded(str(value))
-    except BaseException as error:  # noqa: BLE001  (the value's own code)
-        raise_signal(error)
-        return f"<{type_name(type(value))} whose str raises {type_name(type(error))}>"
+    return _converted(value, str)
 
 
 def raise_signal(error: BaseException) -> None:
@@ -252,5 +244,11 @@ def _write_instead(
         raise_signal(error)
 
 
-def _bounded(text: str) -> str:
-    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
+def _converted(value: object, convert: Callable[[object], str]) -> str:
+    try:
+        text = convert(value)
+        return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
+    except BaseException as error:  # noqa: BLE001  (the value's own code)
+        raise_signal(error)
+        kind, raised = type_name(type(value)), type_name(type(error))
+        return f"<{kind} whose {convert.__name__} raises {raised}>"

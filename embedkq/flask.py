@@ -223,15 +223,13 @@ def _start_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _run_worker(values: dict[str, Any]) -> None:
     from embedkq.cli import check_environment
-    from embedkq.cli.common import Refused
+    from embedkq.cli.common import checking_options
     from embedkq.cli.signals import SignalStop
     from embedkq.cli.worker import set_up_logging
 
     check_environment()
-    try:
+    with checking_options():
         start = checked(START, arguments_of(START, values))
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
     set_up_logging(verbose=True)
     made = _state().worker
     with SignalStop(made, made.stop_timeout):
@@ -251,7 +249,7 @@ def _add_commands(app: flask.Flask) -> None:
     @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
     @flask.cli.with_appcontext
     def info(as_json: bool) -> None:
-        from embedkq._clients.admin import admin_options, describe
+        from embedkq._clients.admin import describe
         from embedkq.cli.common import errors_in_one_line, silence_clients
         from embedkq.cli.info import show
 
@@ -259,9 +257,7 @@ def _add_commands(app: flask.Flask) -> None:
         silence_clients()
         with errors_in_one_line():
             show(
-                describe(
-                    worker.hosts, worker.topic, worker.group, **admin_options(worker.client_options)
-                ),
+                describe(worker.hosts, worker.topic, worker.group, **worker.client_options),
                 as_json,
             )
 

@@ -18,7 +18,10 @@ from embedkq.errors import EnqueueFailed, JobTooLarge, QueueIncomplete
 from embedkq.job import Job
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from embedkq._formats.signing import Secret
+    from embedkq._job_options import JobSettings
 
 logger = SafeLogger("embedkq.queue")
 
@@ -196,6 +199,7 @@ class BoundQueue(_Enqueues):
         return f"{self._queue!r}.using({own})"
 
 
+@known_options_only
 class Queue(_Enqueues):
     """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with
     the first job.
@@ -222,7 +226,9 @@ class Queue(_Enqueues):
         TypeError, ValueError: an argument cannot work; the message names it.
     """
 
-    @known_options_only
+    _incomplete: tuple[str, ...] = ()
+    """What a copy that came in a pickle lacks."""
+
     def __init__(
         self,
         hosts: str = "localhost:9092",
@@ -261,7 +267,6 @@ class Queue(_Enqueues):
             ["its secret"] * (secret is not None)
             + ["its TLS or login options"] * _options.is_protected(config)
         )
-        self._incomplete: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Queue(topic={self._topic})"
@@ -319,16 +324,7 @@ class Queue(_Enqueues):
     def job(self, function: F, /) -> F: ...
 
     @overload
-    def job(
-        self,
-        /,
-        *,
-        timeout: float | None = UNCHANGED,
-        key: str | bytes | None = UNCHANGED,
-        partition: int | None = UNCHANGED,
-        retries: int | None = UNCHANGED,
-        backoff: float | None = UNCHANGED,
-    ) -> Callable[[F], F]: ...
+    def job(self, /, **settings: Unpack[JobSettings]) -> Callable[[F], F]: ...
 
     def job(self, function: Any = None, /, **settings: Any) -> Any:
         """Decorator: gives a function a method `delay(*args, **kwargs)` that enqueues it; the

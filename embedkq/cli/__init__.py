@@ -14,7 +14,7 @@ import click
 
 from embedkq import _configuration
 from embedkq.cli.broker import broker
-from embedkq.cli.common import Refused
+from embedkq.cli.common import checking_options
 from embedkq.cli.demo import demo
 from embedkq.cli.dlq import dlq
 from embedkq.cli.enqueue import enqueue
@@ -65,10 +65,8 @@ def check_environment() -> None:
     Raises:
         Refused: there is one; the message names the nearest known one.
     """
-    try:
+    with checking_options():
         _configuration.check_environment(os.environ, _variables_of(kq))
-    except ValueError as error:
-        raise Refused(str(error)) from error
 
 
 def _variables_of(command: click.Command) -> Iterator[str]:

@@ -7,7 +7,8 @@ from types import FrameType
 
 import click
 
-from embedkq.cli.common import errors_in_one_line, option, show_broker_messages
+from embedkq.cli.common import errors_in_one_line, show_broker_messages
+from embedkq.cli.options import option
 
 _LOOK_SECONDS = 0.2
 _RUNS = "The development broker is running. {} Press Ctrl-C to stop it."

@@ -17,17 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from embedkq.cli.common import (
-    Refused,
-    connection_options,
+    checking_options,
     errors_in_one_line,
-    kafka_options,
-    option,
     show_broker_messages,
     silence_clients,
     silence_worker,
-    tls_options,
 )
+from embedkq.cli.connection import connection_options, kafka_options
 from embedkq.cli.demo_tally import HANGING, LIMIT_SECONDS, Tally, kind_of
+from embedkq.cli.options import option, tls_options
 from embedkq.errors import EmbedkqError
 
 if TYPE_CHECKING:
@@ -73,11 +71,12 @@ def demo(hosts: str | None, jobs: int, as_json: bool, **tls: str | None) -> None
     )  # SIGTERM deletes the demo's topic, like Ctrl-C
     console = Console(highlight=False, stderr=as_json)
     tally = Tally()
-    try:
-        with errors_in_one_line(), _cluster(hosts, tls, console) as (address, topic):
-            _run(address, topic, jobs, tally, console, tls)
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
+    with (
+        checking_options(),
+        errors_in_one_line(),
+        _cluster(hosts, tls, console) as (address, topic),
+    ):
+        _run(address, topic, jobs, tally, console, tls)
     if as_json:
         click.echo(json.dumps(tally.as_dict(), indent=2))
     else:

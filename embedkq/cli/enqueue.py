@@ -10,17 +10,14 @@ import click
 
 from embedkq._options.checks import SERIALIZERS
 from embedkq._options.option import QUEUE
-from embedkq._printable import one_line
 from embedkq.cli.common import (
-    Refused,
-    declared_options,
+    checking_options,
     errors_in_one_line,
-    kafka_options,
     make_current_folder_importable,
-    option,
-    secrets_given,
     silence_clients,
 )
+from embedkq.cli.connection import kafka_options, secrets_given
+from embedkq.cli.options import declared_options, json_option, option
 
 _EPILOG = """\b
 Examples:
@@ -68,7 +65,7 @@ the current folder.
     help="How the call is written.",
 )
 @declared_options(QUEUE)
-@option("json", "as_json", is_flag=True, help="Print the job as JSON, for scripts.")
+@json_option
 def enqueue(
     function: str,
     arguments: Sequence[str],
@@ -82,23 +79,17 @@ def enqueue(
     silence_clients()
     from embedkq import Queue
     from embedkq._importing import function_by_name
-    from embedkq.errors import EncodeError, JobTooLarge
 
     own = {name: values.pop(name) for name in ("key", "partition")}
-    try:
+    with checking_options():
         called = function_by_name(function, "FUNCTION")
         positional = [_value(each, text) for each in arguments]
         named = dict(_named(each, text) for each in kwargs)
         secret, kafka = secrets_given(values.pop("secret_file")), values.pop("kafka_file")
         made = Queue(**values, secret=secret, kafka=kafka_options(kafka) or None)
         bound = made.using(**{name: value for name, value in own.items() if value is not None})
-    except (TypeError, ValueError) as error:
-        raise Refused(one_line(str(error))) from error
-    with made, errors_in_one_line():
-        try:
+        with made, errors_in_one_line():
             job = bound.enqueue(called, *positional, **named)
-        except (EncodeError, JobTooLarge) as error:
-            raise Refused(one_line(str(error))) from error
     if as_json:
         click.echo(json.dumps({"id": job.id, "timestamp": job.timestamp, "topic": job.topic}))
     else:

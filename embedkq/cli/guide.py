@@ -10,8 +10,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from embedkq.cli.common import Refused, option
+from embedkq.cli.common import Refused
 from embedkq.cli.guide_page import rendered
+from embedkq.cli.options import option
 
 _WIDEST = 110
 """Columns: longer lines are hard to read."""

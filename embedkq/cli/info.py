@@ -15,16 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from embedkq._printable import one_line
-from embedkq.cli.common import (
-    Refused,
-    connection_options,
-    errors_in_one_line,
-    hosts_option,
-    option,
-    silence_clients,
-    table_console,
-    tls_options,
-)
+from embedkq.cli.common import checking_options, errors_in_one_line, silence_clients, table_console
+from embedkq.cli.connection import connection_options
+from embedkq.cli.options import hosts_option, json_option, option, tls_options
 from embedkq.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -55,7 +48,7 @@ Examples:
     metavar="SECONDS",
     help="Refresh interval of --watch.",
 )
-@option("json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+@json_option
 def info(
     hosts: str,
     topic: str | None,
@@ -73,10 +66,8 @@ def info(
     silence_clients()
     from embedkq import _options
 
-    try:
+    with checking_options():
         hosts, connection = _options.check_hosts(hosts), connection_options(tls)
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
     with errors_in_one_line():
         if watch:
             _watch(hosts, topic, group, connection, interval, as_json)

@@ -17,14 +17,13 @@ from rich.table import Table
 
 from embedkq.cli.common import (
     Refused,
-    client_options,
+    checking_options,
     errors_in_one_line,
-    hosts_option,
-    option,
     silence_clients,
     table_console,
-    tls_options,
 )
+from embedkq.cli.connection import client_options
+from embedkq.cli.options import hosts_option, json_option, option, tls_options, yes_option
 
 if TYPE_CHECKING:
     from embedkq._group_offsets import GroupOffsets, Move
@@ -83,8 +82,8 @@ _MOMENT = _Moment()
 
 def _shared_options(command: F) -> F:
     adding = (
-        option("json", "as_json", is_flag=True, help="Print JSON, for scripts."),
-        option("yes", is_flag=True, help="Do not ask for confirmation."),
+        json_option,
+        yes_option,
         option("dry-run", is_flag=True, help="Only show what would change."),
         tls_options,
         option(
@@ -203,12 +202,10 @@ def _opened(
     from embedkq import _options
     from embedkq._group_offsets import GroupOffsets
 
-    try:
+    with checking_options():
         hosts, topic = _options.check_hosts(hosts), _options.check_topic(topic)
         group = topic if group is None else _options.check_group(group)
         consumer, _ = client_options(tls)
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
     with errors_in_one_line(), GroupOffsets(hosts, topic, group, partitions, consumer) as offsets:
         yield offsets
 

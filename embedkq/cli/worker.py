@@ -14,13 +14,13 @@ from embedkq._options.option import COMMAND, START, WORKER
 from embedkq._printable import in_one_record
 from embedkq.cli.common import (
     Refused,
-    declared_options,
+    checking_options,
     errors_in_one_line,
-    kafka_options,
     make_current_folder_importable,
-    secrets_given,
     silence_clients,
 )
+from embedkq.cli.connection import kafka_options, secrets_given
+from embedkq.cli.options import declared_options
 from embedkq.cli.signals import SignalStop
 
 _EPILOG = """\b
@@ -49,11 +49,9 @@ def worker(verbose: bool, **values: Any) -> None:
     """
     set_up_logging(verbose)
     make_current_folder_importable()
-    try:
+    with checking_options():
         start = checked(START, arguments_of(START, values))
         given = arguments_of(WORKER, values)
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
     if (initializer := given["initializer"]) is not None:
         has_callback = given["callback"] is not None
         given["initializer"] = _load_initializer(initializer, is_called=has_callback)
@@ -62,13 +60,11 @@ def worker(verbose: bool, **values: Any) -> None:
     from embedkq import Worker
     from embedkq.cli.retry_on import exceptions_named
 
-    try:
+    with checking_options():
         given["secret"] = secrets_given(given["secret"] or ())
         given["retry_on"] = exceptions_named(given["retry_on"] or ())
         given["kafka"] = kafka_options(given["kafka"]) or None
         made = Worker(**given)
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
     _run(made, start)
 
 

@@ -50,7 +50,11 @@ _MOVES = {
 
 
 class Lifecycle:
-    """The state of one worker. Any thread."""
+    """The state of one worker. Any thread.
+
+    Threads other than the owner's wait on its condition, any number of them, and wake after 0.1 ms
+    (median). The owner waits on its mailbox instead, because callbacks have to wake it too.
+    """
 
     def __init__(self, state: State = State.NEW) -> None:
         self._state = state

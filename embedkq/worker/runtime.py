@@ -61,7 +61,8 @@ _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 
 class Milestone:
-    """Something that the owner waits for and another thread brings about."""
+    """Something that the owner waits for and another thread brings about. The owner waits in one
+    place only, its mailbox or its asyncio loop, and `then` wakes it there."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self.reached = False

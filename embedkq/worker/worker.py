@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedkq import _options
@@ -30,6 +29,7 @@ _AT_ONCE = 0.001
 """Seconds that running jobs get where an exception that is no `Exception` ends the `with` block."""
 
 
+@known_options_only
 class Worker(Handle):
     """Takes jobs from a Kafka topic and runs each in a child process under a hard limit.
 
@@ -78,7 +78,6 @@ class Worker(Handle):
         EncodeError: the initializer or its arguments cannot be pickled.
     """
 
-    @known_options_only
     def __init__(
         self,
         hosts: str = "localhost:9092",
@@ -174,12 +173,7 @@ class Worker(Handle):
     def __enter__(self: W) -> W:
         return self.start_background()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         self._error_told = self._error_told or kind is not None
         try:
             if kind is None or issubclass(kind, Exception):
@@ -203,12 +197,7 @@ class Worker(Handle):
                 raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         self._error_told = self._error_told or kind is not None
         await self.astop(None if kind is None or issubclass(kind, Exception) else _AT_ONCE)
 

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
-from embedkq.cli.common import option, table_console, tls_options
+from embedkq.cli.common import table_console
 from embedkq.cli.dlq import render
-from embedkq.cli.dlq.options import (
-    filter_options,
-    find_places,
-    json_option,
-    make_selection,
-    opened,
-    place_options,
-)
+from embedkq.cli.dlq.options import find_places, opened, place_options, selection_options
+from embedkq.cli.options import json_option, option, tls_options
 
 if TYPE_CHECKING:
-    from embedkq.dlq import DeadLetters
+    from embedkq.dlq import DeadLetters, Selection
 
 _ROWS = 500
 _LIST_EPILOG = """\b
@@ -40,7 +33,7 @@ Examples:
 
 @click.command("list", epilog=_LIST_EPILOG)
 @place_options
-@filter_options
+@selection_options
 @option(
     "all", "include_resolved", is_flag=True, help="Include letters that were retried or dropped."
 )
@@ -56,10 +49,7 @@ Examples:
 def list_(
     hosts: str,
     dead_letter_topic: str | None,
-    reasons: Sequence[str],
-    origin: str | None,
-    function: str | None,
-    from_group: str | None,
+    selection: Selection,
     include_resolved: bool,
     limit: int,
     as_json: bool,
@@ -74,7 +64,7 @@ def list_(
             "Reading", total=sum(log.end - log.first for log in dead_letters.logs.values())
         )
         found = dead_letters.newest(
-            make_selection(reasons, origin, function, from_group),
+            selection,
             include_resolved=include_resolved,
             count=lambda read: progress.advance(bar, read),
         )

@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from embedkq._formats.dead_letter import REASONS
-from embedkq.cli.common import (
-    Refused,
-    client_options,
-    errors_in_one_line,
-    hosts_option,
-    option,
-    silence_clients,
-)
+from embedkq.cli.common import Refused, checking_options, errors_in_one_line, silence_clients
+from embedkq.cli.connection import client_options
 from embedkq.cli.dlq import render
+from embedkq.cli.options import hosts_option, option
 
 if TYPE_CHECKING:
-    from embedkq.dlq import DeadLetters, Selection
+    from embedkq.dlq import DeadLetters
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,54 +34,57 @@ def place_options(command: F) -> F:
     return hosts_option(topic(command))
 
 
-def filter_options(command: F) -> F:
-    """`--reason --origin --from-group --function`: filters for letters."""
-    adding = (
-        option(
-            "function",
-            default=None,
-            metavar="PATTERN",
-            show_default=False,
-            help="Only letters whose function matches this pattern, such as 'shop.*'.",
-        ),
-        option(
-            "from-group",
-            default=None,
-            metavar="GROUP",
-            show_default=False,
-            help="Only letters that workers of this consumer group wrote.",
-        ),
-        option(
-            "origin",
-            default=None,
-            metavar="TOPIC",
-            show_default=False,
-            help="Only letters that come from this topic.",
-        ),
-        option(
-            "reason",
-            "reasons",
-            multiple=True,
-            type=click.Choice(REASONS),
-            show_default=False,
-            help="Only letters with this reason. Repeat the option for several reasons.",
-        ),
-    )
-    return functools.reduce(lambda decorated, add: add(decorated), adding, command)
+_FILTERS = (
+    option(
+        "function",
+        default=None,
+        metavar="PATTERN",
+        show_default=False,
+        help="Only letters whose function matches this pattern, such as 'shop.*'.",
+    ),
+    option(
+        "from-group",
+        default=None,
+        metavar="GROUP",
+        show_default=False,
+        help="Only letters that workers of this consumer group wrote.",
+    ),
+    option(
+        "origin",
+        default=None,
+        metavar="TOPIC",
+        show_default=False,
+        help="Only letters that come from this topic.",
+    ),
+    option(
+        "reason",
+        "reasons",
+        multiple=True,
+        type=click.Choice(REASONS),
+        show_default=False,
+        help="Only letters with this reason. Repeat the option for several reasons.",
+    ),
+)
 
 
-def json_option(command: F) -> F:
-    """`--json`."""
-    return option("json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+def selection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--reason --origin --from-group --function`: which letters. The command gets them as one
+    `selection`."""
 
+    @functools.wraps(command)
+    def selecting(
+        *,
+        reasons: Sequence[str],
+        origin: str | None,
+        function: str | None,
+        from_group: str | None,
+        **others: Any,
+    ) -> None:
+        from embedkq.dlq import Selection
 
-def make_selection(
-    reasons: Sequence[str], origin: str | None, function: str | None, group: str | None
-) -> Selection:
-    """The filter that these options describe."""
-    from embedkq.dlq import Selection
+        command(selection=Selection(tuple(reasons), origin, function, from_group), **others)
 
-    return Selection(tuple(reasons), origin, function, group)
+    return functools.reduce(lambda decorated, add: add(decorated), _FILTERS, selecting)
 
 
 def find_places(dead_letters: DeadLetters, names: Sequence[str]) -> list[tuple[int, int]]:
@@ -111,10 +109,8 @@ def opened(
             "no topic: set --dead-letter-topic or EMBEDKQ_DEAD_LETTER_TOPIC to the workers'"
             " dead_letter_topic"
         )
-    try:
+    with checking_options():
         hosts, topic = _options.check_hosts(hosts), _options.check_topic(topic, "dead-letter-topic")
         consumer, producer = client_options(tls)
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
     with errors_in_one_line(), ExitStack() as stack:
         yield stack.enter_context(DeadLetters(hosts, topic, consumer)), consumer, producer

@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embedkq.cli.common import Refused, option, secrets_given, tls_options
+from embedkq.cli.common import Refused, checking_options
+from embedkq.cli.connection import secrets_given
 from embedkq.cli.dlq import render
-from embedkq.cli.dlq.options import (
-    filter_options,
-    find_places,
-    json_option,
-    make_selection,
-    opened,
-    place_options,
-)
+from embedkq.cli.dlq.options import find_places, opened, place_options, selection_options
+from embedkq.cli.options import json_option, option, tls_options, yes_option
 
 if TYPE_CHECKING:
-    from embedkq.dlq import DeadLetters, Letter
+    from embedkq.dlq import DeadLetters, Letter, Selection
     from embedkq.dlq.resolve import Action
 
 _KEPT_SHOWN = 20
@@ -47,7 +42,7 @@ Examples:
 @click.command(epilog=_RETRY_EPILOG)
 @click.argument("letters", nargs=-1)
 @place_options
-@filter_options
+@selection_options
 @option("all", "everything", is_flag=True, help="All open letters.")
 @option(
     "every-group",
@@ -55,7 +50,7 @@ Examples:
     help="Retry in all consumer groups of the topic, not only where the job failed.",
 )
 @option("again", is_flag=True, help="Also retry named letters that were retried or dropped before.")
-@option("yes", is_flag=True, help="Do not ask for confirmation.")
+@yes_option
 @option(
     "secret-file",
     "secret_files",
@@ -73,10 +68,7 @@ def retry(
     letters: Sequence[str],
     hosts: str,
     dead_letter_topic: str | None,
-    reasons: Sequence[str],
-    origin: str | None,
-    function: str | None,
-    from_group: str | None,
+    selection: Selection,
     everything: bool,
     again: bool,
     every_group: bool,
@@ -89,14 +81,12 @@ def retry(
 
     A job runs only in the consumer group where it failed. Valid signatures are renewed.
     """
-    chosen = _Chosen(letters, reasons, origin, function, from_group, everything, again, yes)
+    chosen = _Chosen(letters, selection, everything, again, yes)
     from embedkq._formats.signing import Signer
 
-    try:
+    with checking_options():
         secrets = secrets_given(secret_files)
         signer = None if secrets is None else Signer(secrets)
-    except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from error
     with opened(hosts, dead_letter_topic, tls) as (dead_letters, consumer, producer):
         from embedkq.dlq.retry import Retry
 
@@ -114,19 +104,16 @@ def retry(
 @click.command(epilog=_DROP_EPILOG)
 @click.argument("letters", nargs=-1)
 @place_options
-@filter_options
+@selection_options
 @option("all", "everything", is_flag=True, help="All open letters.")
-@option("yes", is_flag=True, help="Do not ask for confirmation.")
+@yes_option
 @tls_options
 @json_option
 def drop(
     letters: Sequence[str],
     hosts: str,
     dead_letter_topic: str | None,
-    reasons: Sequence[str],
-    origin: str | None,
-    function: str | None,
-    from_group: str | None,
+    selection: Selection,
     everything: bool,
     yes: bool,
     as_json: bool,
@@ -134,7 +121,7 @@ def drop(
 ) -> None:
     """Drop letters: `list` and `retry` no longer show or select them. They stay in their topic as
     long as Kafka keeps them."""
-    chosen = _Chosen(letters, reasons, origin, function, from_group, everything, False, yes)
+    chosen = _Chosen(letters, selection, everything, False, yes)
     with opened(hosts, dead_letter_topic, tls) as (dead_letters, _, _):
         from embedkq.dlq.resolve import drop as drop_letters
 
@@ -147,19 +134,16 @@ class _Chosen:
     def __init__(
         self,
         names: Sequence[str],
-        reasons: Sequence[str],
-        origin: str | None,
-        function: str | None,
-        group: str | None,
+        selection: Selection,
         everything: bool,
         again: bool,
         yes: bool,
     ) -> None:
         self.names = names
-        self.filters = reasons, origin, function, group
+        self.selection = selection
         self.again = again
         self.yes = yes
-        filtered = any(self.filters)
+        filtered = any(selection)
         if not (names or filtered or everything):
             raise Refused(
                 "no letters selected: name them (0:17, or the first characters of a job's id), or"
@@ -224,7 +208,7 @@ def _named(dead_letters: DeadLetters, chosen: _Chosen) -> tuple[int, Iterator[Le
 def _matching(
     dead_letters: DeadLetters, chosen: _Chosen, done: str
 ) -> tuple[int, Iterator[Letter]]:
-    selection = make_selection(*chosen.filters)
+    selection = chosen.selection
     if selection.is_everything:
         total = dead_letters.resolved.open_count()
     else:

@@ -103,19 +103,26 @@ class ControlLoop:
         self.retries.wake(time.monotonic())
         self._settle()
         self._stop_after_last()
-        self._backlog.hold(
-            self._ledger.crowded()
-            | self.retries.full
-            | self._guard.held_up
-            | self.completer.held_up(time.monotonic())
-        )
-        if self.breaker.full:
-            self._backlog.hold(self._tracker.snapshot().keys())
+        self._backlog.hold(self._partitions_on_hold())
         if not self._stopping and self._freeze_guard.open:
             self._admit()
             self._stop_after_last()
         self._publish()
         return True
+
+    def _partitions_on_hold(self) -> Set[int]:
+        """Partitions of which nothing more begins, for one of five reasons. Refused records, jobs
+        that wait for a retry, or dead letters would fill the memory: each takes 0.8 KB and its
+        payload. Commit metadata is nearly full, so that what is done could not be committed. Or a
+        job runs alone."""
+        if self.breaker.full:
+            return self._tracker.snapshot().keys()
+        return (
+            self._ledger.crowded()
+            | self.retries.full
+            | self._guard.held_up
+            | self.completer.held_up(time.monotonic())
+        )
 
     def _stop_after_last(self) -> None:
         if self._ends_left <= 0:

@@ -1,4 +1,8 @@
-"""Waiters: other threads that wait until so much is done. Control thread."""
+"""Waiters: other threads that wait until so much is done. Control thread.
+
+Only this thread sees jobs end. So it looks once a turn, in place of a lock on the jobs' states for
+the threads that wait.
+"""
 
 from __future__ import annotations
 

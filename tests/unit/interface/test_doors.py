@@ -137,8 +137,8 @@ def test_the_constructor_refuses_an_unknown_name_with_the_nearest_one(option: Op
 
 
 def test_a_name_near_to_none_is_refused_as_python_does() -> None:
+    @known_options_only
     class Taker:
-        @known_options_only
         def __init__(self, first: int, *, second: int = 2) -> None:
             self.both = first, second
 
