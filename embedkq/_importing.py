@@ -25,6 +25,13 @@ class ImportFailed(Exception):
     and where."""
 
 
+def make_current_folder_importable() -> None:
+    """Jobs are imported by their module's name, and `kq` is installed elsewhere; `python -m` does
+    the same."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def import_by(load: Callable[[], T], where: str, doing: str = "importing") -> T:
     """Call a function that imports something, and return its result.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,13 +45,6 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except EmbedkqError as error:
         raise click.ClickException(one_line(str(error))) from error
-
-
-def make_current_folder_importable() -> None:
-    """Jobs are imported by their module's name, and `kq` is installed elsewhere; `python -m` does
-    the same."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
 
 
 def silence_clients() -> None:

@@ -13,7 +13,6 @@ from embedkq._options.option import QUEUE
 from embedkq.cli.common import (
     checking_options,
     errors_in_one_line,
-    make_current_folder_importable,
     silence_clients,
 )
 from embedkq.cli.connection import kafka_options, secrets_given
@@ -75,10 +74,11 @@ def enqueue(
     **values: Any,
 ) -> None:
     """Put a call of a function on a topic, and print the job's id once all replicas have it."""
-    make_current_folder_importable()
     silence_clients()
     from embedkq import Queue
-    from embedkq._importing import function_by_name
+    from embedkq._importing import function_by_name, make_current_folder_importable
+
+    make_current_folder_importable()
 
     own = {name: values.pop(name) for name in ("key", "partition")}
     with checking_options():
@@ -88,8 +88,8 @@ def enqueue(
         secret, kafka = secrets_given(values.pop("secret_file")), values.pop("kafka_file")
         made = Queue(**values, secret=secret, kafka=kafka_options(kafka) or None)
         bound = made.using(**{name: value for name, value in own.items() if value is not None})
-        with made, errors_in_one_line():
-            job = bound.enqueue(called, *positional, **named)
+    with made, errors_in_one_line(), checking_options():
+        job = bound.enqueue(called, *positional, **named)
     if as_json:
         click.echo(json.dumps({"id": job.id, "timestamp": job.timestamp, "topic": job.topic}))
     else:

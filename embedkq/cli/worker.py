@@ -16,7 +16,6 @@ from embedkq.cli.common import (
     Refused,
     checking_options,
     errors_in_one_line,
-    make_current_folder_importable,
     silence_clients,
 )
 from embedkq.cli.connection import kafka_options, secrets_given
@@ -47,6 +46,8 @@ def worker(verbose: bool, **values: Any) -> None:
 
     A callback is called as callback(status, job, result, exception, traceback) after each job.
     """
+    from embedkq._importing import make_current_folder_importable
+
     set_up_logging(verbose)
     make_current_folder_importable()
     with checking_options():

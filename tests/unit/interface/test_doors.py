@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 from guidepages import table
 
 import embedkq
-from embedkq import Queue, Worker, _configuration
+from embedkq import Queue, Worker, _configuration, _importing
 from embedkq._options.declared import OPTIONS, options_of
 from embedkq._options.names import known_options_only
 from embedkq._options.option import (
@@ -227,7 +227,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.setattr(
             module, "set_up_logging", lambda verbose: options.update(verbose=verbose)
         )
-        monkeypatch.setattr(module, "make_current_folder_importable", lambda: None)
+        monkeypatch.setattr(_importing, "make_current_folder_importable", lambda: None)
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             monkeypatch.delenv(name)
         result = CliRunner().invoke(kq, ["worker", *arguments], env=environment)
