@@ -23,13 +23,14 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, overload
 
 import click
 import flask
 
 from embedkq import Queue, Worker, _configuration
 from embedkq._child import process, runner
+from embedkq._enqueue import Coro, P, R
 from embedkq._importing import function_named
 from embedkq._options.command_line import arguments_of, parameter_of
 from embedkq._options.declared import checked, options_of
@@ -102,6 +103,17 @@ class EmbedKQ:
     def worker(self) -> Worker:
         """The current app's worker."""
         return _state().worker
+
+    @overload
+    def enqueue(self, func: Job[R], /) -> Job[R]: ...
+
+    @overload
+    def enqueue(
+        self, func: Callable[P, Coro[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Job[R]: ...
+
+    @overload
+    def enqueue(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
 
     def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """`Queue.enqueue` on the current app's queue."""

@@ -62,6 +62,7 @@ RUN_TO_THEIR_END = (
     "logs.py",
     "signed.py",
     "own_broker.py",
+    "typed.py",
 )
 RUN_OTHERWISE = (
     "my_module.py",
