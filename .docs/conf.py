@@ -25,7 +25,7 @@ nitpicky = True
 # Types of Python's and of other projects: to know their pages the build would need a network.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!embedkq\.).*"),
-    (r"py:class", r"embedkq\.[\w.]+\.[A-Z]"),
+    (r"py:class", r"embedkq\.[\w.]+\.[A-Z](_co)?"),
 ]  # the latter: type variables
 
 _PAGE = re.compile(r"^- `[^<]+ <([a-z-]+)\.rst>`_", re.MULTILINE)

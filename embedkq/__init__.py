@@ -13,13 +13,19 @@ from embedkq.version import __version__
 
 if TYPE_CHECKING:
     from embedkq import errors
+    from embedkq._enqueue import call as call
     from embedkq.job import Job as Job
     from embedkq.queue import Queue as Queue
     from embedkq.worker import Worker as Worker
 
-_HOME = {"Job": "embedkq.job", "Queue": "embedkq.queue", "Worker": "embedkq.worker"}
+_HOME = {
+    "Job": "embedkq.job",
+    "Queue": "embedkq.queue",
+    "Worker": "embedkq.worker",
+    "call": "embedkq._enqueue",
+}
 
-__all__ = ["Job", "Queue", "Worker", "__version__", "errors"]
+__all__ = ["Job", "Queue", "Worker", "__version__", "call", "errors"]
 
 
 def __getattr__(name: str) -> Any:

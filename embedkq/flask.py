@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -30,6 +30,7 @@ import flask
 
 from embedkq import Queue, Worker, _configuration
 from embedkq._child import process, runner
+from embedkq._enqueue import EnqueuesOne
 from embedkq._importing import function_named
 from embedkq._options.command_line import arguments_of, parameter_of
 from embedkq._options.declared import checked, options_of
@@ -44,7 +45,7 @@ logger = SafeLogger("embedkq.flask")
 _EXTENSION = "embedkq"
 
 
-class EmbedKQ:
+class EmbedKQ(EnqueuesOne):
     """One queue and one worker for each app that it is initialised with.
 
     The worker starts by itself with the first request of a process, so never in Gunicorn's master
@@ -103,9 +104,10 @@ class EmbedKQ:
         """The current app's worker."""
         return _state().worker
 
-    def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
-        """`Queue.enqueue` on the current app's queue."""
-        return self.queue.enqueue(func, *args, **kwargs)
+    def _enqueue(
+        self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Job:
+        return self.queue._enqueue(func, args, kwargs)
 
     def start(self, app: flask.Flask | None = None) -> None:
         """Start the worker on a background thread that owns it, unless it runs here already.

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+if TYPE_CHECKING:
+    # Checkers know this module even where it is not installed.
+    from typing_extensions import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True)
 
 
-class Job(NamedTuple):
-    """A call of a function, enqueued in Kafka.
+class _Fields(NamedTuple):
+    # The first three are None only in a job that somebody makes without them.
+    id: str = None  # type: ignore[assignment]
+    timestamp: int = None  # type: ignore[assignment]
+    topic: str = None  # type: ignore[assignment]
+    func: Callable[..., Any] | None = None
+    args: tuple[Any, ...] | None = None
+    kwargs: Mapping[str, Any] | None = None
+    timeout: float | None = None
+    key: bytes | None = None
+
+
+class Job(_Fields, Generic[R_co]):
+    """A call of a function, enqueued in Kafka: a namedtuple. To a type checker, `Job[int]` is one
+    whose function returns an int.
 
     Attributes:
         id: UUID as a string.
@@ -21,11 +44,4 @@ class Job(NamedTuple):
         key: the record's key in bytes, or None. Jobs with the same key run one after another.
     """
 
-    id: str | None = None
-    timestamp: int | None = None
-    topic: str | None = None
-    func: Callable[..., Any] | None = None
-    args: tuple[Any, ...] | None = None
-    kwargs: Mapping[str, Any] | None = None
-    timeout: float | None = None
-    key: bytes | None = None
+    __slots__ = ()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from embedkq import _options
+from embedkq._enqueue import Coro, Enqueues, P, R
 from embedkq._job_options import UNCHANGED, JobOptions
 from embedkq._options.declared import checked
 from embedkq._options.names import known_options_only
 from embedkq._options.option import QUEUE
-from embedkq._safe_logging import INFO, SafeLogger, safe_repr
-from embedkq.errors import EnqueueFailed, JobTooLarge, QueueIncomplete
+from embedkq.errors import QueueIncomplete
 from embedkq.job import Job
 
 if TYPE_CHECKING:
@@ -23,71 +20,16 @@ if TYPE_CHECKING:
     from embedkq._formats.signing import Secret
     from embedkq._job_options import JobSettings
 
-logger = SafeLogger("embedkq.queue")
+C_co = TypeVar("C_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
-F = TypeVar("F", bound=Callable[..., Any])
-Call = "Job | Callable[..., Any] | tuple[Any, ...]"
-
-_WINDOW = 5_000
-_WINDOW_BYTES = 8 * 1024 * 1024
-_LOGGED_CHARACTERS = 1024
 _LARGEST_JOB = 1_000_000
 
 
-class _Enqueues:
-    """What `Queue` and `Queue.using(...)` share."""
+class _Uses(Enqueues):
+    """What `Queue` and `BoundQueue` share."""
 
     _queue: Queue
-    _own: JobOptions
-
-    def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
-        """Put a call on the topic; returns once all replicas have it. Any thread.
-
-        In asyncio: `await asyncio.to_thread(queue.enqueue, func, ...)`.
-
-        Args:
-            func: importable, a function of `__main__`, or a `Job` to put back: same call, key and
-                limit, new id and timestamp.
-            args, kwargs: what to call it with.
-
-        Raises:
-            TypeError: `func` is not callable.
-            EncodeError: the function or an argument cannot be pickled, or written as JSON.
-            JobTooLarge: larger than `job_size`, or than the broker takes.
-            BrokerUnavailable: no acknowledgement within 10 s; `maybe_sent` says whether it may
-                have arrived all the same.
-            BrokerRefused: the broker does not allow it.
-        """
-        job, message = self._prepare(func, args, kwargs)
-        self._queue._producer().send(message)
-        _log(job)
-        return job
-
-    def enqueue_many(self, calls: Iterable[Any]) -> list[Job]:
-        """Put many calls on the topic, pipelined; returns once all replicas have all of them. Any
-        thread.
-
-        Args:
-            calls: of each the function, or a tuple (function, args), or (function, args, kwargs),
-                or a `Job`.
-
-        Raises:
-            EnqueueFailed: says which were acknowledged and which not; `__cause__` is the first
-                reason.
-            TypeError, EncodeError, JobTooLarge: a call cannot be sent; those before it may have
-                been, up to 5,000 or 8 MiB at a time.
-        """
-        iterator = iter(calls)
-        acknowledged: list[Job] = []
-        while window := self._prepare_some(iterator):
-            failures = self._queue._producer().send_all([message for _, message in window])
-            acknowledged += [job for index, (job, _) in enumerate(window) if index not in failures]
-            if failures:
-                failed = [window[index][0] for index in sorted(failures)]
-                raise EnqueueFailed(acknowledged, failed) from failures[min(failures)]
-        for job in acknowledged:
-            _log(job)
-        return acknowledged
 
     def using(
         self,
@@ -126,63 +68,8 @@ class _Enqueues:
             ),
         )
 
-    def _prepare(
-        self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Job, Any]:
-        from embedkq import codec
-        from embedkq._clients.producer import Message
-        from embedkq._formats import (
-            headers,
-            json_job,
-        )  # here, like the producer: an app that only makes a queue starts sooner
 
-        self._queue._refuse_if_incomplete()
-        timeout, key = self._own.timeout, self._own.key
-        if isinstance(func, Job):
-            func, args, kwargs, timeout, key = self._call_of(func, args, kwargs)
-        if not callable(func):
-            raise TypeError(
-                f"a job is a callable with its arguments, or a Job to put back, not {func!r}"
-            )
-        is_json = self._queue._is_json
-        encode = json_job.encode if is_json else codec.encode_call
-        payload = encode(func, args, dict(kwargs))
-        job_id, timestamp = str(uuid.uuid4()), int(time.time() * 1000)
-        record_headers = headers.headers_of(
-            job_id, timestamp, timeout, self._own.retries, self._own.backoff, is_json
-        )
-        if (signer := self._queue._signer) is not None:
-            record_headers = signer.sign(self._queue.topic, key, record_headers, payload)
-        message = Message(self._queue.topic, payload, key, record_headers, self._own.partition)
-        if message.size > self._queue.job_size:
-            raise JobTooLarge(message.size, self._queue.job_size)
-        return Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key), message
-
-    def _prepare_some(self, calls: Iterator[Any]) -> list[tuple[Job, Any]]:
-        some, size = [], 0
-        for call in islice(calls, _WINDOW):
-            some.append(self._prepare(*_split(call)))
-            size += len(some[-1][1].value)
-            if size >= _WINDOW_BYTES:
-                break
-        return some
-
-    def _call_of(
-        self, job: Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, Any, Any, Any, Any]:
-        if args or kwargs:
-            raise TypeError(
-                "a Job that is put back keeps its arguments: enqueue(job.func, ...) calls it with"
-                " others"
-            )
-        if job.func is None:
-            raise TypeError(f"Job {job.id} could not be decoded here, so it cannot be put back")
-        key = job.key if self._own.key is None and self._own.partition is None else self._own.key
-        timeout = job.timeout if self._own.timeout is self._queue.timeout else self._own.timeout
-        return job.func, tuple(job.args or ()), dict(job.kwargs or {}), timeout, key
-
-
-class BoundQueue(_Enqueues):
+class BoundQueue(_Uses):
     """A queue with its own settings for jobs; made by `Queue.using`. Immutable, any thread."""
 
     def __init__(self, queue: Queue, own: JobOptions) -> None:
@@ -200,7 +87,7 @@ class BoundQueue(_Enqueues):
 
 
 @known_options_only
-class Queue(_Enqueues):
+class Queue(_Uses):
     """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with
     the first job.
 
@@ -321,10 +208,13 @@ class Queue(_Enqueues):
         return self._job_size
 
     @overload
-    def job(self, function: F, /) -> F: ...
+    def job(self, function: Callable[P, Coro[R]], /) -> JobFunction[P, Coro[R], R]: ...
 
     @overload
-    def job(self, /, **settings: Unpack[JobSettings]) -> Callable[[F], F]: ...
+    def job(self, function: Callable[P, R], /) -> JobFunction[P, R, R]: ...
+
+    @overload
+    def job(self, /, **settings: Unpack[JobSettings]) -> JobDecorator: ...
 
     def job(self, function: Any = None, /, **settings: Any) -> Any:
         """Decorator: gives a function a method `delay(*args, **kwargs)` that enqueues it; the
@@ -357,38 +247,37 @@ class Queue(_Enqueues):
         return self._connection
 
 
-class Delay:
+class Delay(Generic[P, R_co]):
     """`function.delay(...)`: enqueues the function on the queue whose decorator it carries."""
 
     def __init__(self, queue: BoundQueue, function: Callable[..., Any]) -> None:
         self._queue = queue
         self._function = function
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Job:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
         return self._queue.enqueue(self._function, *args, **kwargs)
 
 
-def _split(call: Any) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
-    if isinstance(call, Job) or not isinstance(call, tuple):
-        return call, (), {}
-    if 1 <= len(call) <= 3 and isinstance(call[-1], Mapping if len(call) == 3 else object):
-        func, args, kwargs = (
-            (*call, (), {})[0],
-            call[1] if len(call) > 1 else (),
-            call[2] if len(call) > 2 else {},
-        )
-        if isinstance(args, (tuple, list)):
-            return func, tuple(args), kwargs
-    raise TypeError(
-        "a call to enqueue is a function, (function, args), (function, args, kwargs) or a Job, not"
-        f" {call!r}"
-    )
+class JobFunction(Protocol[P, C_co, R_co]):
+    """What `Queue.job` makes of a function, to a type checker: the function with a `delay`. A call
+    returns `C_co`, its job `R_co`: of an `async def` these differ."""
+
+    __name__: str
+    __qualname__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C_co: ...
+
+    @property
+    def delay(self) -> Delay[P, R_co]:
+        """Enqueues the function."""
+        ...
 
 
-def _log(job: Job) -> None:
-    if logger.is_enabled_for(INFO):
-        text = safe_repr(job)
-        logger.info(
-            "Enqueued: %s",
-            text if len(text) <= _LOGGED_CHARACTERS else text[: _LOGGED_CHARACTERS - 3] + "...",
-        )
+class JobDecorator(Protocol):
+    """What `Queue.job` with settings returns, to a type checker."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coro[R]], /) -> JobFunction[P, Coro[R], R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> JobFunction[P, R, R]: ...

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -49,7 +49,7 @@ worker = Worker(hosts=HOSTS, topic=TOPIC, callback=callback)
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
     """The worker joins as the app starts, or once Kafka is there, and leaves as the app ends."""
     worker.start_background(wait=False)
     try:

@@ -32,7 +32,8 @@ async def callback(
 ) -> None:
     """A task of the loop. The job counts as done when the task has ended."""
     await asyncio.sleep(0.01)  # stands for a database, or a message to a browser
-    print(f"square of {job.args[0]}: {result}")
+    (number,) = job.args or ("a job that cannot be loaded",)
+    print(f"square of {number}: {result}")
 
 
 async def main() -> None:

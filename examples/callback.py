@@ -41,7 +41,8 @@ def callback(
     status: str, job: Job, result: Any, exception: Exception | None, traceback: str | None
 ) -> None:
     """Called after each job, on the thread that has called `start()`."""
-    call = f"{job.func.__name__}({', '.join(map(repr, job.args))})"
+    name = job.func.__name__ if job.func else "a job that cannot be loaded"
+    call = f"{name}({', '.join(map(repr, job.args or ()))})"
     if status == "success":
         print(f"{call} returned {result!r}")
     elif status == "failure":

