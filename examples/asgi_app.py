@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,6 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from embedkq import Job, Queue, Worker
+from embedkq.asgi import lifespan
 
 HOSTS = os.environ.get("EMBEDKQ_HOSTS", "localhost:9092")
 TOPIC = os.environ.get("EMBEDKQ_TOPIC", "example-asgi")
@@ -48,16 +47,6 @@ async def callback(
 worker = Worker(hosts=HOSTS, topic=TOPIC, callback=callback)
 
 
-@asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
-    """The worker joins as the app starts, or once Kafka is there, and leaves as the app ends."""
-    worker.start_background(wait=False)
-    try:
-        yield
-    finally:
-        await worker.astop()
-
-
 async def enqueue(request: Request) -> PlainTextResponse:
     job = await asyncio.to_thread(queue.enqueue, square, int(request.path_params["number"]))
     return PlainTextResponse(job.id, 202)
@@ -73,7 +62,7 @@ async def show_health(request: Request) -> JSONResponse:
 
 
 app = Starlette(
-    lifespan=lifespan,
+    lifespan=lifespan(worker),  # it starts and stops with the app
     routes=[
         Route("/jobs/{number:int}", enqueue, methods=["POST"]),
         Route("/results", show_results),

@@ -24,7 +24,7 @@ MOST_FILES = 20
 SHARED_LINES = 6
 
 LAYERS = (
-    ("__main__", "flask"),
+    ("__main__", "flask", "asgi"),
     ("cli",),
     ("_configuration",),
     ("_group_offsets", "dlq"),
@@ -305,6 +305,7 @@ def test_the_childs_side_uses_nothing_of_the_hosts(module: str) -> None:
 
 
 PUBLIC = {
+    "asgi",
     "__main__",
     "codec",
     "errors",
