@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from embedkq import _options
+from embedkq._brokerless import InPlaceOfProducer, TakesJobs
 from embedkq._job_options import UNCHANGED, JobOptions
 from embedkq._options.declared import checked
 from embedkq._options.names import known_options_only
@@ -56,7 +57,7 @@ class _Enqueues:
             BrokerRefused: the broker does not allow it.
         """
         job, message = self._prepare(func, args, kwargs)
-        self._queue._producer().send(message)
+        self._queue._producer([job]).send(message)
         _log(job)
         return job
 
@@ -77,7 +78,8 @@ class _Enqueues:
         iterator = iter(calls)
         acknowledged: list[Job] = []
         while window := self._prepare_some(iterator):
-            failures = self._queue._producer().send_all([message for _, message in window])
+            producer = self._queue._producer([job for job, _ in window])
+            failures = producer.send_all([message for _, message in window])
             acknowledged += [job for index, (job, _) in enumerate(window) if index not in failures]
             if failures:
                 failed = [window[index][0] for index in sorted(failures)]
@@ -193,7 +195,7 @@ class BoundQueue(_Enqueues):
         return f"{self._queue!r}.using({own})"
 
 
-class Queue(_Enqueues):
+class Queue(_Enqueues, TakesJobs):
     """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with
     the first job.
 
@@ -212,6 +214,8 @@ class Queue(_Enqueues):
         retries, backoff: how often a job runs again after it failed, and seconds before the first
             time; None: as the worker says.
         kafka: further options of kafka-python's KafkaProducer.
+        eager: run each job at once on the calling thread, without Kafka, limits and retries;
+            `enqueue` raises what the job raises. For tests and development.
 
     Raises:
         TypeError, ValueError: an argument cannot work; the message names it.
@@ -233,6 +237,7 @@ class Queue(_Enqueues):
         retries: int | None = None,
         backoff: float | None = None,
         kafka: Mapping[str, Any] | None = None,
+        eager: bool = False,
     ) -> None:
         accepted = checked(QUEUE, locals())
         from embedkq._clients.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
@@ -250,6 +255,7 @@ class Queue(_Enqueues):
         self._signer = _options.make_signer(secret)
         self._queue = self
         self._connection = Producer(self._hosts, self._job_size, config)
+        self._set_eager(accepted["eager"])
         self._left_behind = tuple(
             ["its secret"] * (secret is not None)
             + ["its TLS or login options"] * _options.is_protected(config)
@@ -264,6 +270,7 @@ class Queue(_Enqueues):
             "job_size": None if self._job_size == _LARGEST_JOB else self._job_size,
             "retries": self._own.retries,
             "backoff": self._own.backoff,
+            "eager": self.eager or None,
             "incomplete": self._incomplete or self._left_behind,
         }
         kept = {name: value for name, value in state.items() if value not in (None, ())}
@@ -274,7 +281,7 @@ class Queue(_Enqueues):
         settings = {
             name: value
             for name, value in state.items()
-            if name in ("job_size", "retries", "backoff")
+            if name in ("job_size", "retries", "backoff", "eager")
         }
         self.__init__(self._hosts, self._topic, self._own.timeout, **settings)  # type: ignore[misc]
         self._incomplete = tuple(state.get("incomplete", ()))
@@ -349,8 +356,11 @@ class Queue(_Enqueues):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _producer(self) -> Any:
-        return self._connection
+    def _producer(self, jobs: Sequence[Job]) -> Any:
+        if (taker := self._taker()) is None:
+            return self._connection
+        self._connection.check_open()
+        return InPlaceOfProducer(taker, jobs)
 
 
 class Delay:

@@ -31,7 +31,7 @@ LAYERS = (
     ("worker.control_thread",),
     ("worker.owner_thread", "worker.consumer_thread", "worker.dead_letter_thread", "worker.pool"),
     ("worker.between_threads",),
-    ("_importing",),
+    ("_importing", "_brokerless"),
     ("_options", "_job_options"),
     ("_child", "_clients", "broker"),
     ("_formats", "_ipc", "codec"),

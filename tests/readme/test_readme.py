@@ -73,6 +73,8 @@ RUN_OTHERWISE = (
     "busy_app.py",
     "gunicorn.conf.py",
     "shop.py",
+    "signup.py",
+    "test_eager.py",
 )
 QUOTED = (
     "callbacks have waited for",
@@ -312,6 +314,12 @@ def test_gunicorn_is_called_as_told(app: str) -> None:
     )
     parsed = Config().parser().parse_args(shlex.split(command)[1:])
     assert parsed.args == [app] and parsed.workers == 2  # the shell takes the quotes away
+
+
+def test_the_tests_of_an_app_pass(programs: Programs) -> None:
+    names = [name for name in SNIPPETS if name.startswith("test_")]
+    done = programs.run(sys.executable, "-m", "pytest", "-q", "--no-header", *names)
+    assert re.search(r"^\d+ passed", done.splitlines()[-1]), done
 
 
 # The commands.
