@@ -106,6 +106,12 @@ class EmbedKQ:
         """The current app's worker."""
         return _state().worker
 
+    def worker_options(self, app: flask.Flask) -> dict[str, Any]:
+        """The options of the app's worker beside hosts and topic, for a test's fixture
+        `kq_worker_options`: that worker then runs jobs and callbacks as the app's own."""
+        options = _state(app).worker_options
+        return {name: options[name] for name in options if name not in ("hosts", "topic")}
+
     def enqueue(self, func: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """`Queue.enqueue` on the current app's queue."""
         return self.queue.enqueue(func, *args, **kwargs)
@@ -146,7 +152,8 @@ class _AppState:
         set_up = (own["app"], _initializer_of(options.pop("initializer", None)))
         if any(set_up):
             options |= {"initializer": set_up_child, "initargs": set_up}
-        self.worker = Worker(**options, callback=self._call)
+        self.worker_options = {**options, "callback": self._call}
+        self.worker = Worker(**self.worker_options)
 
     def start_once(self) -> None:
         if self._started_in == os.getpid() or process.in_child() or self._is_eager:

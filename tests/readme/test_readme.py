@@ -62,6 +62,7 @@ RUN_TO_THEIR_END = (
     "logs.py",
     "signed.py",
     "own_broker.py",
+    "without_pytest.py",
 )
 RUN_OTHERWISE = (
     "my_module.py",
@@ -74,7 +75,12 @@ RUN_OTHERWISE = (
     "gunicorn.conf.py",
     "shop.py",
     "signup.py",
+    "photos.py",
+    "test_enqueued.py",
     "test_eager.py",
+    "test_worker.py",
+    "test_options.py",
+    "test_photos.py",
 )
 QUOTED = (
     "callbacks have waited for",
@@ -181,7 +187,7 @@ def test_every_file_and_test_that_is_named_exists() -> None:
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)+|[a-z_]+\.(py|mod)", name) and name not in SNIPPETS
     ]
     named += re.findall(r"\btests/\S+", " ".join(COMMANDS))
-    made = {"build/docs", "build/mutants", "health/jobs"}
+    made = {"build/docs", "build/mutants", "health/jobs", "conftest.py"}
     for name in sorted(set(named) - made):
         places = [
             ROOT / name,
@@ -422,6 +428,7 @@ def test_every_exception_and_state_that_is_named_exists() -> None:
         "FailedJobRegistry",
         "JobRun",
         "EmbeddedBroker",
+        "RunningWorker",
         "ControlLoop",
     }
     for name in {
