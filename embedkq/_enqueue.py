@@ -66,7 +66,7 @@ class _Target(Protocol):
     @property
     def job_size(self) -> int: ...
 
-    def _producer(self) -> Any: ...
+    def _producer(self, jobs: Sequence[Job]) -> Any: ...
 
     def _refuse_if_incomplete(self) -> None: ...
 
@@ -121,7 +121,7 @@ class Enqueues(EnqueuesOne):
         self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Job:
         job, message = self._prepare(func, args, kwargs)
-        self._queue._producer().send(message)
+        self._queue._producer([job]).send(message)
         _log(job)
         return job
 
@@ -195,7 +195,8 @@ class Enqueues(EnqueuesOne):
         iterator = iter(calls)
         acknowledged: list[Job] = []
         while window := self._prepare_some(iterator):
-            failures = self._queue._producer().send_all([message for _, message in window])
+            producer = self._queue._producer([job for job, _ in window])
+            failures = producer.send_all([message for _, message in window])
             acknowledged += [job for index, (job, _) in enumerate(window) if index not in failures]
             if failures:
                 failed = [window[index][0] for index in sorted(failures)]

@@ -29,6 +29,7 @@ import click
 import flask
 
 from embedkq import Queue, Worker, _configuration
+from embedkq._brokerless import surround
 from embedkq._child import process, runner
 from embedkq._enqueue import EnqueuesOne
 from embedkq._importing import function_named
@@ -58,6 +59,8 @@ class EmbedKQ(EnqueuesOne):
     - EMBEDKQ_KAFKA: dict of further options of kafka-python; its producer and its consumer each get
       those that they know.
     - EMBEDKQ_WORKER: False for an app that only enqueues. Default True.
+    - EMBEDKQ_EAGER: True runs each job, and the callback after it, at once in the request, without
+      Kafka and worker. For tests and development.
     - EMBEDKQ_APP: where a child process finds the app, as `flask --app` takes it ("shop",
       "shop:create_app"): jobs then run inside its context. Without it they run without one.
     - EMBEDKQ_INITIALIZER: function to call in each child process before its first job, itself or as
@@ -104,6 +107,12 @@ class EmbedKQ(EnqueuesOne):
         """The current app's worker."""
         return _state().worker
 
+    def worker_options(self, app: flask.Flask) -> dict[str, Any]:
+        """The options of the app's worker beside hosts and topic, for a test's fixture
+        `kq_worker_options`: that worker then runs jobs and callbacks as the app's own."""
+        options = _state(app).worker_options
+        return {name: options[name] for name in options if name not in ("hosts", "topic")}
+
     def _enqueue(
         self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Job:
@@ -134,17 +143,22 @@ class _AppState:
         self._started_in: int | None = None
         self._starting = threading.Lock()
         own = _configuration.extension_options(app.config)
-        self.runs_worker = bool(own["worker"])
         self.health_url = own["health_url"]
-        self.queue = Queue(**_configuration.queue_options(app.config))
+        of_queue = _configuration.queue_options(app.config)
+        self.queue = Queue(**of_queue)
+        self._is_eager = bool(of_queue.get("eager"))
+        self.runs_worker = bool(own["worker"]) and not self._is_eager
+        if self._is_eager:
+            surround(self.queue, self._call, app.app_context if own["app"] else None)
         options = _configuration.worker_options(app.config)
         set_up = (own["app"], _initializer_of(options.pop("initializer", None)))
         if any(set_up):
             options |= {"initializer": set_up_child, "initargs": set_up}
-        self.worker = Worker(**options, callback=self._call)
+        self.worker_options = {**options, "callback": self._call}
+        self.worker = Worker(**self.worker_options)
 
     def start_once(self) -> None:
-        if self._started_in == os.getpid() or process.in_child():
+        if self._started_in == os.getpid() or process.in_child() or self._is_eager:
             return
         with self._starting:
             if self._started_in != os.getpid():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from embedkq import _options
+from embedkq._brokerless import InPlaceOfProducer, TakesJobs
 from embedkq._enqueue import Coro, Enqueues, P, R
 from embedkq._job_options import UNCHANGED, JobOptions
 from embedkq._options.declared import checked
@@ -87,7 +88,7 @@ class BoundQueue(_Uses):
 
 
 @known_options_only
-class Queue(_Uses):
+class Queue(_Uses, TakesJobs):
     """Puts function calls on a Kafka topic. Any thread, and any process after a fork; connects with
     the first job.
 
@@ -108,6 +109,8 @@ class Queue(_Uses):
         serializer: how calls are written: "pickle", or "json" for functions of modules and
             arguments that JSON has. Workers run JSON jobs only with `allow`.
         kafka: further options of kafka-python's KafkaProducer.
+        eager: run each job at once on the calling thread, without Kafka, limits and retries;
+            `enqueue` raises what the job raises. For tests and development.
 
     Raises:
         TypeError, ValueError: an argument cannot work; the message names it.
@@ -132,6 +135,7 @@ class Queue(_Uses):
         backoff: float | None = None,
         serializer: str = "pickle",
         kafka: Mapping[str, Any] | None = None,
+        eager: bool = False,
     ) -> None:
         accepted = checked(QUEUE, locals())
         from embedkq._clients.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Producer
@@ -150,6 +154,7 @@ class Queue(_Uses):
         self._signer = _options.make_signer(secret)
         self._queue = self
         self._connection = Producer(self._hosts, self._job_size, config)
+        self._set_eager(accepted["eager"])
         self._left_behind = tuple(
             ["its secret"] * (secret is not None)
             + ["its TLS or login options"] * _options.is_protected(config)
@@ -164,6 +169,7 @@ class Queue(_Uses):
             "retries": self._own.retries,
             "backoff": self._own.backoff,
             "serializer": "json" if self._is_json else None,
+            "eager": self.eager or None,
             "incomplete": self._incomplete or self._left_behind,
         }
         kept = {name: value for name, value in state.items() if value not in (None, ())}
@@ -174,7 +180,7 @@ class Queue(_Uses):
         settings = {
             name: value
             for name, value in state.items()
-            if name in ("job_size", "retries", "backoff", "serializer")
+            if name in ("job_size", "retries", "backoff", "serializer", "eager")
         }
         self.__init__(self._hosts, self._topic, self._own.timeout, **settings)  # type: ignore[misc]
         self._incomplete = tuple(state.get("incomplete", ()))
@@ -243,8 +249,11 @@ class Queue(_Uses):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _producer(self) -> Any:
-        return self._connection
+    def _producer(self, jobs: Sequence[Job]) -> Any:
+        if (taker := self._taker()) is None:
+            return self._connection
+        self._connection.check_open()
+        return InPlaceOfProducer(taker, jobs)
 
 
 class Delay(Generic[P, R_co]):

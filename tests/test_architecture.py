@@ -24,15 +24,15 @@ MOST_FILES = 20
 SHARED_LINES = 6
 
 LAYERS = (
-    ("__main__", "flask", "asgi"),
-    ("cli",),
+    ("__main__", "flask", "asgi", "pytest_plugin"),
+    ("cli", "testing"),
     ("_configuration",),
     ("_group_offsets", "dlq"),
     ("queue", "worker"),
     ("worker.control_thread",),
     ("worker.owner_thread", "worker.consumer_thread", "worker.dead_letter_thread", "worker.pool"),
     ("worker.between_threads",),
-    ("_enqueue", "_importing"),
+    ("_enqueue", "_importing", "_brokerless"),
     ("_options", "_job_options"),
     ("_child", "_clients", "broker"),
     ("_formats", "_ipc", "codec"),
@@ -53,6 +53,7 @@ HOMES = {
     "embedkq_broker": {"broker.finder"},
     "flask": {"flask"},
     "typing_extensions": {"queue", "job"},
+    "pytest": {"pytest_plugin"},
 }
 """Foreign packages, and the modules or folders that may import them. `__main__` only looks whether
 the extra is installed; `queue` names typing_extensions for type checkers, which know it without an
@@ -311,7 +312,9 @@ PUBLIC = {
     "errors",
     "flask",
     "job",
+    "pytest_plugin",
     "queue",
+    "testing",
     "version",
     "broker",
     "cli",

@@ -173,6 +173,20 @@ class Inspector:
             each["error_code"] == kafka_errors.TopicAuthorizationFailedError.errno for each in found
         )
 
+    def count_records(self, topic: str) -> int:
+        """How many offsets the topic's partitions have given out; 0 if there is no such topic.
+        Raises as `describe`."""
+        with explaining(Asked(self.hosts, "DESCRIBE", topic)):
+            asked = [place for place, (led, _) in self._partitions(topic).items() if led]
+            found = self._admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
+        return sum(found[place].offset for place in asked)
+
+    def count_done(self, topic: str, group: str) -> int:
+        """How many of these offsets the group is done with, or has never seen. Raises as
+        `describe`."""
+        rows = self.describe(topic, group).partitions
+        return sum((row.last or 0) - (row.lag or 0) for row in rows)
+
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic with the cluster's default replication. Raises as `describe`."""
         with explaining(Asked(self.hosts, "CREATE", topic)):

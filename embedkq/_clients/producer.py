@@ -188,6 +188,15 @@ class Producer:
         if isinstance(error, kafka_errors.KafkaTimeoutError) or kafka.is_spent():
             self._retire(kafka)
 
+    def check_open(self) -> None:
+        """Refuse to send after `close`.
+
+        Raises:
+            Closed
+        """
+        if self._closed:
+            raise Closed("this queue is closed: create another one")
+
     def close(self, seconds: float = SEND_SECONDS) -> None:
         """Send waiting messages for up to `seconds`, and close. Can be called twice. Any thread."""
         with self._lock:
@@ -211,8 +220,7 @@ class Producer:
         ):  # another thread is connecting
             raise self._no_connection()
         try:
-            if self._closed:
-                raise Closed("this queue is closed: create another one")
+            self.check_open()
             if self._kafka is None:
                 self._kafka = self._connect(deadline)
                 self._pid = os.getpid()

@@ -310,6 +310,17 @@ def make_signer(secret: Secret | Sequence[Secret] | None) -> Signer | None:
     return Signer(secret)
 
 
+def check_flag(flag: bool, name: str) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, not {flag!r}")
+    return flag
+
+
 def check_text(text: str, name: str) -> str:
     """A string.
 

@@ -307,6 +307,15 @@ OPTIONS: tuple[Option, ...] = (
         is_secret=True,
     ),
     Option(
+        "eager",
+        (QUEUE,),
+        "bool",
+        False,
+        "Run each job at once in the process that enqueues it, without Kafka",
+        check=checks.check_flag,
+        command_line=_NO_COMMAND,
+    ),
+    Option(
         "burst",
         (START,),
         "bool",

@@ -64,6 +64,7 @@ RUN_TO_THEIR_END = (
     "own_broker.py",
     "json_queue.py",
     "typed.py",
+    "without_pytest.py",
 )
 RUN_OTHERWISE = (
     "my_module.py",
@@ -75,6 +76,13 @@ RUN_OTHERWISE = (
     "busy_app.py",
     "gunicorn.conf.py",
     "shop.py",
+    "signup.py",
+    "photos.py",
+    "test_enqueued.py",
+    "test_eager.py",
+    "test_worker.py",
+    "test_options.py",
+    "test_photos.py",
 )
 QUOTED = (
     "callbacks have waited for",
@@ -181,7 +189,7 @@ def test_every_file_and_test_that_is_named_exists() -> None:
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)+|[a-z_]+\.(py|mod)", name) and name not in SNIPPETS
     ]
     named += re.findall(r"\btests/\S+", " ".join(COMMANDS))
-    made = {"build/docs", "build/mutants", "health/jobs"}
+    made = {"build/docs", "build/mutants", "health/jobs", "conftest.py"}
     for name in sorted(set(named) - made):
         places = [
             ROOT / name,
@@ -316,6 +324,12 @@ def test_gunicorn_is_called_as_told(app: str) -> None:
     assert parsed.args == [app] and parsed.workers == 2  # the shell takes the quotes away
 
 
+def test_the_tests_of_an_app_pass(programs: Programs) -> None:
+    names = [name for name in SNIPPETS if name.startswith("test_")]
+    done = programs.run(sys.executable, "-m", "pytest", "-q", "--no-header", *names)
+    assert re.search(r"^\d+ passed", done.splitlines()[-1]), done
+
+
 # The commands.
 
 
@@ -416,6 +430,7 @@ def test_every_exception_and_state_that_is_named_exists() -> None:
         "FailedJobRegistry",
         "JobRun",
         "EmbeddedBroker",
+        "RunningWorker",
         "ControlLoop",
     }
     for name in {

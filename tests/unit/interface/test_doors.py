@@ -401,6 +401,7 @@ IN_FLASK: dict[str, Any] = {
     "kafka": {"request_timeout_ms": 7_000},
     "initializer": os.getpid,
     "worker": False,
+    "eager": False,
     "app": "shop:create_app",
     "health_url": "/health",
 }
