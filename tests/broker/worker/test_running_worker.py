@@ -106,3 +106,19 @@ def test_a_worker_that_has_ended_is_not_waited_for(hosts: str, topic: str) -> No
 def test_without_a_broker_the_start_raises() -> None:
     with pytest.raises(BrokerUnavailable):
         RunningWorker(hosts="127.0.0.1:1").start()
+
+
+def test_drain_waits_for_callbacks_that_are_slow(hosts: str, topic: str) -> None:
+    received = []
+
+    def callback(*ended: Any) -> None:
+        time.sleep(0.3)
+        received.append(ended[2])
+
+    with (
+        Queue(hosts=hosts, topic=topic) as queue,
+        RunningWorker(callback, hosts=hosts, topic=topic) as worker,
+    ):
+        queue.enqueue_many([(pow, (2, 2)), (pow, (3, 2))])
+        assert [ended.result for ended in worker.drain()] == received
+        assert sorted(received) == [4, 9]
