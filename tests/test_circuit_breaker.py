@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import workerjobs
+from partitions import P0, P1
 from support import Recorder, Sender, committed, fire_until, lag, send_many, wait_until
 from test_deadletters import letters_in
 
@@ -49,7 +50,7 @@ class Polled:
 
 
 def runs_of(count: int, refusal: Exception | None = None) -> list[JobRun]:
-    runs = [JobRun(0, 1, Polled(offset)) for offset in range(count)]
+    runs = [JobRun(P0, 1, Polled(offset)) for offset in range(count)]
     for run in runs:
         run.refusal = refusal
     return runs
@@ -147,7 +148,7 @@ def test_records_with_an_unknown_secret_are_held_from_the_tenth_on_until_one_is_
         and runs[-1].record.value is None
         and runs[-1].offset == runs[-1].record.offset == MOST_IN_A_ROW + 1
     )
-    assert breaker.drop({1}) == [] and breaker.verified() == runs[-3:] and not breaker.reasons
+    assert breaker.drop({P1}) == [] and breaker.verified() == runs[-3:] and not breaker.reasons
     assert not any(breaker.holds_refused(run) for run in runs)
 
 
@@ -169,7 +170,7 @@ def test_what_is_held_unverified_is_bounded_and_goes_with_its_partition() -> Non
     for run in runs[:-1]:
         assert not breaker.full
         breaker.holds_refused(run)
-    assert breaker.full and len(breaker.drop({0})) == MOST_REFUSED and not breaker.full
+    assert breaker.full and len(breaker.drop({P0})) == MOST_REFUSED and not breaker.full
 
 
 # In a worker.

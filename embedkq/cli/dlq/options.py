@@ -22,7 +22,7 @@ from embedkq.cli.common import (
 from embedkq.cli.dlq import render
 
 if TYPE_CHECKING:
-    from embedkq.dlq import DeadLetters, Selection
+    from embedkq.dlq import DeadLetters, Place, Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,7 +89,7 @@ def make_selection(
     return Selection(tuple(reasons), origin, function, group)
 
 
-def find_places(dead_letters: DeadLetters, names: Sequence[str]) -> list[tuple[int, int]]:
+def find_places(dead_letters: DeadLetters, names: Sequence[str]) -> list[Place]:
     """Find the letters with these names, with a progress bar. Raises as `DeadLetters.find`."""
     with render.progress_bar() as progress:
         bar = progress.add_task("Searching", total=None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from embedkq._formats import allowlist, kq_record, signing
 from embedkq._formats.headers import Envelope, has_ours, read_headers, read_value, target_group
 from embedkq._formats.signing import Signer
+from embedkq._partition import Partition
 from embedkq.errors import DecodeError, OtherGroup, RecordRefused
 from embedkq.worker.between_threads.kq_run import KQJobRun
 from embedkq.worker.between_threads.messages import JobRun, Record
@@ -21,7 +22,6 @@ class RecordValidator:
     secret.
 
     Args:
-        topic: the records' topic.
         timeout: time limit of every job in seconds; None for the job's own limit.
         signer: checks signatures; None accepts every record, signed or not.
         max_age: seconds after which a job is refused; None for never.
@@ -31,21 +31,19 @@ class RecordValidator:
 
     def __init__(
         self,
-        topic: str,
         timeout: float | None = None,
         signer: Signer | None = None,
         max_age: float | None = None,
         allow: Sequence[str] | None = None,
         group: str = "",
     ) -> None:
-        self._topic = topic
         self._group = group
         self._timeout = timeout
         self._signer = signer
         self._max_age = max_age
         self._allow = allow
 
-    def validate(self, partition: int, epoch: int, record: Record) -> JobRun:
+    def validate(self, partition: Partition, epoch: int, record: Record) -> JobRun:
         """The record as a `JobRun`. Its `refusal` says why it is not a job, or may not run here."""
         run = JobRun(partition, epoch, record)
         if record.flaw is not None:
@@ -55,7 +53,7 @@ class RecordValidator:
             if len(record.headers) > 1:
                 self._check_group(record)
             try:
-                envelope = self._check(record)
+                envelope = self._check(partition.topic, record)
             except DecodeError as reason:
                 envelope = self._check_from_kq(record, reason)
                 run = KQJobRun(partition, epoch, record, has_own_limit=self._timeout is None)
@@ -73,7 +71,7 @@ class RecordValidator:
         if group is not None and group != self._group:
             raise OtherGroup(f"it was retried for group {group!r} only")
 
-    def _check(self, record: Record) -> Envelope:
+    def _check(self, topic: str, record: Record) -> Envelope:
         """Check and read the headers.
 
         Raises:
@@ -84,7 +82,7 @@ class RecordValidator:
             envelope = read_headers(record.headers)
         else:
             envelope = read_value(
-                self._signer.check(self._topic, record.key, record.headers, record.value)
+                self._signer.check(topic, record.key, record.headers, record.value)
             )
         if self._max_age is not None:
             signing.check_age(envelope.timestamp, self._max_age)
