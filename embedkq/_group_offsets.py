@@ -16,6 +16,7 @@ from embedkq._clients.reader import TopicReader
 from embedkq._formats import offset_map
 from embedkq._formats.offset_map import OffsetRanges
 from embedkq._formats.partition_progress import Committed, Log, make_commit
+from embedkq._partition import Partition
 from embedkq.errors import EmbedkqError
 
 _MOST_NAMED = 5
@@ -25,14 +26,14 @@ class Move(NamedTuple):
     """A change of one partition's committed offset.
 
     Attributes:
-        partition: its number.
+        partition: which.
         committed: the present offset; None if the group has not committed one.
         target: the new offset.
         records: number of records that run again (rewind) or are skipped (purge). Gaps left by
             compaction count too.
     """
 
-    partition: int
+    partition: Partition
     committed: int | None
     target: int
     records: int
@@ -45,7 +46,7 @@ class GroupOffsets:
         hosts: Kafka brokers, "host:port" or several separated by commas.
         topic: the topic.
         group: the consumer group.
-        partitions: numbers of the partitions to move; empty for all.
+        numbers: of the partitions to move; empty for all.
         options: further options of kafka-python's KafkaConsumer.
 
     Raises:
@@ -59,15 +60,15 @@ class GroupOffsets:
         hosts: str,
         topic: str,
         group: str,
-        partitions: Sequence[int],
+        numbers: Sequence[int],
         options: Mapping[str, Any],
     ) -> None:
         self.topic = topic
         self.group = group
         self._client = TopicReader(hosts, group, options)
         try:
-            self._logs = self._choose(self._client.logs(topic), hosts, partitions)
-            self._progress = self._client.progress(topic, self._logs)
+            self._logs = self._choose(self._client.logs(topic), hosts, numbers)
+            self._progress = self._client.progress(self._logs)
             self._refuse_members(hosts, options)
         except BaseException:
             self._client.close()
@@ -90,13 +91,13 @@ class GroupOffsets:
         targets = self._targets(offset, time)
         to_start = offset is None and time is None
         moves = []
-        for number, (first, last, _) in self._logs.items():
-            target = min(max(first, first if to_start else targets.get(number, last)), last)
-            committed, done = self._progress_in(number)
+        for partition, (first, last, _) in self._logs.items():
+            target = min(max(first, first if to_start else targets.get(partition, last)), last)
+            committed, done = self._progress_in(partition)
             if committed is not None and target < committed:
                 # Records done above the committed offset are known only from the commit's metadata,
                 # which the move discards.
-                moves.append(Move(number, committed, target, committed - target + _count(done)))
+                moves.append(Move(partition, committed, target, committed - target + _count(done)))
         return moves
 
     def purge(self, *, before: int | None = None) -> list[Move]:
@@ -106,14 +107,16 @@ class GroupOffsets:
         """
         targets = self._targets(None, before) if before is not None else {}
         moves = []
-        for number, (first, last, _) in self._logs.items():
-            target = min(targets.get(number, last), last)
-            committed, done = self._progress_in(number)
+        for partition, (first, last, _) in self._logs.items():
+            target = min(targets.get(partition, last), last)
+            committed, done = self._progress_in(partition)
             start = max(first, committed or 0)
             waiting = target - start - _count(done, target)
             if target > start and waiting > 0:
                 moves.append(
-                    Move(number, committed, offset_map.merge(start, done, target, ())[0], waiting)
+                    Move(
+                        partition, committed, offset_map.merge(start, done, target, ())[0], waiting
+                    )
                 )
         return moves
 
@@ -123,9 +126,7 @@ class GroupOffsets:
         Raises:
             EmbedkqError: the group has members now.
         """
-        self._client.commit(
-            self.topic, {move.partition: self._commit_after(move) for move in moves}
-        )
+        self._client.commit({move.partition: self._commit_after(move) for move in moves})
 
     def _commit_after(self, move: Move) -> Committed:
         """The commit for a move. A purge keeps the map of records done above the new offset; a
@@ -139,32 +140,33 @@ class GroupOffsets:
         )
         return make_commit(start, above, self._logs[move.partition].topic)[0]
 
-    def _progress_in(self, partition: int) -> tuple[int | None, OffsetRanges]:
+    def _progress_in(self, partition: Partition) -> tuple[int | None, OffsetRanges]:
         progress = self._progress.get(partition)
         return (None, ()) if progress is None else (progress.offset, progress.done)
 
-    def _targets(self, offset: int | None, time: int | None) -> Mapping[int, int]:
+    def _targets(self, offset: int | None, time: int | None) -> Mapping[Partition, int]:
         if offset is not None:
             return dict.fromkeys(self._logs, offset)
         if time is not None:
-            return self._client.offsets_at(self.topic, self._logs, time)
+            return self._client.offsets_at(self._logs, time)
         return {}
 
     def _choose(
-        self, logs: Mapping[int, Log], hosts: str, partitions: Sequence[int]
-    ) -> dict[int, Log]:
+        self, logs: Mapping[Partition, Log], hosts: str, numbers: Sequence[int]
+    ) -> dict[Partition, Log]:
         if not logs:
             raise no_topic(Asked(hosts, "DESCRIBE", self.topic))
-        for number in partitions:
-            if number not in logs:
+        chosen = [Partition(self.topic, number) for number in numbers]
+        for partition in chosen:
+            if partition not in logs:
                 raise EmbedkqError(
-                    f"topic {self.topic!r} has no partition {number}: its partitions are 0 to"
-                    f" {max(logs)}"
+                    f"topic {self.topic!r} has no partition {partition.number}: its partitions are"
+                    f" 0 to {max(logs).number}"
                 )
         return {
-            number: found
-            for number, found in logs.items()
-            if number in partitions or not partitions
+            partition: found
+            for partition, found in logs.items()
+            if partition in chosen or not chosen
         }
 
     def _refuse_members(self, hosts: str, options: Mapping[str, Any]) -> None:

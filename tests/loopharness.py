@@ -7,6 +7,9 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from partitions import TOPIC, numbered
+
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import Assigned, Batch, Finished, JobRun
 from embedkq.worker.between_threads.shared_state import SharedState
@@ -92,7 +95,7 @@ class Letters:
     def written(self, runs: list[JobRun]) -> None:
         self.waiting = [run for run in self.waiting if run not in runs]
 
-    def held_up(self, now: float) -> set[int]:
+    def held_up(self, now: float) -> set[Partition]:
         return set()
 
     def close(self, stop: Any) -> None:
@@ -117,29 +120,30 @@ class Host:
         self.shared = SharedState()
         self.pool = Pool(room)
         self.retries = Retries(retries=1, backoff=backoff)
-        log = JobLog("topic")
+        log = JobLog()
         self.loop = ControlLoop(
             self.shared,
-            topic="topic",
             completer=Completer(log, self.retries, callbacks, letters),  # type: ignore[arg-type]
             retries=self.retries,
             log=log,
-            breaker=CircuitBreaker("topic", verifies),
+            breaker=CircuitBreaker(TOPIC, verifies),
             make_pool=lambda selector: self.pool,  # type: ignore[arg-type, return-value]
             make_crash_guard=lambda shared, ledger, is_idle: CrashGuard(
                 shared, ledger, 2, max_crashes, is_idle
             ),
             max_jobs=max_jobs,
         )
-        for partition in range(partitions):
-            self.shared.inbox.put(Assigned(partition, 1, 0, ""))
+        for number in range(partitions):
+            self.shared.inbox.put(Assigned(numbered(number), 1, 0, ""))
         self.turn()
 
     def turn(self) -> bool:
         self.shared.inbox.wake()  # so that it does not wait
         return self.loop.turn()
 
-    def poll(self, partition: int, records: int, first: int = 0, key: bytes | None = None) -> None:
+    def poll(
+        self, partition: Partition, records: int, first: int = 0, key: bytes | None = None
+    ) -> None:
         runs = [JobRun(partition, 1, Polled(first + number, key)) for number in range(records)]
         self.pass_on(runs, first + records)
 

@@ -38,7 +38,7 @@ LAYERS = (
     ("_formats", "_ipc", "codec"),
     ("_by_value", "_safe_logging"),
     ("_printable", "errors"),
-    ("job", "version"),
+    ("_partition", "job", "version"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own
 room."""

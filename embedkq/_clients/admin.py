@@ -11,16 +11,17 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from embedkq._clients import broker_errors
 from embedkq._clients.broker_errors import Asked, explaining
 from embedkq._clients.cluster_info import GroupInfo, Info, MemberInfo, PartitionInfo
+from embedkq._clients.partitions import commits_of, places_of
 from embedkq._clients.private import Admin
 from embedkq._formats.commit_metadata import TopicMark
 from embedkq._formats.partition_progress import Committed, Log, count_lag, read_progress
+from embedkq._partition import Partition
 from embedkq.errors import EmbedkqError
 
 CONNECT_SECONDS = 5.0
@@ -131,18 +132,19 @@ class Inspector:
             groups = self._groups(group)
             committed = self._committed([found.name for found in groups])
             partitions = self._partitions(topic)
-            logs = self._logs({place: mark for place, (led, mark) in partitions.items() if led})
+            marks = {partition: mark for partition, (led, mark) in partitions.items() if led}
+            logs = self._logs(marks)
         topics_of = {found.name: _topics_of(found, committed[found.name]) for found in groups}
-        topics = {place.topic for place in partitions}
+        topics = {partition.topic for partition in partitions}
         if group and topic:  # requested together, even if the group never read the topic
             topics_of[group].add(topic)
         elif group:
             topics &= topics_of[group]
         rows: list[PartitionInfo] = []
-        for place in partitions:
-            if place.topic in topics:
-                concerned = [found for found in groups if place.topic in topics_of[found.name]]
-                rows += _rows_of(place, logs.get(place), concerned, committed)
+        for partition in partitions:
+            if partition.topic in topics:
+                concerned = [found for found in groups if partition.topic in topics_of[found.name]]
+                rows += _rows_of(partition, logs.get(partition), concerned, committed)
         rows.sort(key=lambda row: (row.topic, row.group or "", row.partition))
         shown = [found for found in groups if group or topics & topics_of[found.name]]
         return Info(self.hosts, tuple(rows), tuple(shown))
@@ -197,12 +199,12 @@ class Inspector:
         with explaining(Asked(self.hosts, "DELETE", topic)):
             self._admin.delete_topics([topic])
 
-    def _partitions(self, topic: str | None) -> dict[TopicPartition, tuple[bool, TopicMark]]:
+    def _partitions(self, topic: str | None) -> dict[Partition, tuple[bool, TopicMark]]:
         """All partitions, each with whether it has a leader, and with its topic's mark."""
         # Request all topics, even for a single one, because some brokers create a topic that is
         # requested by name.
         return {
-            TopicPartition(found["name"], partition["partition_index"]): (
+            Partition(found["name"], partition["partition_index"]): (
                 partition["leader_id"] >= 0,
                 _mark_of(found),
             )
@@ -211,14 +213,15 @@ class Inspector:
             for partition in found["partitions"]
         }
 
-    def _logs(self, marks: Mapping[TopicPartition, TopicMark]) -> dict[TopicPartition, Log]:
+    def _logs(self, marks: Mapping[Partition, TopicMark]) -> dict[Partition, Log]:
         if not marks:
             return {}
-        first = self._admin.list_partition_offsets(dict.fromkeys(marks, OffsetSpec.EARLIEST))
-        last = self._admin.list_partition_offsets(dict.fromkeys(marks, OffsetSpec.LATEST))
+        places = places_of(marks)
+        first = self._admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST))
+        last = self._admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
         return {
-            place: Log(first[place].offset, last[place].offset, mark)
-            for place, mark in marks.items()
+            partition: Log(first[place].offset, last[place].offset, mark)
+            for place, (partition, mark) in zip(places, marks.items(), strict=True)
         }
 
     def _groups(self, group: str | None) -> list[GroupInfo]:
@@ -239,38 +242,30 @@ class Inspector:
             for name in names
         ]
 
-    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[TopicPartition, Committed]]:
+    def _committed(self, groups: list[str]) -> Mapping[str, Mapping[Partition, Committed]]:
         if not groups:
             return {}
         answer = self._admin.list_group_offsets(dict.fromkeys(groups))
-        return {
-            group: {
-                partition: Committed(found.offset, found.metadata or "")
-                for partition, found in answer.get(group, {}).items()
-                if found.offset >= 0
-            }
-            for group in groups
-        }
+        return {group: commits_of(answer.get(group, {})) for group in groups}
 
 
 def _rows_of(
-    place: TopicPartition,
+    partition: Partition,
     log: Log | None,
     groups: list[GroupInfo],
-    committed: Mapping[str, Mapping[TopicPartition, Committed]],
+    committed: Mapping[str, Mapping[Partition, Committed]],
 ) -> list[PartitionInfo]:
     first, last = (None, None) if log is None else (log.first, log.end)
     if not groups:
-        return [PartitionInfo(place.topic, place.partition, first, last)]
+        return [PartitionInfo(*partition, first, last)]
     rows = []
     for group in groups:
-        found = committed[group.name].get(place)
+        found = committed[group.name].get(partition)
         owner = next(
-            (member.id for member in group.members if tuple(place) in member.partitions), None
+            (member.id for member in group.members if partition in member.partitions), None
         )
         row = PartitionInfo(
-            place.topic,
-            place.partition,
+            *partition,
             first,
             last,
             group.name,
@@ -301,18 +296,18 @@ def _members_of(described: Mapping[str, Any]) -> tuple[MemberInfo, ...]:
     )
 
 
-def _owned_by(member: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+def _owned_by(member: Mapping[str, Any]) -> tuple[Partition, ...]:
     assignment = member["member_assignment"]
     if not isinstance(assignment, Mapping):  # no assignment yet: the group is rebalancing
         return ()
     owned = (
-        (topic["topic"], number)
+        Partition(topic["topic"], number)
         for topic in assignment["assigned_partitions"]
         for number in topic["partitions"]
     )
     return tuple(sorted(owned))
 
 
-def _topics_of(group: GroupInfo, committed: Mapping[TopicPartition, Committed]) -> set[str]:
-    owned = {topic for member in group.members for topic, _ in member.partitions}
+def _topics_of(group: GroupInfo, committed: Mapping[Partition, Committed]) -> set[str]:
+    owned = {partition.topic for member in group.members for partition in member.partitions}
     return owned | {partition.topic for partition in committed}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from embedkq._partition import Partition
+
 
 @dataclass(frozen=True)
 class PartitionInfo:
@@ -42,14 +44,14 @@ class MemberInfo:
         id: member id, assigned by the broker.
         client: the worker's client id.
         host: the worker's address.
-        partitions: topic and number of each partition that it owns. The embedded development broker
-            does not report them.
+        partitions: the partitions that it owns. The embedded development broker does not report
+            them.
     """
 
     id: str
     client: str
     host: str
-    partitions: tuple[tuple[str, int], ...]
+    partitions: tuple[Partition, ...]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from kafka import TopicPartition
@@ -14,11 +14,23 @@ from kafka import errors as kafka_errors
 from embedkq._clients import broker_errors
 from embedkq._clients.consumer_options import SESSION_MILLISECONDS
 from embedkq._clients.fork_safe_selector import ForkSafeSockets
-from embedkq._clients.private import Consumer, CooperativeStickyAssignor
+from embedkq._clients.partitions import (
+    commits_of,
+    partition_of,
+    partitions_of,
+    place_of,
+    places_of,
+)
+from embedkq._clients.private import (
+    AsyncConsumerRebalanceListener,
+    Consumer,
+    CooperativeStickyAssignor,
+)
 from embedkq._clients.probe import LATE_SECONDS
 from embedkq._formats.commit_metadata import TopicMark
 from embedkq._formats.partition_progress import Committed, Log
 from embedkq._formats.record_reader import Held
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import WorkerFailed
 
@@ -35,12 +47,26 @@ CLOSE_SECONDS = 2.0
 _FETCH_BYTES = 16 * 1024 * 1024
 
 
+class Rebalanced(Protocol):
+    """What a group's rebalance changes. Its methods are called on the client's I/O thread."""
+
+    def add(self, partitions: frozenset[Partition]) -> None:
+        """These were assigned."""
+
+    async def give_up(self, kafka: Any, partitions: frozenset[Partition], lost: bool) -> None:
+        """These are going away; if they are `lost`, another member has them already."""
+
+
 class ConsumerClient:
     """A member of a consumer group. Connects and subscribes in the constructor; raises as
-    `connect`."""
+    `connect`.
+
+    Args:
+        assignment: learns of rebalances.
+    """
 
     def __init__(
-        self, hosts: str, topic: str, make_listener: Any, options: Mapping[str, Any]
+        self, hosts: str, topic: str, assignment: Rebalanced, options: Mapping[str, Any]
     ) -> None:
         self.hosts = hosts
         self.topic = topic
@@ -53,7 +79,7 @@ class ConsumerClient:
         # Subscribe first, and poll only once the topic is known. Joining earlier gives an empty
         # assignment until the next metadata refresh. Requesting the topic before the subscription
         # triggers a second rejoin.
-        self.kafka.subscribe([topic], listener=make_listener(self.kafka))
+        self.kafka.subscribe([topic], listener=_Listener(assignment, self.kafka))
 
     @property
     def member_id(self) -> str:
@@ -69,14 +95,20 @@ class ConsumerClient:
         """Refresh the topic's metadata, which may be out of date."""
         self.kafka.look_for_topics()
 
-    def poll(self, milliseconds: int) -> dict[int, list[Any]]:
+    def partitions_in(self, topic: TopicMark) -> list[Partition]:
+        """All partitions of the topic, as found."""
+        return [Partition(self.topic, number) for number in range(topic.partitions)]
+
+    def poll(self, milliseconds: int) -> dict[Partition, list[Any]]:
         """Return records by partition as soon as there are any, or none after the timeout. Raises
         as KafkaConsumer.poll."""
-        polled = {tp.partition: records for tp, records in self.kafka.poll(milliseconds).items()}
+        polled = {
+            partition_of(place): records for place, records in self.kafka.poll(milliseconds).items()
+        }
         self._bound_fetches(polled)
         return polled
 
-    def _bound_fetches(self, polled: Iterable[int]) -> None:
+    def _bound_fetches(self, polled: Iterable[Partition]) -> None:
         # A broker handles one fetch at a time, for the partitions of which kafka-python holds no
         # records. If the broker has none either, it waits, and a partition whose records are used
         # up meanwhile waits too. With four partitions, one of which had a backlog, that one was
@@ -90,21 +122,17 @@ class ConsumerClient:
         )
         self.kafka.bound_fetches(min(wait, self._longest_wait))
 
-    def _is_behind(self, partition: int) -> bool:
+    def _is_behind(self, partition: Partition) -> bool:
         position, end = self.position(partition), self.last_known_end(partition)
         return position is not None and end is not None and position < end
 
-    def set_paused(self, unwanted: Collection[int] | None) -> None:
+    def set_paused(self, unwanted: Collection[Partition] | None) -> None:
         """Pause these partitions (None: all) for the next polls, and resume the others. A rebalance
         ends a pause."""
         if self._all_flow and unwanted is not None and not unwanted:
             return
         assigned, paused = self.kafka.assignment(), self.kafka.paused()
-        wanted = (
-            set(assigned)
-            if unwanted is None
-            else {tp for tp in assigned if tp.partition in unwanted}
-        )
+        wanted = set(assigned) if unwanted is None else assigned & set(places_of(unwanted))
         self._all_flow = False
         try:
             self.kafka.pause(*(wanted - paused))
@@ -127,90 +155,82 @@ class ConsumerClient:
         answer."""
         return None if future.failed() else _mark_of(future.value)
 
-    def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
+    def committed(self, partitions: Iterable[Partition]) -> dict[Partition, Committed]:
         """The group's commits by partition. Partitions without a commit are missing. Raises
         KafkaError."""
-        wanted = [TopicPartition(self.topic, number) for number in partitions]
+        wanted = places_of(partitions)
         found = self.kafka.fetch_commits(wanted, TIMEOUT_MILLISECONDS) if wanted else {}
-        return {
-            place.partition: Committed(known.offset, known.metadata or "")
-            for place, known in found.items()
-            if known.offset >= 0
-        }
+        return commits_of(found)
 
-    def logs(self, partitions: Iterable[int], topic: TopicMark) -> dict[int, Log]:
+    def logs(self, partitions: Iterable[Partition], topic: TopicMark) -> dict[Partition, Log]:
         """The logs of partitions. Partitions without a leader are missing. Raises KafkaError."""
-        wanted = self.kafka.with_leader(
-            [TopicPartition(self.topic, number) for number in partitions]
-        )
+        wanted = self.kafka.with_leader(places_of(partitions))
         if not wanted:
             return {}
         firsts = self.kafka.beginning_offsets(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
         ends = self.kafka.high_watermarks(wanted, TIMEOUT_MILLISECONDS)
         return {
-            place.partition: Log(firsts[place], ends[place], topic)
+            partition_of(place): Log(firsts[place], ends[place], topic)
             for place in wanted
             if place in firsts and place in ends
         }
 
-    def seek_and_discard(self, partition: int, position: int) -> None:
+    def seek_and_discard(self, partition: Partition, position: int) -> None:
         """Seek, and discard fetched records of the partition. Does nothing if it is no longer
         assigned."""
         try:
-            self.kafka.seek_and_discard(TopicPartition(self.topic, partition), position)
+            self.kafka.seek_and_discard(place_of(partition), position)
         except kafka_errors.IllegalStateError:
             pass
 
-    def was_out_of_range(self, partition: int) -> bool:
+    def was_out_of_range(self, partition: Partition) -> bool:
         """Whether the next offset was out of range, so that the client continued at the log's
         start."""
-        return bool(self.kafka.was_out_of_range(TopicPartition(self.topic, partition)))
+        return bool(self.kafka.was_out_of_range(place_of(partition)))
 
-    def range_is_known(self, partition: int) -> None:
+    def range_is_known(self, partition: Partition) -> None:
         """Clear the out-of-range flag, after the log's start was checked."""
-        self.kafka.range_is_known(TopicPartition(self.topic, partition))
+        self.kafka.range_is_known(place_of(partition))
 
-    def position(self, partition: int) -> int | None:
+    def position(self, partition: Partition) -> int | None:
         """The next offset to fetch; None if it is unknown, or if the partition is not assigned."""
-        position: int | None = self.kafka.position_and_end(TopicPartition(self.topic, partition))[0]
+        position: int | None = self.kafka.position_and_end(place_of(partition))[0]
         return position
 
-    def last_known_end(self, partition: int) -> int | None:
+    def last_known_end(self, partition: Partition) -> int | None:
         """The offset behind the partition's last record at the last fetch; None before the first
         fetch."""
-        end: int | None = self.kafka.position_and_end(TopicPartition(self.topic, partition))[1]
+        end: int | None = self.kafka.position_and_end(place_of(partition))[1]
         return end
 
-    def held(self) -> Mapping[int, Held]:
+    def held(self) -> Mapping[Partition, Held]:
         """The held partitions and the reasons."""
-        held: Mapping[int, Held] = self.kafka.held()
+        held: Mapping[Partition, Held] = self.kafka.held()
         return held
 
-    def rewind_to(self, partition: int, records: list[Any] | None) -> None:
+    def rewind_to(self, partition: Partition, records: list[Any] | None) -> None:
         """Seek back to the first of these records, which were polled too early or too late. The
         partition's owner polls them again."""
         if records:
             try:
-                self.kafka.seek(TopicPartition(self.topic, partition), records[0].offset)
+                self.kafka.seek(place_of(partition), records[0].offset)
             except kafka_errors.IllegalStateError:
                 pass  # no longer assigned
             records.clear()
 
     @property
-    def paused(self) -> list[int]:
+    def paused(self) -> list[Partition]:
         """The paused partitions."""
-        return [tp.partition for tp in self.kafka.paused()]
+        return [partition_of(place) for place in self.kafka.paused()]
 
     def end_offsets(
-        self, partitions: Iterable[int], milliseconds: int = TIMEOUT_MILLISECONDS
-    ) -> dict[int, int]:
+        self, partitions: Iterable[Partition], milliseconds: int = TIMEOUT_MILLISECONDS
+    ) -> dict[Partition, int]:
         """The offsets behind the last records, by partition. Partitions without a leader are
         missing. Raises KafkaError."""
-        wanted = self.kafka.with_leader(
-            [TopicPartition(self.topic, partition) for partition in partitions]
-        )
+        wanted = self.kafka.with_leader(places_of(partitions))
         ends = self.kafka.end_offsets(wanted, timeout_ms=milliseconds) if wanted else {}
-        return {tp.partition: end for tp, end in ends.items()}
+        return {partition_of(place): end for place, end in ends.items()}
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Leave the group, and wait up to `seconds` for the broker's answer. Never raises."""
@@ -223,6 +243,21 @@ class ConsumerClient:
         """In a forked copy of the process, close the copies of the sockets. The client cannot be
         used there."""
         self._sockets.close_after_fork(self.kafka.descriptors_beside_selector())
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, assignment: Rebalanced, kafka: Any) -> None:
+        self._assignment = assignment
+        self._kafka = kafka
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._assignment.add(partitions_of(assigned))
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._assignment.give_up(self._kafka, partitions_of(revoked), lost=False)
+
+    async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
+        await self._assignment.give_up(self._kafka, partitions_of(lost), lost=True)
 
 
 def _mark_of(found: tuple[UUID, int] | None) -> TopicMark | None:

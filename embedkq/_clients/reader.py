@@ -8,19 +8,25 @@ brokers create requested topics.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from kafka import TopicPartition
 from kafka import errors as kafka_errors
-from kafka.structs import OffsetAndMetadata
 
 from embedkq._clients.admin import is_hidden
 from embedkq._clients.broker_errors import Asked, explaining, hidden
 from embedkq._clients.consumer import TIMEOUT_MILLISECONDS, all_options, connect
 from embedkq._clients.fork_safe_selector import ForkSafeSockets
+from embedkq._clients.partitions import (
+    commits_of,
+    offsets_of,
+    partition_of,
+    place_of,
+    places_of,
+)
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
 from embedkq._formats.partition_progress import Committed, Log, PartitionProgress, read_progress
+from embedkq._partition import Partition
 from embedkq.errors import BrokerUnavailable, EmbedkqError
 
 STALLED_SECONDS = 10.0
@@ -71,7 +77,7 @@ class TopicReader:
         """Close the connection."""
         self._kafka.close(autocommit=False)
 
-    def logs(self, topic: str) -> dict[int, Log]:
+    def logs(self, topic: str) -> dict[Partition, Log]:
         """The log of each partition of a topic; empty if the topic does not exist.
 
         Raises:
@@ -84,17 +90,15 @@ class TopicReader:
                 if is_hidden(self.hosts, topic, self._options):
                     raise hidden(asked)
                 return {}
-            partitions = [
-                TopicPartition(topic, number)
-                for number in sorted(self._kafka.partitions_for_topic(topic) or ())
-            ]
-            firsts = self._kafka.beginning_offsets(partitions, timeout_ms=TIMEOUT_MILLISECONDS)
-            lasts = self._kafka.end_offsets(partitions, timeout_ms=TIMEOUT_MILLISECONDS)
+            numbers = sorted(self._kafka.partitions_for_topic(topic) or ())
+            places = places_of(Partition(topic, number) for number in numbers)
+            firsts = self._kafka.beginning_offsets(places, timeout_ms=TIMEOUT_MILLISECONDS)
+            lasts = self._kafka.end_offsets(places, timeout_ms=TIMEOUT_MILLISECONDS)
             found = self._kafka.wait_for(self._kafka.find_topic(topic), TIMEOUT_MILLISECONDS)
         mark = UNKNOWN_TOPIC if found is None else TopicMark.of(*found)
-        return {place.partition: Log(firsts[place], lasts[place], mark) for place in partitions}
+        return {partition_of(place): Log(firsts[place], lasts[place], mark) for place in places}
 
-    def read(self, topic: str, partition: int, first: int, last: int) -> Iterator[Any]:
+    def read(self, partition: Partition, first: int, last: int) -> Iterator[Any]:
         """Yield the records from offset `first` to before `last` that Kafka still keeps, oldest
         first.
 
@@ -105,8 +109,7 @@ class TopicReader:
             BrokerUnavailable: no record arrived for 10 s.
             BrokerRefused, EmbedkqError: the broker refuses.
         """
-        place = TopicPartition(topic, partition)
-        position = first
+        topic, place, position = partition.topic, place_of(partition), first
         with explaining(Asked(self.hosts, "READ", topic)):
             self._kafka.assign([place])
             self._kafka.seek(place, first)
@@ -124,7 +127,7 @@ class TopicReader:
                     deadline = time.monotonic() + STALLED_SECONDS
                 elif held := self._kafka.held().get(partition):
                     raise EmbedkqError(
-                        f"the records of partition {partition} of {topic!r} from offset"
+                        f"the records of partition {partition.number} of {topic!r} from offset"
                         f" {held.offset} on {held.reason}"
                     )
                 elif time.monotonic() > deadline:
@@ -133,49 +136,46 @@ class TopicReader:
                     )
                 position = moved
 
-    def progress(self, topic: str, logs: Mapping[int, Log]) -> dict[int, PartitionProgress]:
+    def progress(self, logs: Mapping[Partition, Log]) -> dict[Partition, PartitionProgress]:
         """The group's progress in these logs, by partition. Partitions without a commit are
         missing. Raises as `commit`."""
-        with explaining(Asked(self.hosts, "DESCRIBE", topic, self.group)):
-            found = self._kafka.fetch_commits(
-                [TopicPartition(topic, number) for number in logs], TIMEOUT_MILLISECONDS
+        with explaining(Asked(self.hosts, "DESCRIBE", _topic_of(logs), self.group)):
+            found = self._kafka.fetch_commits(places_of(logs), TIMEOUT_MILLISECONDS)
+            committed = commits_of(found)
+            beyond = places_of(
+                partition
+                for partition, known in committed.items()
+                if known.offset > logs[partition].end
             )
-            committed = {
-                tp.partition: Committed(known.offset, known.metadata or "")
-                for tp, known in found.items()
-                if known.offset >= 0
-            }
-            beyond = [
-                TopicPartition(topic, number)
-                for number, known in committed.items()
-                if known.offset > logs[number].end
-            ]
             # Records that arrived after the logs were read may be done too.
             ends = self._kafka.high_watermarks(beyond, TIMEOUT_MILLISECONDS) if beyond else {}
         now = {
-            number: Log(log.first, ends.get(TopicPartition(topic, number), log.end), log.topic)
-            for number, log in logs.items()
+            partition: Log(log.first, ends.get(place_of(partition), log.end), log.topic)
+            for partition, log in logs.items()
         }
         all_progress = {
-            number: read_progress(known, now[number]) for number, known in committed.items()
+            partition: read_progress(known, now[partition])
+            for partition, known in committed.items()
         }
         return {
-            number: progress for number, progress in all_progress.items() if progress is not None
+            partition: progress
+            for partition, progress in all_progress.items()
+            if progress is not None
         }
 
-    def offsets_at(self, topic: str, partitions: Iterable[int], time: int) -> dict[int, int]:
+    def offsets_at(self, partitions: Collection[Partition], time: int) -> dict[Partition, int]:
         """The offset of the first record at this time (Unix milliseconds) or later, by partition.
         Partitions without such a record are missing."""
-        wanted = {TopicPartition(topic, number): time for number in partitions}
-        with explaining(Asked(self.hosts, "DESCRIBE", topic)):
+        wanted = dict.fromkeys(places_of(partitions), time)
+        with explaining(Asked(self.hosts, "DESCRIBE", _topic_of(partitions))):
             found = self._kafka.offsets_for_times(wanted, timeout_ms=TIMEOUT_MILLISECONDS)
         return {
-            place.partition: at.offset
+            partition_of(place): at.offset
             for place, at in found.items()
             if at is not None and at.offset >= 0
         }
 
-    def commit(self, topic: str, offsets: Mapping[int, Committed]) -> None:
+    def commit(self, commits: Mapping[Partition, Committed]) -> None:
         """Commit offsets and metadata by partition, regardless of the present commits.
 
         Raises:
@@ -184,15 +184,12 @@ class TopicReader:
             BrokerRefused: the user lacks a right.
             BrokerUnavailable: the broker does not answer.
         """
-        commits = [
-            (TopicPartition(topic, number), OffsetAndMetadata(*offset, -1))
-            for number, offset in offsets.items()
-        ]
-        with explaining(Asked(self.hosts, "READ", topic, self.group)):
+        offsets = list(offsets_of(commits).items())
+        with explaining(Asked(self.hosts, "READ", _topic_of(commits), self.group)):
             try:
-                for first in range(0, len(commits), _MOST_IN_A_COMMIT):
+                for first in range(0, len(offsets), _MOST_IN_A_COMMIT):
                     self._kafka.commit(
-                        dict(commits[first : first + _MOST_IN_A_COMMIT]),
+                        dict(offsets[first : first + _MOST_IN_A_COMMIT]),
                         timeout_ms=TIMEOUT_MILLISECONDS,
                     )
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:
@@ -209,3 +206,8 @@ class TopicReader:
                     f"the broker at {self.hosts} accepts less than 4096 bytes of commit metadata:"
                     " raise its offset.metadata.max.bytes, or resolve the oldest letters first"
                 ) from error
+
+
+def _topic_of(partitions: Collection[Partition]) -> str | None:
+    """The topic that a refusal of these partitions is about: they are of one."""
+    return next((partition.topic for partition in partitions), None)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from embedkq._partition import Partition
 from embedkq.errors import DecodeError
 
 REASONS = ("malformed", "refused", "undecodable", "failure", "timeout", "crashes")
@@ -96,6 +97,11 @@ class DeadLetter(NamedTuple):
     time: int = 0
     pointer: bool = False
     group: str = ""
+
+    @property
+    def origin(self) -> Partition:
+        """The record's partition."""
+        return Partition(self.topic, self.partition)
 
 
 def as_dead_letter(record: Record, letter: DeadLetter) -> Record:

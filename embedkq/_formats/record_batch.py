@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from embedkq._partition import Partition
+
 _MASK = 0x7F
 _MORE = 0x80
 _LONGEST_VARINT_BITS = 70
@@ -28,7 +30,7 @@ class FetchedRecord(NamedTuple):
         flaw: why the record cannot be read; None for a valid record.
     """
 
-    partition: int
+    partition: Partition
     offset: int
     timestamp: int
     key: bytes | None
@@ -64,7 +66,7 @@ class Batch(NamedTuple):
         append_timestamp: timestamp of all records; None if each record has its own.
     """
 
-    partition: int
+    partition: Partition
     first: int
     last: int
     records: int

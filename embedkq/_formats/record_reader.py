@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from embedkq._formats.record_batch import Batch, FetchedRecord, read_records
+from embedkq._partition import Partition
 
 HOLD_SECONDS = 5.0
 """Seconds after which a held partition is retried."""
@@ -109,8 +110,7 @@ class Holds:
 class Fetched(Protocol):
     """The fetched batches of one partition."""
 
-    number: int
-    """The partition's number."""
+    partition: Partition
     next_fetch_offset: int
     """The next offset to read. `read_batches` advances it."""
     leader_epoch: int
@@ -190,7 +190,9 @@ def _frame_of(fetched: Fetched, batch: Any, doubtful: bool) -> Batch:
             fetched.next_fetch_offset
         )  # not credible: use one offset, and let the next fetch show the rest
     appended = batch.max_timestamp if batch.timestamp_type else None
-    return Batch(fetched.number, first, last, batch.records_count, batch.first_timestamp, appended)
+    return Batch(
+        fetched.partition, first, last, batch.records_count, batch.first_timestamp, appended
+    )
 
 
 def _records(
@@ -212,7 +214,7 @@ def _records(
 
 def _legacy(fetched: Fetched, batch: Any, flaw: str | None) -> Iterator[FetchedRecord]:
     """Read a batch in a format older than Kafka 0.11, whose offset is that of its last record."""
-    frame = Batch(fetched.number, fetched.next_fetch_offset, batch.base_offset, 0, -1, None)
+    frame = Batch(fetched.partition, fetched.next_fetch_offset, batch.base_offset, 0, -1, None)
     last = frame.first - 1
     if batch.compression_type:
         fetched.decompressor(batch)

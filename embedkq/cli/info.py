@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from embedkq._partition import Partition
 from embedkq._printable import one_line
 from embedkq.cli.common import checking_options, errors_in_one_line, silence_clients, table_console
 from embedkq.cli.connection import connection_options
@@ -192,11 +194,11 @@ def _members_table(found: Info) -> Table:
     return table
 
 
-def _owned(partitions: tuple[tuple[str, int], ...]) -> str:
-    topics = groupby(partitions, key=lambda owned: owned[0])
+def _owned(partitions: Sequence[Partition]) -> str:
+    topics = groupby(partitions, key=lambda partition: partition.topic)
     return (
         "; ".join(
-            f"{topic}: {', '.join(str(number) for _, number in owned)}" for topic, owned in topics
+            f"{topic}: {', '.join(str(each.number) for each in owned)}" for topic, owned in topics
         )
         or "-"
     )

@@ -177,7 +177,7 @@ def _move(
             offsets.commit(moves)
         done = bool(moves) and not dry_run
         if as_json:
-            each = [move._asdict() for move in moves]
+            each = [{**move._asdict(), "partition": move.partition.number} for move in moves]
             click.echo(
                 json.dumps(
                     {
@@ -217,7 +217,7 @@ def _show(moves: Sequence[Move], summary: str) -> None:
             table.add_column(name, justify="right")
         for move in moves:
             table.add_row(
-                str(move.partition),
+                str(move.partition.number),
                 "-" if move.committed is None else str(move.committed),
                 str(move.target),
                 str(move.records),

@@ -10,13 +10,14 @@ from typing import Any
 
 from embedkq._clients.broker_errors import Asked, no_topic
 from embedkq._clients.reader import TopicReader
+from embedkq._partition import Partition
 from embedkq.dlq.letters import Letter, Selection, read_letter
 from embedkq.dlq.resolved import ResolvedLetters
 from embedkq.errors import EmbedkqError
 
 GROUP_SUFFIX = "-dlq"
 """The consumer group that records resolved letters has the topic's name with this suffix."""
-Place = tuple[int, int]
+Place = tuple[Partition, int]
 """A letter's partition and offset."""
 Count = Callable[[int], object]
 """Called with the number of records read since the last call."""
@@ -53,7 +54,7 @@ class DeadLetters:
                     "set --dead-letter-topic to the workers' dead_letter_topic; the topic exists"
                     " after the first dead letter, or once you create it",
                 )
-            self.resolved = ResolvedLetters(self._client, topic, self.logs)
+            self.resolved = ResolvedLetters(self._client, self.logs)
         except BaseException:
             self._client.close()
             raise
@@ -86,9 +87,8 @@ class DeadLetters:
         """Yield the open letters with all their content, partition by partition, oldest first. Do
         not read anything else before the iterator ends."""
         for partition, log in self.logs.items():
-            for record in self._client.read(
-                self.topic, partition, self.resolved.starting_offset(partition), log.end
-            ):
+            first = self.resolved.starting_offset(partition)
+            for record in self._client.read(partition, first, log.end):
                 count(1)
                 letter = self._read_letter(record)
                 if not letter.resolved and selection.takes(letter):
@@ -101,10 +101,11 @@ class DeadLetters:
             EmbedkqError: one of the places has no letter.
         """
         for partition, offset in places:
-            record = next(self._client.read(self.topic, partition, offset, offset + 1), None)
+            record = next(self._client.read(partition, offset, offset + 1), None)
             if record is None:
                 raise EmbedkqError(
-                    f"{self.topic!r} does not have the letter {partition}:{offset} (any more)"
+                    f"{self.topic!r} does not have the letter {partition.number}:{offset} (any"
+                    " more)"
                 )
             yield self._read_letter(record)
 
@@ -158,21 +159,21 @@ class DeadLetters:
             raise EmbedkqError(
                 f"{name!r} does not name a dead letter: use partition:offset, such as 0:17"
             )
-        partition, offset = int(matched[1]), int(matched[2])
+        partition, offset = Partition(self.topic, int(matched[1])), int(matched[2])
         if partition not in self.logs:
             raise EmbedkqError(
-                f"no letter {name}: {self.topic!r} has partitions 0 to {max(self.logs)}"
+                f"no letter {name}: {self.topic!r} has partitions 0 to {max(self.logs).number}"
             )
         first, last, _ = self.logs[partition]
         if not first <= offset < last:
             content = f"has offsets {first} to {last - 1}" if last > first else "is empty"
             raise EmbedkqError(
-                f"no letter {name}: partition {partition} of {self.topic!r} {content}"
+                f"no letter {name}: partition {partition.number} of {self.topic!r} {content}"
             )
         return partition, offset
 
     def _backwards(
-        self, partition: int, selection: Selection, include_resolved: bool, count: Count
+        self, partition: Partition, selection: Selection, include_resolved: bool, count: Count
     ) -> Iterator[Letter]:
         first, above, _ = self.logs[partition]
         if not include_resolved:
@@ -180,7 +181,7 @@ class DeadLetters:
         while above > first:
             below = max(first, above - _CHUNK)
             chunk = []
-            for record in self._client.read(self.topic, partition, below, above):
+            for record in self._client.read(partition, below, above):
                 count(1)
                 letter = self._read_letter(record)
                 if (include_resolved or not letter.resolved) and selection.takes(letter):

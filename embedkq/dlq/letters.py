@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from embedkq._formats import allowlist, dead_letter, headers, json_job, kq_record
 from embedkq._formats.dead_letter import DeadLetter, Record
+from embedkq._partition import Partition
 from embedkq.errors import DecodeError
 
 _NAME_BYTES = 4096
@@ -29,7 +30,7 @@ class Letter(NamedTuple):
         resolved: whether it was retried or dropped.
     """
 
-    partition: int
+    partition: Partition
     offset: int
     written: int
     original: Record
@@ -42,7 +43,7 @@ class Letter(NamedTuple):
     @property
     def name(self) -> str:
         """The name for users: "partition:offset"."""
-        return f"{self.partition}:{self.offset}"
+        return f"{self.partition.number}:{self.offset}"
 
     @property
     def time(self) -> int:
@@ -149,7 +150,7 @@ class Selection(NamedTuple):
 
 
 def read_letter(record: Any, resolved: bool) -> Letter:
-    """The letter in a record of a dead-letter topic, as kafka-python returns it."""
+    """The letter in a record of a dead-letter topic, as the client returns it."""
     whole = Record(record.key, record.value, record.headers)
     dead, problem, own = None, "", whole
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from embedkq._partition import Partition
 from embedkq.dlq import DeadLetters, Letter
 from embedkq.errors import BrokerUnavailable, EmbedkqError
 
@@ -63,8 +64,8 @@ def resolve(
             first = next(letter for letter in batch if letter not in fitting)
             raise EmbedkqError(
                 f"stopped before letter {first.name}: group {dead_letters.group!r} has no room to"
-                f" record more letters of partition {first.partition} while older ones are open."
-                " Retry or drop the oldest first"
+                f" record more letters of partition {first.partition.number} while older ones are"
+                " open. Retry or drop the oldest first"
             )
     dead_letters.resolved.confirm()
 
@@ -85,7 +86,7 @@ def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
 def _fitting(dead_letters: DeadLetters, batch: Sequence[Letter]) -> list[Letter]:
     """The letters that there is room to record. Without the record, each command would retry them
     again."""
-    offsets: dict[int, list[int]] = {}
+    offsets: dict[Partition, list[int]] = {}
     for letter in batch:
         offsets.setdefault(letter.partition, []).append(letter.offset)
     recorded = {

@@ -17,6 +17,7 @@ from embedkq._clients.reader import TopicReader
 from embedkq._formats import offset_map
 from embedkq._formats.offset_map import OffsetRanges
 from embedkq._formats.partition_progress import Committed, Log, make_commit
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import EmbedkqError
 
@@ -38,14 +39,13 @@ class ResolvedLetters:
         BrokerUnavailable, BrokerRefused, EmbedkqError: as `TopicReader.progress`.
     """
 
-    def __init__(self, client: TopicReader, topic: str, logs: Mapping[int, Log]) -> None:
+    def __init__(self, client: TopicReader, logs: Mapping[Partition, Log]) -> None:
         self._client = client
-        self._topic = topic
         self._logs = logs
         self._known = self._read()
-        self._added: dict[int, OffsetRanges] = {}
+        self._added: dict[Partition, OffsetRanges] = {}
 
-    def __contains__(self, place: tuple[int, int]) -> bool:
+    def __contains__(self, place: tuple[Partition, int]) -> bool:
         partition, offset = place
         start, runs = self._known[partition]
         if offset < start:
@@ -55,7 +55,7 @@ class ResolvedLetters:
         )  # of the last run that begins at or before the offset
         return index >= 0 and offset < runs[index][1]
 
-    def starting_offset(self, partition: int) -> int:
+    def starting_offset(self, partition: Partition) -> int:
         """Offset of the first open letter. All letters below are resolved, or Kafka no longer keeps
         them."""
         return self._known[partition][0]
@@ -68,7 +68,7 @@ class ResolvedLetters:
             count += log.end - start - sum(above - below for below, above in runs)
         return count
 
-    def room(self, partition: int, offsets: Sequence[int]) -> int:
+    def room(self, partition: Partition, offsets: Sequence[int]) -> int:
         """How many of these rising offsets, counted from the first, fit into the map, whose length
         is limited."""
         start, runs = self._known[partition]
@@ -94,7 +94,7 @@ class ResolvedLetters:
         """
         self._commit(self._logs)
 
-    def add(self, places: Iterable[tuple[int, int]]) -> None:
+    def add(self, places: Iterable[tuple[Partition, int]]) -> None:
         """Record that the letters at these partitions and offsets are resolved, merged with what
         others have committed.
 
@@ -102,7 +102,7 @@ class ResolvedLetters:
             BrokerUnavailable, BrokerRefused, EmbedkqError: as `TopicReader.commit`. The letters are
                 then still open.
         """
-        offsets: dict[int, list[int]] = {}
+        offsets: dict[Partition, list[int]] = {}
         for partition, offset in places:
             offsets.setdefault(partition, []).append(offset)
         for partition, added in offsets.items():
@@ -134,55 +134,56 @@ class ResolvedLetters:
             time.sleep(
                 AGAIN_SECONDS
             )  # a command that read before the last commit has committed by then
+        topic = next(iter(self._logs)).topic
         raise EmbedkqError(
             f"group {self._client.group!r} did not keep the record of the resolved letters of"
-            f" topic {self._topic!r}: some of them will show as open again. Either the broker"
+            f" topic {topic!r}: some of them will show as open again. Either the broker"
             " drops commit metadata (the development broker does), or another `kq dlq` is working"
             " on the same topic"
         )
 
-    def _has(self, partition: int, added: OffsetRanges) -> bool:
+    def _has(self, partition: Partition, added: OffsetRanges) -> bool:
         start, runs = self._known[partition]
         return offset_map.merge(start, runs, 0, added) == (start, runs)
 
-    def _commit(self, partitions: Collection[int]) -> None:
+    def _commit(self, partitions: Collection[Partition]) -> None:
         self._known |= self._read(partitions)
         for partition in partitions:
             self._known[partition] = offset_map.merge(
                 *self._known[partition], 0, self._added.get(partition, ())
             )
         self._client.commit(
-            self._topic,
-            {number: self._make_commit(number, *self._known[number])[0] for number in partitions},
+            {
+                partition: self._make_commit(partition, *self._known[partition])[0]
+                for partition in partitions
+            }
         )
 
     def _make_commit(
-        self, partition: int, start: int, runs: OffsetRanges
+        self, partition: Partition, start: int, runs: OffsetRanges
     ) -> tuple[Committed, bool]:
         return make_commit(start, runs, self._logs[partition].topic)
 
     def _read(
-        self, partitions: Collection[int] | None = None
-    ) -> dict[int, tuple[int, OffsetRanges]]:
+        self, partitions: Collection[Partition] | None = None
+    ) -> dict[Partition, tuple[int, OffsetRanges]]:
         wanted = {
-            number: log
-            for number, log in self._logs.items()
-            if partitions is None or number in partitions
+            partition: log
+            for partition, log in self._logs.items()
+            if partitions is None or partition in partitions
         }
-        read: dict[int, tuple[int, OffsetRanges]] = {
-            number: (log.first, ()) for number, log in wanted.items()
+        read: dict[Partition, tuple[int, OffsetRanges]] = {
+            partition: (log.first, ()) for partition, log in wanted.items()
         }
-        for number, progress in self._client.progress(
-            self._topic, wanted
-        ).items():  # letters that Kafka no longer keeps count as resolved
-            read[number] = offset_map.merge(*read[number], progress.offset, progress.done)
+        for partition, progress in self._client.progress(wanted).items():
+            # letters that Kafka no longer keeps count as resolved
+            read[partition] = offset_map.merge(*read[partition], progress.offset, progress.done)
             if progress.damage:
                 logger.warning(
-                    "The commit metadata of group %s for partition %d of topic %s cannot be read."
+                    "The commit metadata of group %s for %s cannot be read."
                     " Resolved letters above offset %d show as open: %s",
                     self._client.group,
-                    number,
-                    self._topic,
+                    partition,
                     progress.offset,
                     progress.damage,
                 )

@@ -16,6 +16,7 @@ from embedkq._clients.reader import TopicReader
 from embedkq._formats import headers
 from embedkq._formats.dead_letter import DeadLetter, Record
 from embedkq._formats.signing import Signer
+from embedkq._partition import Partition
 from embedkq.dlq.letters import Letter
 from embedkq.errors import (
     BrokerUnavailable,
@@ -131,7 +132,7 @@ class Retry:
             )
         record = self._origins.record(letter, dead) if dead.pointer else letter.original
         # With a key, the key selects the partition, even if partitions were added meanwhile.
-        partition = dead.partition if record.key is None and dead.partition in partitions else None
+        partition = dead.partition if record.key is None and dead.origin in partitions else None
         own = headers.for_group(
             restored(record, dead, self._signer), "" if self._every_group else dead.group
         )
@@ -181,14 +182,14 @@ class _Origins:
         self._hosts = hosts
         self._options = options
         self._client: TopicReader | None = None
-        self._partitions: dict[str, frozenset[int]] = {}
+        self._partitions: dict[str, frozenset[Partition]] = {}
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
 
-    def partitions(self, topic: str) -> frozenset[int]:
-        """Numbers of a topic's partitions; empty if the topic does not exist."""
+    def partitions(self, topic: str) -> frozenset[Partition]:
+        """A topic's partitions; empty if the topic does not exist."""
         if topic not in self._partitions:
             self._partitions[topic] = frozenset(self._connected().logs(topic))
         return self._partitions[topic]
@@ -197,12 +198,10 @@ class _Origins:
         """The original record of a letter without payload."""
         where = f"{dead.topic} {dead.partition}:{dead.offset}"
         client = self._connected()
-        log = client.logs(dead.topic).get(dead.partition)
+        log = client.logs(dead.topic).get(dead.origin)
         is_kept = log is not None and log.first <= dead.offset < log.end
         found = (
-            next(client.read(dead.topic, dead.partition, dead.offset, dead.offset + 1), None)
-            if is_kept
-            else None
+            next(client.read(dead.origin, dead.offset, dead.offset + 1), None) if is_kept else None
         )
         if found is None:
             raise LetterRefused(

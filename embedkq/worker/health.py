@@ -70,7 +70,7 @@ def read_health(state: State, runtime: Runtime | None) -> Health:
     reasons += runtime.standstill(now) + loop.breaker.reasons
     reasons += [consumer.topic.reason] if consumer.topic.reason else []
     reasons += [
-        f"partition {partition} is held: {reason}"
+        f"partition {partition.number} is held: {reason}"
         for partition, reason in sorted(consumer.held.items())
     ]
     return Health(
@@ -87,7 +87,7 @@ def read_health(state: State, runtime: Runtime | None) -> Health:
         children_alive=loop.pool.alive,
         children_started=loop.pool.started,
         ended=dict(loop.completer.counts),
-        lag=consumer.lag(),
+        lag={partition.number: count for partition, count in consumer.lag().items()},
     )
 
 

@@ -47,13 +47,12 @@ def build_runtime(settings: Settings, lifecycle: Lifecycle, max_jobs: int | None
 def _make_loop(
     settings: Settings, shared: SharedState, dispatcher: CallbackDispatcher, max_jobs: int | None
 ) -> ControlLoop:
-    log = JobLog(settings.topic)
+    log = JobLog()
     retries = Retries(settings.retries, settings.backoff, settings.retry_on)
     callbacks = None if settings.callback is None else dispatcher.mailbox
     is_signed = settings.signer is not None
     return ControlLoop(
         shared,
-        topic=settings.topic,
         completer=Completer(log, retries, callbacks, _make_letters(settings, shared)),
         retries=retries,
         breaker=CircuitBreaker(settings.topic, is_signed and settings.dead_letter_topic is None),
@@ -83,7 +82,6 @@ def _make_consumer(settings: Settings, shared: SharedState) -> ConsumerThread:
         job_size=settings.job_size,
         revoke_timeout=settings.revoke_timeout,
         validator=RecordValidator(
-            settings.topic,
             settings.timeout,
             settings.signer,
             settings.max_age,
@@ -99,7 +97,6 @@ def _make_letters(settings: Settings, shared: SharedState) -> DeadLetterWriter |
         return None
     return DeadLetterWriter(
         settings.hosts,
-        settings.topic,
         settings.consumer_group,
         settings.dead_letter_topic,
         settings.job_size,
@@ -109,14 +106,14 @@ def _make_letters(settings: Settings, shared: SharedState) -> DeadLetterWriter |
 
 
 def _make_dispatcher(settings: Settings, shared: SharedState) -> CallbackDispatcher:
-    callback, topic = settings.callback, settings.topic
+    callback = settings.callback
     if settings.handoff is None and is_loop_running():
-        return AsyncioDispatcher(callback, topic, shared.inbox, asyncio.get_running_loop())
+        return AsyncioDispatcher(callback, shared.inbox, asyncio.get_running_loop())
     if callback is not None and is_coroutine_function(callback):
         raise WorkerError(
             "the callback is `async def`: start the worker from within a running asyncio loop,"
             " without `handoff`"
         )
     if settings.handoff is not None:
-        return HandoffDispatcher(callback, topic, shared.inbox, settings.handoff)
-    return CallbackDispatcher(callback, topic, shared.inbox)
+        return HandoffDispatcher(callback, shared.inbox, settings.handoff)
+    return CallbackDispatcher(callback, shared.inbox)

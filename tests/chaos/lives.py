@@ -54,12 +54,12 @@ def read_life(hosts: str, group: str, topic: str, number_of: Callable[[str], int
     }
     with TopicReader(hosts, None, {}) as client:
         for partition, log in client.logs(topic).items():
-            is_done = _done_test(*known.get(partition, (0, "")))
-            for record in client.read(topic, partition, log.first, log.end):
+            is_done = _done_test(*known.get(partition.number, (0, "")))
+            for record in client.read(partition, log.first, log.end):
                 number = _number(record, number_of)
                 if number is not None:
                     records.setdefault(number, []).append(
-                        Record(partition, record.offset, is_done(record.offset))
+                        Record(partition.number, record.offset, is_done(record.offset))
                     )
     return Life(records)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from embedkq._child.runner import FROM_JSON
 from embedkq._formats import json_job
+from embedkq._partition import Partition
 from embedkq.errors import DecodeError, RecordRefused
 from embedkq.worker.consumer_thread.validator import RecordValidator
 
@@ -25,7 +26,7 @@ _HEADERS = (
     b"json;id=0f8fad5b-d9cb-469f-a165-70867728950e;timestamp=17;timeout=2.5;retries=3;backoff=1.0",
     b"1;id=0f8fad5b-d9cb-469f-a165-70867728950e;timestamp=17",
 )
-_VALIDATOR = RecordValidator("fuzz", allow=["workerjobs.*"])
+_VALIDATOR = RecordValidator(allow=["workerjobs.*"])
 
 
 def make(chance: Random) -> tuple[bytes, bytes]:
@@ -44,7 +45,7 @@ def read(made: tuple[bytes, bytes]) -> bool:
     record = SimpleNamespace(
         offset=0, key=None, value=value, headers=[("embedkq", header)], timestamp=1, flaw=None
     )
-    run = _VALIDATOR.validate(0, 0, record)
+    run = _VALIDATOR.validate(Partition("fuzz", 0), 0, record)
     if run.refusal is not None:
         assert isinstance(run.refusal, (DecodeError, RecordRefused)) and str(run.refusal)
         return False

@@ -41,6 +41,7 @@ from embedkq._formats.outcome import Outcome
 from embedkq._formats.signing import Signer
 from embedkq._ipc import channel
 from embedkq._ipc.progress_page import Phase, ProgressPage
+from embedkq._partition import Partition
 from embedkq.cli import callback_file, kq
 from embedkq.cli.dlq import render
 from embedkq.dlq import letters
@@ -59,6 +60,7 @@ from . import json_jobs
 from .mutate import changed, changed_headers, changed_text
 
 TOPIC, SECRET = "fuzz", "a secret of the fuzzer, long enough"
+PARTITION = Partition(TOPIC, 0)
 
 
 class Target(NamedTuple):
@@ -229,17 +231,15 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
         return changed_record(chance, TOPIC, signer, good, attacks)
 
     gates = {
-        "record, no secret": RecordValidator(TOPIC),
-        "record, secret": RecordValidator(TOPIC, signer=signer),
-        "record, allow and max_age": RecordValidator(
-            TOPIC, max_age=10.0**12, allow=["workerjobs.*"]
-        ),
+        "record, no secret": RecordValidator(),
+        "record, secret": RecordValidator(signer=signer),
+        "record, allow and max_age": RecordValidator(max_age=10.0**12, allow=["workerjobs.*"]),
     }
 
     def reader(gate: RecordValidator, has_secret: bool) -> Callable[[Any], bool]:
         def read(made: Any) -> bool:
             record, (key, value, sent) = made
-            run = gate.validate(0, 0, record)
+            run = gate.validate(PARTITION, 0, record)
             if run.refusal is not None:
                 return False
             for seconds in (run.limit, run.backoff):
@@ -271,7 +271,7 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
     ]
 
     def read_told(content: bytes) -> bool:
-        run = KQJobRun(0, 0, record_of(b"", []), has_own_limit=True)
+        run = KQJobRun(PARTITION, 0, record_of(b"", []), has_own_limit=True)
         run.limit = 30.0
         run.begun(content)
         assert run.limit is None or (run.limit > 0 and math.isfinite(run.limit))
@@ -582,7 +582,7 @@ def _show_letter(record: dead_letter.Record) -> bool:
         key=record.key,
         value=record.value,
         headers=record.headers,
-        partition=0,
+        partition=Partition("topic", 0),
         offset=1,
         timestamp=2,
     )

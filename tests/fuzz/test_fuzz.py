@@ -35,6 +35,8 @@ NAMES = (
     "log record of a child",
     "page",
     "registration",
+    "JSON job",
+    "JSON job, in a child",
     "dead letter",
     "dead letter, shown",
     "callback file",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
+from embedkq._clients.partitions import partition_of
 from embedkq._clients.private.fetcher import MendedFetcher
 from embedkq._clients.private.names import (
     NEEDED,
@@ -36,6 +37,7 @@ from embedkq._clients.private.names import (
     get_sasl_mechanism,
 )
 from embedkq._formats.record_reader import Held
+from embedkq._partition import Partition
 
 __all__ = [
     "NEEDED",
@@ -176,11 +178,14 @@ class Consumer(Checked, KafkaConsumer):  # type: ignore[misc]
             None if state is None else state.highwater,
         )
 
-    def held(self) -> dict[int, Held]:
+    def held(self) -> dict[Partition, Held]:
         """The held partitions and the reasons. The polling thread."""
         fetcher = self._fetcher
         return (
-            {place.partition: held for place, held in fetcher.holds.at(fetcher.positions()).items()}
+            {
+                partition_of(place): held
+                for place, held in fetcher.holds.at(fetcher.positions()).items()
+            }
             if fetcher.holds
             else {}
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from embedkq._clients.partitions import partition_of
 from embedkq._clients.private.names import (
     DefaultRecordBatch,
     Fetcher,
@@ -123,7 +124,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     def __init__(self, fetcher: MendedFetcher, *args: Any, **options: Any) -> None:
         self._fetcher = fetcher
         super().__init__(*args, **options)
-        self.number: int = self.topic_partition.partition
+        self.partition = partition_of(self.topic_partition)
 
     def take(self, n: int | None = None) -> list[FetchedRecord]:
         try:

@@ -17,7 +17,7 @@ from embedkq.cli.dlq import render
 from embedkq.cli.options import hosts_option, option
 
 if TYPE_CHECKING:
-    from embedkq.dlq import DeadLetters
+    from embedkq.dlq import DeadLetters, Place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,7 +87,7 @@ def selection_options(command: Callable[..., None]) -> Callable[..., None]:
     return functools.reduce(lambda decorated, add: add(decorated), _FILTERS, selecting)
 
 
-def find_places(dead_letters: DeadLetters, names: Sequence[str]) -> list[tuple[int, int]]:
+def find_places(dead_letters: DeadLetters, names: Sequence[str]) -> list[Place]:
     """Find the letters with these names, with a progress bar. Raises as `DeadLetters.find`."""
     with render.progress_bar() as progress:
         bar = progress.add_task("Searching", total=None)

@@ -193,7 +193,7 @@ def _resolve(
 def _named(dead_letters: DeadLetters, chosen: _Chosen) -> tuple[int, Iterator[Letter]]:
     places = find_places(dead_letters, chosen.names)
     before = [
-        f"{partition}:{offset}"
+        f"{partition.number}:{offset}"
         for partition, offset in places
         if (partition, offset) in dead_letters.resolved
     ]

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.messages import Batch, JobRun
 from embedkq.worker.between_threads.partition_quota import PartitionQuota
 
@@ -38,7 +39,7 @@ class Queued(NamedTuple):
         position: the consumer's after the last one; None if more of the same poll is queued.
     """
 
-    partition: int
+    partition: Partition
     epoch: int
     runs: Sequence[JobRun]
     position: int | None
@@ -62,16 +63,16 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._queues: dict[int, deque[_Polled]] = {}
-        self._epochs: dict[int, int] = {}
+        self._queues: dict[Partition, deque[_Polled]] = {}
+        self._epochs: dict[Partition, int] = {}
         # Partitions with records: those whose turn comes, and those that next_queued found full or
         # on hold, until they are so no more.
-        self._turns: deque[int] = deque()
-        self._set_aside: set[int] = set()
+        self._turns: deque[Partition] = deque()
+        self._set_aside: set[Partition] = set()
         self._lanes: dict[bytes, deque[JobRun]] = {}
         self._ready: deque[JobRun] = deque()
         self._waiting = PartitionQuota(READ_AHEAD, READ_AHEAD_BYTES, READ_AHEAD_BYTES_IN_ALL)
-        self._on_hold: frozenset[int] = frozenset()
+        self._on_hold: frozenset[Partition] = frozenset()
         # Each of these has one writer, so their difference needs no lock: the consumer's thread
         # counts what comes ...
         self._came_records = self._came_bytes = 0
@@ -114,7 +115,7 @@ class Backlog:
     def __len__(self) -> int:
         return self._came_records - self._gone_records
 
-    def partitions_to_pause(self) -> frozenset[int]:
+    def partitions_to_pause(self) -> frozenset[Partition]:
         """Partitions to pause, because too many of their records wait for a busy key."""
         hot = self._on_hold.union(self._waiting.full)
         # They cannot move on, so they must not take the room of those that can.
@@ -125,18 +126,18 @@ class Backlog:
         )
         return hot
 
-    def open(self, partition: int, epoch: int) -> None:
+    def open(self, partition: Partition, epoch: int) -> None:
         """Take records of this assignment of the partition, and of no other."""
         if partition in self._queues:
             self.drop({partition})
         self._queues[partition] = deque()
         self._epochs[partition] = epoch
 
-    def is_open(self, partition: int) -> bool:
+    def is_open(self, partition: Partition) -> bool:
         """Whether records of the partition are taken: it is ours, and not about to go."""
         return partition in self._queues
 
-    def hold(self, partitions: Set[int]) -> None:
+    def hold(self, partitions: Set[Partition]) -> None:
         """Give out nothing more of these partitions until they are no longer named here."""
         if partitions != self._on_hold:
             self._on_hold = frozenset(partitions)
@@ -153,7 +154,7 @@ class Backlog:
             self._turns.append(batch.partition)
         queue.append(_Polled(batch))
 
-    def drop(self, partitions: Set[int]) -> list[JobRun]:
+    def drop(self, partitions: Set[Partition]) -> list[JobRun]:
         """Forget partitions; returns what of them waited in a key's lane."""
         for partition in partitions:
             queue = self._queues.pop(partition, None)
@@ -235,7 +236,7 @@ class Backlog:
             self._turn_again({following.partition})
         self._ready.append(following)
 
-    def _turn_again(self, partitions: Set[int]) -> None:
+    def _turn_again(self, partitions: Set[Partition]) -> None:
         """These were set aside: those that may give out records again have their turn, after the
         others."""
         free = [

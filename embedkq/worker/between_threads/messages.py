@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
 from embedkq._formats.outcome import Outcome
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.job_state import JobState
 from embedkq.worker.between_threads.progress import Progress
 from embedkq.worker.between_threads.task import Task
@@ -67,7 +68,7 @@ class JobRun(Task):
         "unread",
     )
 
-    def __init__(self, partition: int, epoch: int, record: Record) -> None:
+    def __init__(self, partition: Partition, epoch: int, record: Record) -> None:
         super().__init__("", record.value or b"")
         self.partition = partition
         self.offset = record.offset
@@ -88,7 +89,7 @@ class JobRun(Task):
         self.state = JobState.QUEUED
 
     @property
-    def place(self) -> tuple[int, int, int]:
+    def place(self) -> tuple[Partition, int, int]:
         """What no other record has: partition, life of its log, offset."""
         return self.partition, self.life, self.offset
 
@@ -138,7 +139,7 @@ class Batch(NamedTuple):
     """Consumer thread to control thread: records of one partition, in order, their bytes, and the
     consumer's position after them."""
 
-    partition: int
+    partition: Partition
     epoch: int
     runs: Sequence[JobRun]
     size: int
@@ -150,10 +151,10 @@ class Assigned(NamedTuple):
     the committed offset.
 
     `life` counts how often its log has restarted since this worker began; `topic` is which topic
-    these are offsets of.
+    of that name these are offsets of.
     """
 
-    partition: int
+    partition: Partition
     epoch: int
     start: int
     metadata: str
@@ -173,17 +174,17 @@ class Revoked:
         snapshot: set before that, what to commit.
     """
 
-    partitions: frozenset[int]
+    partitions: frozenset[Partition]
     lost: bool
     settled: bool = False
-    snapshot: Mapping[int, Progress] = field(default_factory=dict)
+    snapshot: Mapping[Partition, Progress] = field(default_factory=dict)
 
 
 class Released(NamedTuple):
     """Client's I/O thread to control thread: the partitions of a `Revoked` are gone, whether all
     of them was done or not."""
 
-    partitions: frozenset[int]
+    partitions: frozenset[Partition]
 
 
 class CallbacksDone(NamedTuple):
@@ -204,7 +205,7 @@ class DrainTarget(NamedTuple):
     partition."""
 
     request: Any
-    ends: Mapping[int, int]
+    ends: Mapping[Partition, int]
 
 
 class ConsumerFailed(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from embedkq._child.runner import FROM_JSON, FROM_KQ
 from embedkq._formats import kq_record
+from embedkq._partition import Partition
 from embedkq.errors import DecodeError
 from embedkq.worker.between_threads.messages import JobRun, Record
 
@@ -29,7 +30,9 @@ class KQJobRun(JobRun):
 
     form = FROM_KQ
 
-    def __init__(self, partition: int, epoch: int, record: Record, has_own_limit: bool) -> None:
+    def __init__(
+        self, partition: Partition, epoch: int, record: Record, has_own_limit: bool
+    ) -> None:
         super().__init__(partition, epoch, record)
         self.has_own_limit = has_own_limit
 

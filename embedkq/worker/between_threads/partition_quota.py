@@ -3,6 +3,8 @@ Control thread."""
 
 from __future__ import annotations
 
+from embedkq._partition import Partition
+
 _ENOUGH_LESS = 0.75
 """Once all partitions together have held too much, they are full until it is so much less: else
 they would be so in turns."""
@@ -17,7 +19,7 @@ class PartitionQuota:
     """
 
     def __init__(self, most_records: int, most_bytes: int, most_bytes_in_all: int) -> None:
-        self.full: set[int] = set()
+        self.full: set[Partition] = set()
         """Partitions that should be paused."""
         self.over = False
         """Whether it is too much of all partitions together."""
@@ -25,23 +27,23 @@ class PartitionQuota:
         self._most_bytes = most_bytes
         self._most_bytes_in_all = most_bytes_in_all
         self._bytes = 0
-        self._held: dict[int, tuple[int, int]] = {}
+        self._held: dict[Partition, tuple[int, int]] = {}
 
-    def add(self, partition: int, size: int) -> None:
+    def add(self, partition: Partition, size: int) -> None:
         """Count one more record, of this size in bytes."""
         self._change(partition, 1, size)
 
-    def remove(self, partition: int, size: int) -> None:
+    def remove(self, partition: Partition, size: int) -> None:
         """One record less."""
         self._change(partition, -1, -size)
 
-    def forget(self, partition: int) -> None:
+    def forget(self, partition: Partition) -> None:
         """Nothing of the partition is held: forget it."""
         records, size = self._held.get(partition, (0, 0))
         if records:
             self._change(partition, -records, -size)
 
-    def _change(self, partition: int, records: int, size: int) -> None:
+    def _change(self, partition: Partition, records: int, size: int) -> None:
         held, held_bytes = self._held.get(partition, (0, 0))
         held, held_bytes = held + records, held_bytes + size
         self._bytes += size
@@ -56,7 +58,7 @@ class PartitionQuota:
         over = self._bytes >= self._most_bytes_in_all * (_ENOUGH_LESS if self.over else 1)
         if over != self.over:
             self.over = over
-            self.full = {number for number, known in self._held.items() if self._is_full(*known)}
+            self.full = {each for each, known in self._held.items() if self._is_full(*known)}
 
     def _is_full(self, records: int, size: int) -> bool:
         return (

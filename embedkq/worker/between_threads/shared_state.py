@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.backlog import Backlog
 from embedkq.worker.between_threads.host_cpu import HostCpu
 from embedkq.worker.between_threads.mailbox import Mailbox
@@ -41,18 +42,18 @@ class SharedState:
     def __init__(self) -> None:
         self.inbox: Mailbox[Message] = Mailbox()
         self.backlog = Backlog()
-        self.snapshot: Mapping[int, Progress] = {}
+        self.snapshot: Mapping[Partition, Progress] = {}
         self.confirmed = 0.0
-        self.committed: Mapping[int, Progress] = {}
+        self.committed: Mapping[Partition, Progress] = {}
         self.serial_mode = False
-        self.begun: set[int] = set()
+        self.begun: set[Partition] = set()
         self.asked = threading.Event()
         self.session_seconds = math.inf
         self.host_cpu = HostCpu()
-        self.hot: frozenset[int] = frozenset()
+        self.hot: frozenset[Partition] = frozenset()
         self.deadline = StopDeadline()
 
-    def confirm(self, committed: Mapping[int, Progress]) -> None:
+    def confirm(self, committed: Mapping[Partition, Progress]) -> None:
         """Record a successful commit. Consumer thread."""
         self.confirmed, self.committed = time.monotonic(), committed
         if self.serial_mode:
@@ -63,7 +64,7 @@ class SharedState:
         self.serial_mode = False
         self.asked.set()
 
-    def publish(self, snapshot: Mapping[int, Progress]) -> None:
+    def publish(self, snapshot: Mapping[Partition, Progress]) -> None:
         """Publish what may be committed. Control thread."""
         if self.serial_mode and snapshot is not self.snapshot:
             self.snapshot = snapshot

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from embedkq._clients.consumer import TIMEOUT_SECONDS
-from embedkq._clients.names import TopicPartition, kafka_errors
-from embedkq._clients.private import AsyncConsumerRebalanceListener
+from embedkq._clients.names import kafka_errors
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.worker.between_threads.messages import Message, Released, Revoked
 from embedkq.worker.between_threads.progress import Progress
@@ -43,9 +43,9 @@ class Assignment:
         after all partitions were lost."""
         self.lost = False
         """Set when partitions were lost. The consumer thread resets it."""
-        self.confirmed: dict[int, int] = {}
+        self.confirmed: dict[Partition, int] = {}
         """The last committed offsets of partitions that are no longer assigned."""
-        self.fresh: set[int] = set()
+        self.fresh: set[Partition] = set()
         """Assigned partitions whose start offset is not known yet. The consumer thread removes
         them."""
         self.leaving = False
@@ -60,22 +60,22 @@ class Assignment:
         self._committer = committer
         self._send = send
         self._revoke_seconds = revoke_seconds
-        self._epochs: dict[int, int] = {}
+        self._epochs: dict[Partition, int] = {}
         self._settling: list[Revoked] = []
         self._new_epoch = itertools.count(1)
         self._changing = threading.Lock()
 
-    def epoch(self, partition: int) -> int | None:
+    def epoch(self, partition: Partition) -> int | None:
         """The epoch of the partition's present assignment; None if it is not assigned. Any
         thread."""
         return self._epochs.get(partition)
 
     @property
-    def partitions(self) -> list[int]:
+    def partitions(self) -> list[Partition]:
         """The assigned partitions. Any thread."""
         return list(self._epochs)
 
-    def committable(self) -> dict[int, Progress]:
+    def committable(self) -> dict[Partition, Progress]:
         """What to commit for the assigned partitions. Any thread."""
         return self._committable(dict(self._epochs), given_up=self.leaving or self.stopping)
 
@@ -85,7 +85,7 @@ class Assignment:
         self.joined.clear()
         self._lose(frozenset(self._epochs))
 
-    def start_new_epoch(self, partitions: frozenset[int]) -> None:
+    def start_new_epoch(self, partitions: frozenset[Partition]) -> None:
         """Start a new epoch for partitions whose logs have a new life. Earlier progress is invalid
         and must not be committed. Consumer thread."""
         with self._changing:
@@ -95,18 +95,14 @@ class Assignment:
             self._add(begun)
         self._send_lost(begun)
 
-    def listener(self, kafka: Any) -> AsyncConsumerRebalanceListener:
-        """The rebalance listener for the client `kafka`."""
-        return _Listener(self, kafka)
-
-    def add(self, partitions: frozenset[int]) -> None:
+    def add(self, partitions: frozenset[Partition]) -> None:
         """Add newly assigned partitions. I/O thread."""
         self._shared.host_cpu.leave_out_this_thread()
         with self._changing:
             self._add(partitions)
         self.joined.set()
 
-    async def give_up(self, kafka: Any, partitions: frozenset[int], lost: bool) -> None:
+    async def give_up(self, kafka: Any, partitions: frozenset[Partition], lost: bool) -> None:
         """Release partitions: let their running jobs end and commit what is done, unless another
         member already has them (`lost`). I/O thread."""
         if lost:
@@ -137,8 +133,8 @@ class Assignment:
         self,
         kafka: Any,
         message: Revoked,
-        begun: Mapping[int, int],
-        committed: Mapping[int, Progress],
+        begun: Mapping[Partition, int],
+        committed: Mapping[Partition, Progress],
     ) -> None:
         await self._until_settled(kafka, message)
         if message not in self._settling:
@@ -159,7 +155,7 @@ class Assignment:
                 logger.warning(
                     "Could not commit the offsets of partitions %s before they were released (%r)."
                     " Jobs done since the last commit will run again.",
-                    sorted(wanted),
+                    sorted(partition.number for partition in wanted),
                     error,
                 )
         self._release(message)
@@ -175,7 +171,7 @@ class Assignment:
         for message in list(self._settling):
             self._release(message)
 
-    async def _commit(self, kafka: Any, wanted: Mapping[int, Progress]) -> None:
+    async def _commit(self, kafka: Any, wanted: Mapping[Partition, Progress]) -> None:
         requests = self._committer.requests(wanted)
         while (request := requests.next_request()) is not None:
             try:
@@ -185,7 +181,7 @@ class Assignment:
             except TOO_LARGE as error:
                 requests.refused(error)
 
-    def _lose(self, partitions: frozenset[int]) -> None:
+    def _lose(self, partitions: frozenset[Partition]) -> None:
         self._release_all()
         if self.stopping and self._committer.lacks(
             self._committable({p: e for p, e in self._epochs.items() if p in partitions})
@@ -195,17 +191,17 @@ class Assignment:
             begun = self._take_out(partitions)
         self._send_lost(frozenset(begun))
 
-    def _send_lost(self, partitions: frozenset[int]) -> None:
+    def _send_lost(self, partitions: frozenset[Partition]) -> None:
         if partitions:
             self._send(Revoked(partitions, lost=True))
             self.lost = True
 
-    def _add(self, partitions: frozenset[int]) -> None:
+    def _add(self, partitions: frozenset[Partition]) -> None:
         for partition in partitions:
             self._epochs[partition] = next(self._new_epoch)
             self.fresh.add(partition)
 
-    def _take_out(self, partitions: frozenset[int]) -> dict[int, int]:
+    def _take_out(self, partitions: frozenset[Partition]) -> dict[Partition, int]:
         """Remove partitions from the assignment. Returns the epochs of those that had started."""
         begun = {
             p: self._epochs[p] for p in partitions if p in self._epochs and p not in self.fresh
@@ -221,10 +217,10 @@ class Assignment:
 
     def _committable(
         self,
-        epochs: Mapping[int, int],
-        snapshot: Mapping[int, Progress] | None = None,
+        epochs: Mapping[Partition, int],
+        snapshot: Mapping[Partition, Progress] | None = None,
         given_up: bool = False,
-    ) -> dict[int, Progress]:
+    ) -> dict[Partition, Progress]:
         snapshot = self._shared.snapshot if snapshot is None else snapshot
         ours = {p: progress for p, progress in snapshot.items() if epochs.get(p) == progress.epoch}
         return {p: progress.given_up() for p, progress in ours.items()} if given_up else ours
@@ -239,22 +235,3 @@ class Assignment:
             # The client's event loop cannot wait for another thread. While this coroutine sleeps,
             # heartbeats continue.
             await kafka.sleep(_CHECK_SECONDS)
-
-
-class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, assignment: Assignment, kafka: Any) -> None:
-        self._assignment = assignment
-        self._kafka = kafka
-
-    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._assignment.add(_numbers(assigned))
-
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        await self._assignment.give_up(self._kafka, _numbers(revoked), lost=False)
-
-    async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
-        await self._assignment.give_up(self._kafka, _numbers(lost), lost=True)
-
-
-def _numbers(partitions: set[TopicPartition]) -> frozenset[int]:
-    return frozenset(tp.partition for tp in partitions)

@@ -6,9 +6,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
-from embedkq._clients.names import OffsetAndMetadata, TopicPartition, kafka_errors
+from embedkq._clients.names import kafka_errors
+from embedkq._clients.partitions import offsets_of
 from embedkq._formats import commit_metadata, offset_map
+from embedkq._formats.partition_progress import Committed
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.worker.between_threads.progress import Progress
 
@@ -77,15 +81,14 @@ class CommitRequests:
     """One commit, request by request. Call `next_request`, then `accepted` or `refused`, until
     there is no further request."""
 
-    def __init__(self, topic: str, wanted: Mapping[int, Progress], limits: CommitLimits) -> None:
-        self._topic = topic
+    def __init__(self, wanted: Mapping[Partition, Progress], limits: CommitLimits) -> None:
         self._wanted = wanted
         self._limits = limits
         self._waiting = deque(wanted)
-        self._request: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._request: dict[Partition, Committed] = {}
         self._size = 0
 
-    def next_request(self) -> dict[TopicPartition, OffsetAndMetadata] | None:
+    def next_request(self) -> Any | None:
         """The next request, in the client's format; None once everything is committed."""
         self._request, self._size = {}, 0
         most, characters = self._limits.request_bytes, self._limits.metadata
@@ -97,15 +100,13 @@ class CommitRequests:
             size = _PARTITION_BYTES + len(metadata)
             if self._request and self._size + size > most:
                 break
-            self._request[TopicPartition(self._topic, self._waiting.popleft())] = OffsetAndMetadata(
-                progress.offset, metadata, -1
-            )
+            self._request[self._waiting.popleft()] = Committed(progress.offset, metadata)
             self._size += size
-        return self._request or None
+        return offsets_of(self._request) or None
 
-    def accepted(self) -> dict[int, Progress]:
+    def accepted(self) -> dict[Partition, Progress]:
         """Record that the last request is committed. Returns its partitions."""
-        return {tp.partition: self._wanted[tp.partition] for tp in self._request}
+        return {partition: self._wanted[partition] for partition in self._request}
 
     def refused(self, error: kafka_errors.KafkaError) -> None:
         """Record that the last request failed with one of `TOO_LARGE`. The next requests are
@@ -121,4 +122,4 @@ class CommitRequests:
             self._limits.refuse_metadata(longest)
         else:
             self._limits.refuse_request(self._size)
-        self._waiting.extendleft(reversed([tp.partition for tp in self._request]))
+        self._waiting.extendleft(reversed(self._request))

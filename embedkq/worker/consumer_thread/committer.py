@@ -8,6 +8,7 @@ from typing import Any
 
 from embedkq._clients.consumer import TIMEOUT_SECONDS, ConsumerClient
 from embedkq._clients.names import kafka_errors
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.worker.between_threads.progress import Progress
 from embedkq.worker.between_threads.shared_state import SharedState
@@ -45,14 +46,13 @@ class Committer:
     answer.
     """
 
-    def __init__(self, topic: str, session_seconds: float) -> None:
+    def __init__(self, session_seconds: float) -> None:
         self.refused_since: float | None = None
         """`time.monotonic()` of the first refusal since the last successful commit, or None."""
         self.last: float | None = None
         """`time.monotonic()` of the last commit, including unchanged snapshots."""
-        self._topic = topic
         self._unchanged_seconds = min(session_seconds / 3, _UNCHANGED_SECONDS)
-        self._committed: Mapping[int, Progress] = {}
+        self._committed: Mapping[Partition, Progress] = {}
         self._tried = 0.0
         self._limits = CommitLimits()
         self._repeated = 0
@@ -62,18 +62,18 @@ class Committer:
         expensive."""
         return time.monotonic() > self._tried + _INTERVAL_SECONDS
 
-    def due(self, wanted: Mapping[int, Progress]) -> bool:
+    def due(self, wanted: Mapping[Partition, Progress]) -> bool:
         """Whether a commit of this is due."""
         since = time.monotonic() - self._tried
         return bool(wanted) and since > (
             _INTERVAL_SECONDS if self.pending(wanted) else self._unchanged_seconds
         )
 
-    def pending(self, wanted: Mapping[int, Progress]) -> bool:
+    def pending(self, wanted: Mapping[Partition, Progress]) -> bool:
         """Whether any of this is not committed yet."""
         return wanted != self._committed
 
-    def lacks(self, wanted: Mapping[int, Progress]) -> bool:
+    def lacks(self, wanted: Mapping[Partition, Progress]) -> bool:
         """Whether any done record in this is not committed. Any thread."""
         committed = self._committed
         return any(
@@ -82,7 +82,7 @@ class Committer:
             for partition, progress in wanted.items()
         )
 
-    def known(self, partitions: Set[int]) -> dict[int, Progress]:
+    def known(self, partitions: Set[Partition]) -> dict[Partition, Progress]:
         """This consumer's last commits for these partitions. Any thread."""
         return {
             partition: progress
@@ -91,7 +91,7 @@ class Committer:
         }
 
     def commit(
-        self, kafka: Any, wanted: Mapping[int, Progress], seconds: float = TIMEOUT_SECONDS
+        self, kafka: Any, wanted: Mapping[Partition, Progress], seconds: float = TIMEOUT_SECONDS
     ) -> bool:
         """Commit, and wait up to `seconds` for each request. Returns False if the commit is refused
         for now.
@@ -109,7 +109,7 @@ class Committer:
         self._committed, self.refused_since, self.last = dict(wanted), None, time.monotonic()
         return True
 
-    def _commit(self, kafka: Any, wanted: Mapping[int, Progress], seconds: float) -> None:
+    def _commit(self, kafka: Any, wanted: Mapping[Partition, Progress], seconds: float) -> None:
         requests = self.requests(wanted)
         while (request := requests.next_request()) is not None:
             try:
@@ -119,14 +119,14 @@ class Committer:
             else:
                 self._committed = {**self._committed, **requests.accepted()}
 
-    def _changed(self, wanted: Mapping[int, Progress]) -> dict[int, Progress]:
+    def _changed(self, wanted: Mapping[Partition, Progress]) -> dict[Partition, Progress]:
         return {
             partition: progress
             for partition, progress in wanted.items()
             if self._committed.get(partition) != progress
         }
 
-    def _some_unchanged(self, wanted: Mapping[int, Progress]) -> dict[int, Progress]:
+    def _some_unchanged(self, wanted: Mapping[Partition, Progress]) -> dict[Partition, Progress]:
         partitions = sorted(wanted)
         first = self._repeated % len(partitions)
         self._repeated = first + _UNCHANGED_AT_ONCE
@@ -139,8 +139,8 @@ class Committer:
         self,
         kafka: Any,
         shared: SharedState,
-        committable: Callable[[], Mapping[int, Progress]],
-        beginning: Set[int],
+        committable: Callable[[], Mapping[Partition, Progress]],
+        beginning: Set[Partition],
     ) -> None:
         """If jobs wait for a commit before they start, serve such commits for about a second,
         without polls in between. A poll would delay each one by half a second.
@@ -172,7 +172,7 @@ class Committer:
         self,
         client: ConsumerClient,
         shared: SharedState,
-        committable: Callable[[], Mapping[int, Progress]],
+        committable: Callable[[], Mapping[Partition, Progress]],
     ) -> bool:
         """Commit what is done, before the stop's deadline. Returns whether all of it is committed.
 
@@ -200,15 +200,15 @@ class Committer:
                 time.sleep(PAUSE_SECONDS)
         return True
 
-    def requests(self, wanted: Mapping[int, Progress]) -> CommitRequests:
+    def requests(self, wanted: Mapping[Partition, Progress]) -> CommitRequests:
         """The requests for a commit. Also used on the client's I/O thread."""
-        return CommitRequests(self._topic, wanted, self._limits)
+        return CommitRequests(wanted, self._limits)
 
     def hurry(self) -> None:
         """Make the next commit due at once, even if nothing is new."""
         self._tried = 0.0
 
-    def forget(self, partitions: frozenset[int]) -> None:
+    def forget(self, partitions: frozenset[Partition]) -> None:
         """Forget partitions that are no longer assigned."""
         self._committed = {
             p: progress for p, progress in self._committed.items() if p not in partitions

@@ -21,6 +21,7 @@ from embedkq._clients.consumer import (
     all_options,
 )
 from embedkq._clients.names import kafka_errors
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import BrokerUnavailable, Closed, WorkerError
 from embedkq.worker.between_threads.messages import (
@@ -96,17 +97,17 @@ class ConsumerThread:
         self._topic, self._group = topic, group
         self._options = all_options(hosts=hosts, group=group, job_size=job_size, options=options)
         shared.session_seconds = session_seconds = self._options["session_timeout_ms"] / 1000
-        self.committer = Committer(topic, session_seconds)
+        self.committer = Committer(session_seconds)
         self.assignment = Assignment(
             shared, self.committer, self._send, revoke_limit(self._options, revoke_timeout)
         )
         self.topic = TopicWatch(Asked(hosts, "READ", topic, group), self._options)
-        self._logs = LogWatch(topic, offset_policy == "latest", self.assignment)
+        self._logs = LogWatch(offset_policy == "latest", self.assignment)
         self._membership = Membership(hosts, group, session_seconds, self._options)
         self._drains = DrainRequests(self.assignment, self._logs, self._send)
-        self._beginning: set[int] = set()
+        self._beginning: set[Partition] = set()
         self._ends = LogEnds()
-        self._held = HeldPartitions(topic)
+        self._held = HeldPartitions()
         self.broker = BrokerWatch(hosts, self._options)
         self._positions_at = 0.0
         self._throttle = PollThrottle(shared.host_cpu)
@@ -133,13 +134,13 @@ class ConsumerThread:
             return not self.committer.lacks(self.assignment.committable())
         return self._committed_finally
 
-    def lag(self) -> dict[int, int]:
+    def lag(self) -> dict[Partition, int]:
         """The number of records that are not done, by partition, as of the log ends of the last few
         seconds. Any thread."""
         return self._ends.lag(self.assignment.committable())
 
     @property
-    def held(self) -> Mapping[int, str]:
+    def held(self) -> Mapping[Partition, str]:
         """Why partitions are held, by partition. Any thread."""
         return self._held.reasons
 
@@ -247,7 +248,7 @@ class ConsumerThread:
             self.broker.is_back()
 
     def _connect(self) -> ConsumerClient:
-        return ConsumerClient(self.hosts, self._topic, self.assignment.listener, self._options)
+        return ConsumerClient(self.hosts, self._topic, self.assignment, self._options)
 
     def _connect_once_possible(self) -> ConsumerClient:
         deadline = time.monotonic() + CONNECT_SECONDS
@@ -281,7 +282,7 @@ class ConsumerThread:
 
     # Records.
 
-    def _begin(self, client: ConsumerClient, polled: Mapping[int, list[Any]]) -> None:
+    def _begin(self, client: ConsumerClient, polled: Mapping[Partition, list[Any]]) -> None:
         """Send the start offsets of newly assigned partitions to the control thread, before any of
         their records."""
         fresh = list(self.assignment.fresh)
@@ -321,7 +322,7 @@ class ConsumerThread:
                 ):
                     records.clear()
 
-    def _pass_on(self, client: ConsumerClient, partition: int, records: list[Any]) -> None:
+    def _pass_on(self, client: ConsumerClient, partition: Partition, records: list[Any]) -> None:
         epoch = self.assignment.epoch(partition)
         if epoch is None or partition in self.assignment.fresh:
             client.rewind_to(partition, records)

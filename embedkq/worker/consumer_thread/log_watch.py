@@ -14,6 +14,7 @@ from typing import Any
 
 from embedkq._clients.consumer import ConsumerClient
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.worker.consumer_thread.assignment import Assignment
 from embedkq.worker.consumer_thread.partition_starts import PartitionStarts, Start, topic_marks
@@ -24,27 +25,26 @@ _LOOK_SECONDS = 2.0
 
 
 class LogWatch:
-    """Starts and restarts the partitions of one topic.
+    """Starts and restarts partitions.
 
     Args:
-        topic: the topic's name.
         latest: whether a group without any commit skips existing records.
     """
 
-    def __init__(self, topic: str, latest: bool, assignment: Assignment) -> None:
-        self._starts = PartitionStarts(topic, latest)
+    def __init__(self, latest: bool, assignment: Assignment) -> None:
+        self._starts = PartitionStarts(latest)
         self._latest = latest
         self._assignment = assignment
-        self._doubtful: set[int] = set()
-        self._restarting: set[int] = set()
+        self._doubtful: set[Partition] = set()
+        self._restarting: set[Partition] = set()
         """Partitions that restart after they were read. The client still fetches at the old
         position."""
         self._look_at = 0.0
         self._looking: Any = None
 
     def find_starts(
-        self, client: ConsumerClient, partitions: Collection[int]
-    ) -> Mapping[int, Start]:
+        self, client: ConsumerClient, partitions: Collection[Partition]
+    ) -> Mapping[Partition, Start]:
         """Find the starts of assigned partitions. Partitions that are no longer assigned, or whose
         log is not available yet, are missing from the result.
 
@@ -57,20 +57,20 @@ class LogWatch:
         committed = client.committed(partitions)
         logs = client.logs(partitions, topic)
         others: list[TopicMark] = []
-        if self._latest and any(number not in committed for number in partitions):
-            others = topic_marks(client.committed(range(topic.partitions)))
+        if self._latest and any(partition not in committed for partition in partitions):
+            others = topic_marks(client.committed(client.partitions_in(topic)))
         confirmed = self._assignment.confirmed
         return {
-            number: (
+            partition: (
                 self._starts.find(
-                    number, committed.get(number), log, confirmed.get(number, 0), others
+                    partition, committed.get(partition), log, confirmed.get(partition, 0), others
                 )._replace(end=log.end)
             )
-            for number, log in logs.items()
+            for partition, log in logs.items()
         }
 
     def started(
-        self, client: ConsumerClient, partition: int, start: Start, first: int | None
+        self, client: ConsumerClient, partition: Partition, start: Start, first: int | None
     ) -> bool:
         """Record that the partition was started. Returns whether the records fetched from `first`
         on are its first ones. If not, they are fetched again.
@@ -91,7 +91,9 @@ class LogWatch:
         client.seek_and_discard(partition, start.position)
         return False
 
-    def is_sound(self, client: ConsumerClient, partition: int, first: int, position: int) -> bool:
+    def is_sound(
+        self, client: ConsumerClient, partition: Partition, first: int, position: int
+    ) -> bool:
         """Whether records from `first` on continue what was read. If not, they are fetched again
         once the reason is known."""
         if self._is_of_another(partition, first):
@@ -100,13 +102,13 @@ class LogWatch:
         self._starts.reached(partition, position)
         return True
 
-    def moved(self, client: ConsumerClient, partition: int, position: int) -> None:
+    def moved(self, client: ConsumerClient, partition: Partition, position: int) -> None:
         """Record that the client will fetch from this position next."""
         if not self._is_of_another(partition, position):
             self._look_for_retention(client, partition, position)
             self._starts.reached(partition, position)
 
-    def _is_of_another(self, partition: int, offset: int) -> bool:
+    def _is_of_another(self, partition: Partition, offset: int) -> bool:
         """Whether kafka-python has moved back. It does so by itself if its offset is out of range,
         or if records were lost."""
         is_before = self._starts.is_before(partition, offset)
@@ -115,7 +117,7 @@ class LogWatch:
             self._doubtful.add(partition)
         return is_before
 
-    def see(self, client: ConsumerClient, ends: Mapping[int, int]) -> bool:
+    def see(self, client: ConsumerClient, ends: Mapping[Partition, int]) -> bool:
         """Check that these ends belong to the logs that are being read. If not, restart their
         partitions and return False.
 
@@ -142,7 +144,7 @@ class LogWatch:
         self._restart(restarted | self._doubtful)
         self._doubtful.clear()
 
-    def _restart(self, partitions: Collection[int]) -> None:
+    def _restart(self, partitions: Collection[Partition]) -> None:
         restarted = (
             frozenset(partitions).intersection(self._assignment.partitions) - self._assignment.fresh
         )
@@ -160,7 +162,7 @@ class LogWatch:
             self._looking = client.look_for_topic()
         return None if found == UNKNOWN_TOPIC else found
 
-    def _look_for_retention(self, client: ConsumerClient, partition: int, first: int) -> None:
+    def _look_for_retention(self, client: ConsumerClient, partition: Partition, first: int) -> None:
         """If offsets are missing, check whether Kafka has deleted them.
 
         That is only possible if the next offset was out of range. Other gaps come from compaction

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from embedkq._formats import commit_metadata, offset_map
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
 from embedkq._formats.partition_progress import Committed, Log, read_progress, why_of_another_log
+from embedkq._partition import Partition
 
 
 class Start(NamedTuple):
@@ -56,18 +57,16 @@ class PartitionStarts:
     """Remembers each partition that was started here, even after its release.
 
     Args:
-        topic: the topic's name.
         latest: whether a group without any commit skips existing records.
     """
 
-    def __init__(self, topic: str, latest: bool) -> None:
-        self._topic = topic
+    def __init__(self, latest: bool) -> None:
         self._latest = latest
-        self._known: dict[int, _Known] = {}
+        self._known: dict[Partition, _Known] = {}
 
     def find(
         self,
-        partition: int,
+        partition: Partition,
         committed: Committed | None,
         log: Log,
         confirmed: int = 0,
@@ -107,25 +106,28 @@ class PartitionStarts:
         return self._continued(partition, committed, log, life)
 
     def _set_back(
-        self, partition: int, committed: Committed, log: Log, life: int, confirmed: int
+        self, partition: Partition, committed: Committed, log: Log, life: int, confirmed: int
     ) -> Start:
         offset, metadata = committed
         warning = (
-            f"Partition {partition} of topic {self._topic} goes back to offset {offset}: its"
-            f" committed offset was set back from {confirmed}. Jobs from there on run again."
+            f"Partition {partition.number} of topic {partition.topic} goes back to offset"
+            f" {offset}: its committed offset was set back from {confirmed}. Jobs from there on run"
+            " again."
         )
         return Start(offset, metadata, max(offset, log.first), log.topic, life, warning)
 
-    def _continued(self, partition: int, committed: Committed, log: Log, life: int) -> Start:
+    def _continued(self, partition: Partition, committed: Committed, log: Log, life: int) -> Start:
         offset, metadata = committed
         warning = None
         progress = read_progress(committed, log)
         done = () if progress is None else progress.done
         if offset < log.first and (lost := offset_map.lag(0, log.first, offset, done)):
-            warning = self._lost_to_retention(partition, lost, offset, log.first)
+            warning = _lost_to_retention(partition, lost, offset, log.first)
         return Start(offset, metadata, max(offset, log.first), log.topic, life, warning)
 
-    def _restarted(self, partition: int, known: _Known | None, log: Log, reason: str) -> Start:
+    def _restarted(
+        self, partition: Partition, known: _Known | None, log: Log, reason: str
+    ) -> Start:
         begin = log.first
         if (
             known is not None
@@ -134,63 +136,64 @@ class PartitionStarts:
         ):
             begin = max(begin, known.divergence)  # records before it are those that were read
         warning = (
-            f"Partition {partition} of topic {self._topic} restarts at offset {begin}: {reason}."
-            " Its present records will run. Running jobs of the old log finish; its waiting jobs"
-            " are dropped."
+            f"Partition {partition.number} of topic {partition.topic} restarts at offset {begin}:"
+            f" {reason}. Its present records will run. Running jobs of the old log finish; its"
+            " waiting jobs are dropped."
         )
         return Start(begin, "", begin, log.topic, 0 if known is None else known.life + 1, warning)
 
     # After the start.
 
-    def started(self, partition: int, start: Start) -> None:
+    def started(self, partition: Partition, start: Start) -> None:
         """Record that the partition was started."""
         self._known[partition] = _Known(start.life, start.topic, start.position)
 
-    def reached(self, partition: int, position: int) -> None:
+    def reached(self, partition: Partition, position: int) -> None:
         """Record that a started partition was read up to this offset."""
         known = self._known[partition]
         known.reached = max(position, known.reached)
 
-    def read_up_to(self, partition: int) -> int:
+    def read_up_to(self, partition: Partition) -> int:
         """The offset up to which a started partition was read."""
         return self._known[partition].reached
 
-    def is_before(self, partition: int, offset: int) -> bool:
+    def is_before(self, partition: Partition, offset: int) -> bool:
         """Whether a started partition was already read beyond this offset."""
         known = self._known.get(partition)
         return known is not None and offset < known.reached
 
-    def of_another_topic(self, partitions: Iterable[int], topic: TopicMark) -> set[int]:
+    def of_another_topic(self, partitions: Iterable[Partition], topic: TopicMark) -> set[Partition]:
         """The partitions that were started in another topic than this one."""
         return {
-            number
-            for number in partitions
-            if number in self._known and topic.is_another_than(self._known[number].topic)
+            partition
+            for partition in partitions
+            if partition in self._known and topic.is_another_than(self._known[partition].topic)
         }
 
-    def truncated(self, partition: int, divergence: int) -> None:
+    def truncated(self, partition: Partition, divergence: int) -> None:
         """Record that Kafka has lost records that were already read, from `divergence` on."""
         known = self._known.get(partition)
         if known is not None:
             known.truncated, known.divergence = True, divergence
 
-    def passed_by_retention(self, partition: int, log: Log) -> str | None:
+    def passed_by_retention(self, partition: Partition, log: Log) -> str | None:
         """A warning if Kafka has deleted records of a started partition before they were read, or
         None."""
         reached = self._known[partition].reached
         if reached >= log.first:
             return None
         self._known[partition].reached = log.first
-        return self._lost_to_retention(partition, log.first - reached, reached, log.first)
+        return _lost_to_retention(partition, log.first - reached, reached, log.first)
 
-    def _lost_to_retention(self, partition: int, count: int, offset: int, first: int) -> str:
-        records, verb = ("1 record", "is") if count == 1 else (f"{count} records", "are")
-        return (
-            f"{records} of partition {partition} of topic {self._topic} {verb} lost: retention has"
-            f" deleted everything before offset {first}, and only records before {offset} were"
-            f" done or fetched. Continuing at {first}. Raise the topic's retention.ms and"
-            " retention.bytes, or start more workers, so that records are kept until they run."
-        )
+
+def _lost_to_retention(partition: Partition, count: int, offset: int, first: int) -> str:
+    records, verb = ("1 record", "is") if count == 1 else (f"{count} records", "are")
+    return (
+        f"{records} of {partition} {verb} lost: retention has deleted everything before offset"
+        f" {first}, and only records before {offset} were done or fetched. Continuing at {first}."
+        " Raise the topic's retention.ms and retention.bytes, or start more workers, so that"
+        " records are kept until they run."
+    )
 
 
 def _reading_is_of_another(known: _Known | None, log: Log) -> str:
@@ -215,14 +218,15 @@ def _reading_is_of_another(known: _Known | None, log: Log) -> str:
     return ""
 
 
-def _has_never_committed(partition: int, log: Log, others: Iterable[TopicMark]) -> bool:
+def _has_never_committed(partition: Partition, log: Log, others: Iterable[TopicMark]) -> bool:
     """Whether a group without a commit for this partition is new to it. That is so if all its other
     commits were written when the partition already existed."""
     return all(
-        mark.partitions > partition and not log.topic.is_another_than(mark) for mark in others
+        mark.partitions > partition.number and not log.topic.is_another_than(mark)
+        for mark in others
     )
 
 
-def topic_marks(found: Mapping[int, Committed]) -> list[TopicMark]:
+def topic_marks(found: Mapping[Partition, Committed]) -> list[TopicMark]:
     """The topics that commits were written for."""
     return [commit_metadata.read_topic(*committed) for committed in found.values()]

@@ -15,6 +15,7 @@ from embedkq._formats.headers import (
     target_group,
 )
 from embedkq._formats.signing import Signer
+from embedkq._partition import Partition
 from embedkq.errors import (
     DecodeError,
     FunctionRefused,
@@ -37,7 +38,6 @@ class RecordValidator:
     secret.
 
     Args:
-        topic: the records' topic.
         timeout: time limit of every job in seconds; None for the job's own limit.
         signer: checks signatures; None accepts every record, signed or not.
         max_age: seconds after which a job is refused; None for never.
@@ -47,21 +47,19 @@ class RecordValidator:
 
     def __init__(
         self,
-        topic: str,
         timeout: float | None = None,
         signer: Signer | None = None,
         max_age: float | None = None,
         allow: Sequence[str] | None = None,
         group: str = "",
     ) -> None:
-        self._topic = topic
         self._group = group
         self._timeout = timeout
         self._signer = signer
         self._max_age = max_age
         self._allow = allow
 
-    def validate(self, partition: int, epoch: int, record: Record) -> JobRun:
+    def validate(self, partition: Partition, epoch: int, record: Record) -> JobRun:
         """The record as a `JobRun`. Its `refusal` says why it is not a job, or may not run here."""
         run = JobRun(partition, epoch, record)
         if record.flaw is not None:
@@ -71,7 +69,7 @@ class RecordValidator:
             if len(record.headers) > 1:
                 self._check_group(record)
             try:
-                envelope = self._check(record)
+                envelope = self._check(partition.topic, record)
                 if envelope.is_json:
                     run = JSONJobRun(partition, epoch, record)
                     envelope = self._completed(envelope, partition, record)
@@ -92,7 +90,7 @@ class RecordValidator:
         if group is not None and group != self._group:
             raise OtherGroup(f"it was retried for group {group!r} only")
 
-    def _check(self, record: Record) -> Envelope:
+    def _check(self, topic: str, record: Record) -> Envelope:
         """Check and read the headers.
 
         Raises:
@@ -103,7 +101,7 @@ class RecordValidator:
             envelope = read_headers(record.headers)
         else:
             envelope = read_value(
-                self._signer.check(self._topic, record.key, record.headers, record.value)
+                self._signer.check(topic, record.key, record.headers, record.value)
             )
         if self._max_age is not None:
             self._check_age(envelope, record)
@@ -134,11 +132,11 @@ class RecordValidator:
             )
         allowlist.check_name(name, self._allow)
 
-    def _completed(self, envelope: Envelope, partition: int, record: Record) -> Envelope:
+    def _completed(self, envelope: Envelope, partition: Partition, record: Record) -> Envelope:
         """The envelope of a JSON job with what its header may lack: the id is then made from the
         record's place, so that it stays the same at each attempt."""
         timestamp = record.timestamp if envelope.timestamp == UNKNOWN_TIME else envelope.timestamp
-        place = f"{self._topic}/{partition}/{record.offset}/{record.timestamp}"
+        place = f"{partition.topic}/{partition.number}/{record.offset}/{record.timestamp}"
         job_id = envelope.id or str(uuid.uuid5(_PLACES, place))
         return envelope._replace(id=job_id, timestamp=timestamp)
 

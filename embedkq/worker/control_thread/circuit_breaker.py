@@ -13,6 +13,7 @@ import time
 from collections.abc import Set
 
 from embedkq._formats.outcome import NOT_LOADED, Outcome
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import SecretUnknown
 from embedkq.worker.between_threads.messages import JobRun
@@ -115,7 +116,10 @@ class CircuitBreaker:
         if reason != self._unloadable:
             self._unloadable = reason
             logger.error(
-                "%s The last was at partition %d, offset %d.", reason, run.partition, run.offset
+                "%s The last was at partition %d, offset %d.",
+                reason,
+                run.partition.number,
+                run.offset,
             )
 
     # Records that cannot be verified.
@@ -139,7 +143,7 @@ class CircuitBreaker:
             logger.error(
                 "%s The last was at partition %d, offset %d.",
                 self._unverified,
-                run.partition,
+                run.partition.number,
                 run.offset,
             )
         return True
@@ -156,7 +160,7 @@ class CircuitBreaker:
         """Whether polling should pause, because too many refused records wait."""
         return len(self._refused) >= MOST_REFUSED
 
-    def drop(self, partitions: Set[int]) -> list[JobRun]:
+    def drop(self, partitions: Set[Partition]) -> list[JobRun]:
         """Forget partitions; the refused records of them that waited."""
         dropped = [run for run in self._refused if run.partition in partitions]
         if dropped:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from embedkq._child.runner import failure
 from embedkq._formats.dead_letter import is_dead_letter
 from embedkq._formats.outcome import NOT_LOADED, Outcome
+from embedkq._partition import Partition
 from embedkq.errors import HostCrashed, OtherGroup, RecordRefused
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import Death, Finished, JobRun
@@ -79,7 +80,7 @@ class Completer:
         thread."""
         return None if self._letters is None else self._letters.away_since
 
-    def held_up(self, now: float) -> set[int]:
+    def held_up(self, now: float) -> set[Partition]:
         """Partitions whose dead letters wait."""
         return set() if self._letters is None else self._letters.held_up(now)
 

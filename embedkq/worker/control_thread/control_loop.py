@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.backlog import Queued
 from embedkq.worker.between_threads.job_state import JobState
 from embedkq.worker.between_threads.messages import (
@@ -50,7 +51,6 @@ class ControlLoop:
         self,
         shared: SharedState,
         *,
-        topic: str,
         completer: Completer,
         retries: Retries,
         breaker: CircuitBreaker,
@@ -69,7 +69,7 @@ class ControlLoop:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox, selectors.EVENT_READ, _nothing)
         self.pool = make_pool(self._selector)
-        self._ledger = PartitionLedger(topic)
+        self._ledger = PartitionLedger()
         self._tracker = self._ledger.tracker
         self._guard = make_crash_guard(shared, self._ledger, lambda: self.pool.idle)
         self._jobs = Jobs(shared.backlog, self._ledger, self._guard, max_jobs)
@@ -110,7 +110,7 @@ class ControlLoop:
         self._publish()
         return True
 
-    def _partitions_on_hold(self) -> Set[int]:
+    def _partitions_on_hold(self) -> Set[Partition]:
         """Partitions of which nothing more begins, for one of five reasons. Refused records, jobs
         that wait for a retry, or dead letters would fill the memory: each takes 0.8 KB and its
         payload. Commit metadata is nearly full, so that what is done could not be committed. Or a
@@ -299,7 +299,7 @@ class ControlLoop:
                 self.completer.keep_out(run, run.refusal)
         self._complete(runs)
 
-    def _drop(self, partitions: Set[int]) -> None:
+    def _drop(self, partitions: Set[Partition]) -> None:
         """What of these partitions has not begun will not run here. Goes through all that is held
         once, however many they are."""
         in_pool = {

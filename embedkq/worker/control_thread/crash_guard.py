@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Set
 from typing import NamedTuple
 
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import HostCrashed
 from embedkq.worker.between_threads.messages import JobRun
@@ -87,16 +88,16 @@ class CrashGuard:
         self._max_crashes = max_crashes
         self._shared = shared
         self._ledger = ledger
-        self._beginning: set[int] = set()
+        self._beginning: set[Partition] = set()
         self._waiting: list[JobRun] = []
         self._runs_alone = False
         self._is_idle = is_idle
         self._alone_until = 0.0
         self._fewest = 2 * processes
-        self._seen: dict[int, tuple[float, int]] = {}
+        self._seen: dict[Partition, tuple[float, int]] = {}
 
     @property
-    def held_up(self) -> set[int]:
+    def held_up(self) -> set[Partition]:
         """Partitions that should be paused."""
         if self.suspect is None and not self._waiting:
             return set()
@@ -105,7 +106,7 @@ class CrashGuard:
             return held
         return {partition for partition in held if self._ledger.notes_of(partition).serial_mode}
 
-    def assigned(self, partition: int) -> None:
+    def assigned(self, partition: Partition) -> None:
         """A partition is ours; what another host was at when it went down is known, and counts
         against that."""
         self._beginning.discard(partition)
@@ -126,7 +127,7 @@ class CrashGuard:
             "%s went down while the job at partition %d, offset %d ran alone in it (so far %d"
             " times).",
             f"Host {noted.hosts[-1]}" if noted.hosts else "A host",
-            partition,
+            partition.number,
             offset,
             noted.crashes[offset],
         )
@@ -217,7 +218,7 @@ class CrashGuard:
             not self._has_last_chance or self._is_idle()
         )
 
-    def drop(self, partitions: Set[int]) -> list[JobRun]:
+    def drop(self, partitions: Set[Partition]) -> list[JobRun]:
         """Forget partitions; the runs of them that have not begun."""
         for partition in partitions:
             self._seen.pop(partition, None)
@@ -252,7 +253,7 @@ class CrashGuard:
         )  # for as long as this host lives: should it get the partition again, no other went down
         return True
 
-    def _has_seen_enough(self, partition: int) -> bool:
+    def _has_seen_enough(self, partition: Partition) -> bool:
         since, jobs = self._seen.get(partition, (time.monotonic(), 0))
         self._seen[partition] = since, jobs + 1
         enough = jobs + 1 >= self._fewest and time.monotonic() >= since + CAREFUL_SECONDS
@@ -264,7 +265,7 @@ class CrashGuard:
         noted = self._ledger.notes_of(run.partition)
         return noted.serial_mode or run.offset in noted.crashes
 
-    def _is_named(self, partition: int, run: JobRun | None = None) -> bool:
+    def _is_named(self, partition: Partition, run: JobRun | None = None) -> bool:
         """Whether the last commit says that this run is the suspect; without a run, whether it says
         so of any."""
         committed = self._shared.committed.get(partition)

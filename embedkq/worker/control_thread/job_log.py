@@ -13,10 +13,7 @@ logger = SafeLogger("embedkq.worker")
 
 
 class JobLog:
-    """The lines of the jobs of one topic."""
-
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
+    """The lines of the jobs."""
 
     @property
     def announces(self) -> bool:
@@ -25,7 +22,7 @@ class JobLog:
 
     def began(self, run: JobRun, call: str) -> None:
         """A child has begun the call."""
-        logger.info("Processing %s ...", self._record(run))
+        logger.info("Processing %s ...", _record(run))
         logger.info("Running Job %s: %s ...", _short(run), one_line(call))
 
     def ended(self, run: JobRun, outcome: Outcome) -> None:
@@ -57,7 +54,7 @@ class JobLog:
             text = "%s unloadable. Job %s failed: %s%s"
             logger.error(
                 text,
-                self._record(run),
+                _record(run),
                 _short(run),
                 one_line(outcome.message),
                 _below(outcome.traceback),
@@ -99,7 +96,7 @@ class JobLog:
             " deploy), shut them down gracefully: SIGTERM, and time for what runs. To run it"
             " again: %s.",
             _short(run),
-            self._record(run),
+            _record(run),
             error,
             again,
         )
@@ -111,31 +108,33 @@ class JobLog:
             if isinstance(reason, RecordRefused)
             else "%s malformed. Skipping ... (%s)"
         )
-        logger.warning(text, self._record(run), one_line(str(reason)))
+        logger.warning(text, _record(run), one_line(str(reason)))
 
     def passed_over(self, run: JobRun, reason: Exception) -> None:
         """The record is for another consumer group."""
-        logger.info("%s passed over (%s).", self._record(run), reason)
+        logger.info("%s passed over (%s).", _record(run), reason)
 
     def is_dead_letter(self, run: JobRun) -> None:
         """The record came from a dead-letter topic, and dies once more."""
         logger.warning(
             "%s is a dead letter already, and is not written to the dead-letter topic again: take"
             " this worker's topic for jobs only, and put letters back with `kq dlq retry`.",
-            self._record(run),
+            _record(run),
         )
 
     def goes_to_dead_letters(self, run: JobRun, topic: str) -> None:
         """The record is dead and goes to the dead-letter topic."""
         logger.warning(
             "%s goes to the dead-letter topic %s (%s).",
-            self._record(run),
+            _record(run),
             topic,
             "" if run.death is None else run.death.reason,
         )
 
-    def _record(self, run: JobRun) -> str:
-        return f"Record(topic={self._topic}, partition={run.partition}, offset={run.offset})"
+
+def _record(run: JobRun) -> str:
+    topic, number = run.partition
+    return f"Record(topic={topic}, partition={number}, offset={run.offset})"
 
 
 def _below(traceback: str) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.backlog import Backlog
 from embedkq.worker.between_threads.job_state import MOVES, JobState
 from embedkq.worker.between_threads.messages import Finished, JobRun
@@ -51,7 +52,7 @@ class Jobs:
         self.admissible = math.inf if most is None else most
         """How many more jobs may be admitted."""
         self._backlog, self._ledger, self._guard = backlog, ledger, guard
-        self._by_place: dict[tuple[int, int, int], JobRun] = {}
+        self._by_place: dict[tuple[Partition, int, int], JobRun] = {}
 
     def __len__(self) -> int:
         return len(self._by_place)
@@ -141,6 +142,6 @@ class Jobs:
 
 def _no_such_move(run: JobRun, to: JobState) -> RuntimeError:
     return RuntimeError(
-        f"the job at partition {run.partition}, offset {run.offset} is {run.state} and cannot"
-        f" become {to}"
+        f"the job at partition {run.partition.number}, offset {run.offset} is {run.state} and"
+        f" cannot become {to}"
     )

@@ -16,6 +16,7 @@ from typing import Any
 from embedkq._formats import offset_map
 from embedkq._formats.commit_metadata import NOTHING, UNKNOWN_TOPIC, TopicMark
 from embedkq._formats.offset_map import OffsetRanges
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.progress import Progress
 
 _SLACK = 1024
@@ -27,7 +28,7 @@ _STALE = 16
 
 
 class OffsetTracker:
-    """Offsets of the partitions of one topic. Control thread.
+    """Offsets of partitions. Control thread.
 
     Between two records may be holes (compaction, markers of transactions), so what is passed over
     counts as done: every record polled must be offered to `admit`, in order.
@@ -36,18 +37,18 @@ class OffsetTracker:
     def __init__(self, limit: int = offset_map.LIMIT) -> None:
         """`limit`: characters that commit metadata may have; `fullness` is a share of it."""
         self._limit = limit
-        self._partitions: dict[int, _Partition] = {}
-        self._epochs: dict[int, int] = {}
-        self._changed: set[int] = set()
+        self._partitions: dict[Partition, _PartitionState] = {}
+        self._epochs: dict[Partition, int] = {}
+        self._changed: set[Partition] = set()
         """Partitions whose progress in the snapshot is out of date."""
-        self._unmeasured: set[int] = set()
+        self._unmeasured: set[Partition] = set()
         """Partitions that have changed since `crowded`, beside those in `_changed`."""
-        self._crowded: set[int] = set()
-        self._snapshot: MappingProxyType[int, Progress] = MappingProxyType({})
+        self._crowded: set[Partition] = set()
+        self._snapshot: MappingProxyType[Partition, Progress] = MappingProxyType({})
 
     def assign(
         self,
-        partition: int,
+        partition: Partition,
         epoch: int,
         start: int,
         done: OffsetRanges = (),
@@ -57,7 +58,6 @@ class OffsetTracker:
         as late.
 
         Args:
-            partition: number of the partition.
             epoch: higher than any before for this partition; tells this assignment's records from
                 those of others.
             start: offset that was committed, or the position where none was.
@@ -71,22 +71,22 @@ class OffsetTracker:
         last = self._epochs.get(partition, epoch - 1)
         if epoch <= last:
             raise ValueError(
-                f"epoch={epoch} of partition {partition}: each assignment needs a higher one than"
-                f" {last}"
+                f"epoch={epoch} of partition {partition.number}: each assignment needs a higher one"
+                f" than {last}"
             )
         offset_map.check(start, done)
         self._epochs[partition] = epoch
-        self._partitions[partition] = _Partition(epoch, start, tuple(done), topic)
+        self._partitions[partition] = _PartitionState(epoch, start, tuple(done), topic)
         self._changed.add(partition)
 
-    def unassign(self, partitions: Iterable[int]) -> None:
+    def unassign(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that were revoked or lost; their late ends will not count. Unknown ones
         are passed over."""
         for partition in partitions:
             if self._partitions.pop(partition, None) is not None:
                 self._changed.add(partition)
 
-    def admit(self, partition: int, offset: int) -> bool:
+    def admit(self, partition: Partition, offset: int) -> bool:
         """Whether the record is to be run; False if it is done. What lies between it and the last
         one is a hole.
 
@@ -106,12 +106,12 @@ class OffsetTracker:
                 return True
         if offset in state.open:
             raise ValueError(
-                f"offset={offset} of partition {partition} is admitted and not done: offer records"
-                " once"
+                f"offset={offset} of partition {partition.number} is admitted and not done: offer"
+                " records once"
             )
         return False
 
-    def finish(self, partition: int, epoch: int, offset: int) -> bool:
+    def finish(self, partition: Partition, epoch: int, offset: int) -> bool:
         """The record is done. False, and nothing else, if it is another assignment's, not admitted,
         or done already."""
         state = self._partitions.get(partition)
@@ -121,7 +121,7 @@ class OffsetTracker:
         self._changed.add(partition)
         return True
 
-    def finish_unseen(self, partition: int, offset: int) -> None:
+    def finish_unseen(self, partition: Partition, offset: int) -> None:
         """A job that an earlier assignment began is done: its record, if it was not offered yet, is
         to be done when it is.
 
@@ -132,7 +132,7 @@ class OffsetTracker:
             state.finish_unseen(offset)
             self._changed.add(partition)
 
-    def advance(self, partition: int, epoch: int, position: int) -> None:
+    def advance(self, partition: Partition, epoch: int, position: int) -> None:
         """The consumer has come to `position`: what lies below it and was not offered to `admit` is
         a hole.
 
@@ -143,24 +143,24 @@ class OffsetTracker:
             state.pass_over(position)
             self._changed.add(partition)
 
-    def watermark(self, partition: int) -> int:
+    def watermark(self, partition: Partition) -> int:
         """The first offset that is not done. Raises KeyError where not assigned, like each question
         below."""
         return self._assigned(partition).watermark
 
-    def outstanding(self, partition: int) -> int:
+    def outstanding(self, partition: Partition) -> int:
         """How many are admitted and not done."""
         return len(self._assigned(partition).open)
 
-    def oldest(self, partition: int) -> int | None:
+    def oldest(self, partition: Partition) -> int | None:
         """The lowest that is admitted and not done; None if there is none."""
         return self.watermark(partition) if self.outstanding(partition) else None
 
-    def width(self, partition: int) -> int:
+    def width(self, partition: Partition) -> int:
         """How many runs are done above the watermark."""
         return self._assigned(partition).width
 
-    def fullness(self, partition: int) -> float:
+    def fullness(self, partition: Partition) -> float:
         """Which share of the room in commit metadata the runs take: 0 for none, above 1 if not all
         of them fit.
 
@@ -171,7 +171,7 @@ class OffsetTracker:
         most = offset_map.bound(state.width, state.span)
         return (most if 2 * most <= self._limit else min(most, state.measure())) / self._limit
 
-    def crowded(self, share: float) -> Set[int]:
+    def crowded(self, share: float) -> Set[Partition]:
         """Partitions of which `fullness` is above this share. Costs what has changed since the last
         call; `share` has to be the same."""
         for partition in self._changed | self._unmeasured:
@@ -182,11 +182,11 @@ class OffsetTracker:
         self._unmeasured.clear()
         return self._crowded
 
-    def is_assigned(self, partition: int) -> bool:
+    def is_assigned(self, partition: Partition) -> bool:
         """Whether the partition is assigned."""
         return partition in self._partitions
 
-    def snapshot(self) -> Mapping[int, Progress]:
+    def snapshot(self) -> Mapping[Partition, Progress]:
         """How far each assigned partition is. Immutable, for any thread; the same object as long as
         nothing changes.
 
@@ -204,16 +204,17 @@ class OffsetTracker:
             self._snapshot = MappingProxyType(progress)
         return self._snapshot
 
-    def _assigned(self, partition: int) -> _Partition:
+    def _assigned(self, partition: Partition) -> _PartitionState:
         try:
             return self._partitions[partition]
         except KeyError:
             raise KeyError(
-                f"partition {partition} is not assigned: assigned are {sorted(self._partitions)}"
+                f"partition {partition.number} is not assigned: assigned are"
+                f" {sorted(each.number for each in self._partitions)}"
             ) from None
 
 
-class _Partition:
+class _PartitionState:
     """One assignment of a partition.
 
     All below `frontier` was looked at: what of it is not in `open` is done. Above, only `restored`
@@ -342,7 +343,7 @@ class _RunsOf(Sequence[tuple[int, int]]):
     """The runs of a partition as of now, worked out at the first look. Immutable, for any
     thread."""
 
-    def __init__(self, state: _Partition) -> None:
+    def __init__(self, state: _PartitionState) -> None:
         self._open = (state.order, state.head, len(state.order), state.gone, len(state.gone))
         self._frontier = state.frontier
         self._restored = (state.restored, state.passed)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from embedkq._formats import commit_metadata, offset_map
 from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.worker.between_threads.messages import Assigned, JobRun, Released
 from embedkq.worker.between_threads.progress import Progress
@@ -25,18 +26,17 @@ class PartitionLedger:
     to this worker, nothing of that runs again.
     """
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self) -> None:
         self.tracker = OffsetTracker()
-        self._topic = topic
-        self._left: dict[int, Progress] = {}
+        self._left: dict[Partition, Progress] = {}
         """Of partitions that are not ours; all of it in their present life."""
-        self._lives: dict[int, int] = {}
-        self._notes: dict[int, CommitMetadata] = {}
-        self._suspicious: set[int] = set()
-        self._begun_at: dict[int, int] = {}
-        self._noted: dict[int, tuple[Progress, Progress]] = {}
-        self._plain: Mapping[int, Progress] = {}
-        self._snapshot: Mapping[int, Progress] | None = None
+        self._lives: dict[Partition, int] = {}
+        self._notes: dict[Partition, CommitMetadata] = {}
+        self._suspicious: set[Partition] = set()
+        self._begun_at: dict[Partition, int] = {}
+        self._noted: dict[Partition, tuple[Progress, Progress]] = {}
+        self._plain: Mapping[Partition, Progress] = {}
+        self._snapshot: Mapping[Partition, Progress] | None = None
 
     def assign(self, message: Assigned) -> None:
         """A partition is ours: begin where it was committed, knowing what was done above that."""
@@ -47,8 +47,8 @@ class PartitionLedger:
             logger.warning(
                 "The commit metadata of partition %d of %s at offset %d is not usable (%s): jobs"
                 " that were done above that offset may run again, and attempt counts restart.",
-                partition,
-                self._topic,
+                partition.number,
+                partition.topic,
                 start,
                 error,
             )
@@ -74,44 +74,44 @@ class PartitionLedger:
             self.note(partition, NOTHING)
         self.tracker.unassign(message.partitions)
 
-    def life(self, partition: int) -> int:
+    def life(self, partition: Partition) -> int:
         """How often the partition's log has started again from nothing."""
         return self._lives.get(partition, 0)
 
     def is_of_former_life(self, run: JobRun) -> bool:
         """Whether the log that the run is of is gone: what has its offset now is another record."""
-        return run.life != self.life(run.partition)
+        return run.life != self._lives.get(run.partition, 0)
 
     def finish(self, run: JobRun) -> None:
         """The run's offset is done, whether its partition is still ours or not; of a log that is
         gone nothing is noted."""
         if self.is_of_former_life(run):
             return
-        left = self._left.get(run.partition)
+        partition, offset = run.partition, run.offset
+        # Both are mostly empty, and an empty dictionary is not worth a look-up for each job.
+        left = self._left.get(partition) if self._left else None
         if left is not None:
-            self._left[run.partition] = left.with_done(run.offset)
+            self._left[partition] = left.with_done(offset)
             return
-        if not self.tracker.finish(run.partition, run.epoch, run.offset):
-            self.tracker.finish_unseen(
-                run.partition, run.offset
-            )  # it came back, and its record was not polled again yet
-        noted = self._notes.get(run.partition)
+        if not self.tracker.finish(partition, run.epoch, offset):
+            # it came back, and its record was not polled again yet
+            self.tracker.finish_unseen(partition, offset)
+        noted = self._notes.get(partition) if self._notes else None
         if noted is not None:
-            noted = noted.without(run.offset)
+            noted = noted.without(offset)
             if (
                 not noted.serial_mode
-                and self.tracker.watermark(run.partition) > self._begun_at[run.partition]
+                and self.tracker.watermark(partition) > self._begun_at[partition]
             ):
-                noted = noted._replace(
-                    starts=0
-                )  # that is progress; the crash guard decides about those in serial mode
-            self.note(run.partition, noted)
+                # that is progress; the crash guard decides about those in serial mode
+                noted = noted._replace(starts=0)
+            self.note(partition, noted)
 
-    def notes_of(self, partition: int) -> CommitMetadata:
+    def notes_of(self, partition: Partition) -> CommitMetadata:
         """What is known of a partition's records that are not done."""
         return self._notes.get(partition, NOTHING)
 
-    def note(self, partition: int, noted: CommitMetadata) -> None:
+    def note(self, partition: Partition, noted: CommitMetadata) -> None:
         """Have this known of a partition, and committed."""
         self._snapshot = None
         self._noted.pop(partition, None)
@@ -137,7 +137,7 @@ class PartitionLedger:
         """Whether any partition is in serial mode or has crashes."""
         return bool(self._suspicious)
 
-    def snapshot(self) -> Mapping[int, Progress]:
+    def snapshot(self) -> Mapping[Partition, Progress]:
         """What may be committed, by partition. Immutable; the same object as long as nothing
         changes."""
         plain = self.tracker.snapshot()
@@ -149,12 +149,12 @@ class PartitionLedger:
             self._snapshot = MappingProxyType({**plain, **noted})
         return self._snapshot
 
-    def _with_notes(self, partition: int, plain: Progress) -> Progress:
+    def _with_notes(self, partition: Partition, plain: Progress) -> Progress:
         known = self._noted.get(partition)
         if known is None or known[0] is not plain:
             known = self._noted[partition] = plain, plain._replace(notes=self._notes[partition])
         return known[1]
 
-    def crowded(self) -> Set[int]:
+    def crowded(self) -> Set[Partition]:
         """Partitions whose commit metadata is nearly full: nothing more of them should begin."""
         return self.tracker.crowded(_MAP_FULL)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Collection, Set
 
 from embedkq._formats.outcome import Outcome
+from embedkq._partition import Partition
 from embedkq.errors import type_name
 from embedkq.worker.between_threads.messages import JobRun
 from embedkq.worker.between_threads.partition_quota import PartitionQuota
@@ -50,7 +51,7 @@ class Retries:
         self._ready: deque[JobRun] = deque()
 
     @property
-    def full(self) -> set[int]:
+    def full(self) -> set[Partition]:
         """Partitions to pause, because too many of their jobs wait."""
         return self._load.full
 
@@ -97,7 +98,7 @@ class Retries:
             self._load.remove(run.partition, run.size)
         return runs
 
-    def drop(self, partitions: Set[int]) -> list[JobRun]:
+    def drop(self, partitions: Set[Partition]) -> list[JobRun]:
         """Forget partitions; the runs of them that waited."""
         dropped = [run for _, _, run in self._held if run.partition in partitions]
         dropped += [run for run in self._ready if run.partition in partitions]

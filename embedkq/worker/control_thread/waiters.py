@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.messages import DrainTarget, JobRun, Revoked
 from embedkq.worker.between_threads.progress import Progress
 
@@ -18,7 +19,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._revocations: list[tuple[Revoked, list[JobRun]]] = []
-        self._targets: list[tuple[DrainTarget, dict[int, int]]] = []
+        self._targets: list[tuple[DrainTarget, dict[Partition, int]]] = []
 
     def add_revocation(self, revoked: Revoked, runs: Iterable[JobRun]) -> None:
         """Settle `revoked` once all of these runs, the last ones of its partitions, have ended."""
@@ -34,7 +35,7 @@ class Waiters:
         for others."""
         self._targets.clear()
 
-    def notify(self, snapshot: Mapping[int, Progress]) -> None:
+    def notify(self, snapshot: Mapping[Partition, Progress]) -> None:
         """Wake those who have waited long enough."""
         for waiting in self._revocations[:]:
             revoked, runs = waiting
@@ -51,7 +52,7 @@ class Waiters:
                 target[0].request.set()
 
 
-def _are_reached(ends: dict[int, int], snapshot: Mapping[int, Progress]) -> bool:
+def _are_reached(ends: dict[Partition, int], snapshot: Mapping[Partition, Progress]) -> bool:
     """Whether all before these offsets is done, of the partitions that are ours; takes out what has
     been reached."""
     for partition in list(ends):

@@ -16,6 +16,7 @@ from typing import Any
 from embedkq._clients.producer import KNOWN_OPTIONS, OWNED_OPTIONS, Message, Producer
 from embedkq._formats import dead_letter
 from embedkq._formats.dead_letter import DeadLetter, Record
+from embedkq._partition import Partition
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import BrokerRefused, BrokerUnavailable, Closed
 from embedkq.worker.between_threads.mailbox import Mailbox
@@ -84,7 +85,6 @@ class DeadLetterWriter:
 
     Args:
         hosts: Kafka brokers, separated by commas.
-        origin: topic of the records.
         group: the worker's consumer group.
         topic: the dead-letter topic.
         job_size: bytes of the largest expected record.
@@ -95,7 +95,6 @@ class DeadLetterWriter:
     def __init__(
         self,
         hosts: str,
-        origin: str,
         group: str,
         topic: str,
         job_size: int,
@@ -106,7 +105,6 @@ class DeadLetterWriter:
         self.away_since: float | None = None
         """`time.monotonic()` since when the topic has accepted nothing; None if it accepts letters.
         Any thread."""
-        self._origin = origin
         self._group = group
         self._inbox = inbox
         wanted = KNOWN_OPTIONS.difference(OWNED_OPTIONS, _OF_CONSUMERS_ONLY)
@@ -114,8 +112,8 @@ class DeadLetterWriter:
         self._producer = Producer(hosts, job_size + _LETTER_BYTES, of_both)
         self._letters: Mailbox[_Letter] = Mailbox()
         self._load = PartitionQuota(MOST_WAITING, MOST_WAITING_BYTES, MOST_WAITING_BYTES)
-        self._waiting: dict[int, int] = {}
-        self._since: dict[int, float] = {}
+        self._waiting: dict[Partition, int] = {}
+        self._since: dict[Partition, float] = {}
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -125,12 +123,12 @@ class DeadLetterWriter:
         death = run.death
         if death is None:
             raise ValueError(
-                f"the record at offset {run.offset} of partition {run.partition} is not dead: only"
-                " dead records are written"
+                f"the record at offset {run.offset} of partition {run.partition.number} is not"
+                " dead: only dead records are written"
             )
         letter = DeadLetter(
-            self._origin,
-            run.partition,
+            run.partition.topic,
+            run.partition.number,
             run.offset,
             death.reason,
             death.exception,
@@ -161,7 +159,7 @@ class DeadLetterWriter:
                 del self._waiting[run.partition], self._since[run.partition]
                 self._load.forget(run.partition)
 
-    def held_up(self, now: float) -> set[int]:
+    def held_up(self, now: float) -> set[Partition]:
         """Partitions that should start no more jobs, because they have many waiting letters, or
         letters that were not written within a second."""
         away = self.away_since is not None

@@ -45,12 +45,11 @@ everything."""
 class CallbackDispatcher:
     """Runs callbacks when the owner, a plain thread, calls one of the owner's methods."""
 
-    def __init__(self, callback: Callback | None, topic: str, inbox: Mailbox[Message]) -> None:
+    def __init__(self, callback: Callback | None, inbox: Mailbox[Message]) -> None:
         self.thread = threading.current_thread()
         self.last_callback: float | None = None
         """`time.monotonic()` when a callback last returned."""
         self._callback = callback
-        self._topic = topic
         self._inbox = inbox
         self._inside: JobRun | None = None
         self._calls: dict[JobRun, int] = {}
@@ -157,7 +156,7 @@ class CallbackDispatcher:
 
     def _run_callback(self, finished: Finished) -> None:
         run = finished.run
-        arguments = callback_arguments(self._topic, run, finished.outcome)
+        arguments = callback_arguments(run, finished.outcome)
         logger.info("Executing callback ...")
         try:
             given = self._callback(*arguments)  # type: ignore[misc]
@@ -204,13 +203,11 @@ class CallbackDispatcher:
 
     def _described(self, run: JobRun) -> str:
         try:
-            function = (
-                "function unknown" if run.unread else codec.name_of(_job_of(self._topic, run).func)
-            )
+            function = "function unknown" if run.unread else codec.name_of(_job_of(run).func)
         except BaseException as error:  # noqa: BLE001  (the payload's own code)
             raise_signal(error)
             function = "function unknown"
-        return f"job {run.job_id[:8]}, {function}, topic {self._topic}"
+        return f"job {run.job_id[:8]}, {function}, topic {run.partition.topic}"
 
     def _report(self, called: Sequence[Finished]) -> None:
         if runs := [finished.run for finished in called if finished is not self._held]:
@@ -229,12 +226,11 @@ class HandoffDispatcher(CallbackDispatcher):
     def __init__(
         self,
         callback: Callback | None,
-        topic: str,
         inbox: Mailbox[Message],
         handoff: Callable[[Callable[[], None]], Any],
     ) -> None:
         self._handoff = handoff
-        super().__init__(callback, topic, inbox)
+        super().__init__(callback, inbox)
         # The thread that starts a worker need not be the one that runs the passed functions.
         self._notify()
 
@@ -258,7 +254,6 @@ class AsyncioDispatcher(CallbackDispatcher):
     def __init__(
         self,
         callback: Callback | None,
-        topic: str,
         inbox: Mailbox[Message],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -266,7 +261,7 @@ class AsyncioDispatcher(CallbackDispatcher):
         self._awaited: asyncio.Future[Any] | None = None
         self._pausing = False
         self._is_asynchronous = callback is not None and is_coroutine_function(callback)
-        super().__init__(callback, topic, inbox)
+        super().__init__(callback, inbox)
 
     @property
     def busy(self) -> bool:
@@ -326,12 +321,13 @@ def is_coroutine_function(callback: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(call)
 
 
-def _unread_job(topic: str, run: JobRun) -> Job:
+def _unread_job(run: JobRun) -> Job:
     """The job of a run whose payload cannot be, or must not be, unpickled here."""
+    topic = run.partition.topic
     return Job(run.job_id, run.timestamp, topic, None, None, None, run.timeout, run.key)
 
 
-def _job_of(topic: str, run: JobRun) -> Job:
+def _job_of(run: JobRun) -> Job:
     """The job of a run whose payload a child has already decoded.
 
     Raises:
@@ -340,18 +336,19 @@ def _job_of(topic: str, run: JobRun) -> Job:
     if run.form == FROM_KQ:
         return kq_record.decode_job(run.payload)
     decode = json_job.decode if run.form == FROM_JSON else codec.decode_call
-    return Job(run.job_id, run.timestamp, topic, *decode(run.payload), run.timeout, run.key)
+    call = decode(run.payload)
+    return Job(run.job_id, run.timestamp, run.partition.topic, *call, run.timeout, run.key)
 
 
-def callback_arguments(topic: str, run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
+def callback_arguments(run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
     """The callback's arguments. A child has already unpickled all of them, so unpickling is safe
     here."""
     if run.unread:
-        return "failure", _unread_job(topic, run), None, _exception_of(outcome), outcome.traceback
+        return "failure", _unread_job(run), None, _exception_of(outcome), outcome.traceback
     try:
-        job = _job_of(topic, run)
+        job = _job_of(run)
     except DecodeError as error:
-        return "failure", _unread_job(topic, run), None, error, f"{type(error).__name__}: {error}\n"
+        return "failure", _unread_job(run), None, error, f"{type(error).__name__}: {error}\n"
     if outcome.status == "success":
         try:
             return "success", job, codec.decode_object(outcome.payload), None, None

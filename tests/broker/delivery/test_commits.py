@@ -18,10 +18,12 @@ from kafka.errors import (
     RebalanceInProgressError,
     UnknownError,
 )
+from partitions import P0, P1, P2, P7, numbered
 from support import committed, logged, wait_until
 
 from embedkq._formats import commit_metadata
 from embedkq._formats.commit_metadata import CommitMetadata
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.messages import Assigned, Message, Released, Revoked
 from embedkq.worker.between_threads.progress import Progress
 from embedkq.worker.between_threads.shared_state import SharedState
@@ -49,7 +51,7 @@ class Broker:
         error: type[Exception] = UnknownError,
     ) -> None:
         self.request_bytes, self.metadata, self.error = request_bytes, metadata, error
-        self.kept: dict[int, tuple[int, str]] = {}
+        self.kept: dict[Partition, tuple[int, str]] = {}
         self.requests: list[int] = []
         self.refuses_after: int | None = None
 
@@ -60,8 +62,8 @@ class Broker:
         if sum(len(known.metadata) + 50 for known in offsets.values()) > self.request_bytes:
             raise self.error
         good = {
-            tp.partition: known
-            for tp, known in offsets.items()
+            Partition(*place): known
+            for place, known in offsets.items()
             if len(known.metadata) <= self.metadata
         }
         self.kept.update(
@@ -73,7 +75,7 @@ class Broker:
     async def commit_async(self, offsets: Mapping[TopicPartition, Any]) -> None:
         self.commit(offsets)
 
-    def read(self) -> dict[int, Progress]:
+    def read(self) -> dict[Partition, Progress]:
         return {
             p: Progress(offset, *self._known(offset, metadata))
             for p, (offset, metadata) in self.kept.items()
@@ -89,14 +91,16 @@ def test_offsets_of_four_hundred_partitions_reach_kafka_with_their_maps(
     hosts: str, make_topic: Any, group: str
 ) -> None:
     topic = make_topic(400)
-    wanted = {partition: gaps(1_000 * partition, 1_200, seed=partition) for partition in range(400)}
+    wanted = {
+        numbered(number, topic): gaps(1_000 * number, 1_200, seed=number) for number in range(400)
+    }
     assert (
         sum(len(commit_metadata.encode(*wanted[p][:2], wanted[p].notes)) for p in wanted)
         > 1_048_588
     )
     kafka = KafkaConsumer(bootstrap_servers=hosts, group_id=group, enable_auto_commit=False)
-    kafka.assign([TopicPartition(topic, partition) for partition in wanted])
-    committer = Committer(topic, 10.0)
+    kafka.assign([TopicPartition(*partition) for partition in wanted])
+    committer = Committer(10.0)
 
     def is_committed() -> bool:
         try:
@@ -109,18 +113,18 @@ def test_offsets_of_four_hundred_partitions_reach_kafka_with_their_maps(
     finally:
         kafka.close(autocommit=False)
     kept = committed(hosts, group, topic)
-    assert {p: offset for p, (offset, _) in kept.items()} == {
-        p: progress.offset for p, progress in wanted.items()
+    assert {number: offset for number, (offset, _) in kept.items()} == {
+        partition.number: progress.offset for partition, progress in wanted.items()
     }
-    for partition, (offset, metadata) in kept.items():
+    for number, (offset, metadata) in kept.items():
         done, noted = commit_metadata.decode(offset, metadata)
-        assert done == wanted[partition].done and noted.attempts
+        assert done == wanted[numbered(number, topic)].done and noted.attempts
 
 
 @pytest.mark.parametrize("error", [UnknownError, InvalidCommitOffsetSizeError])
 def test_a_broker_that_accepts_small_requests_is_given_small_ones(error: type[Exception]) -> None:
-    wanted = {partition: gaps(100, 400, seed=partition) for partition in range(100)}
-    broker, commits = Broker(request_bytes=20_000, error=error), Committer("topic", 10.0)
+    wanted = {numbered(number): gaps(100, 400, seed=number) for number in range(100)}
+    broker, commits = Broker(request_bytes=20_000, error=error), Committer(10.0)
     assert commits.commit(broker, wanted) and not commits.pending(wanted)
     assert broker.read() == wanted
 
@@ -128,12 +132,14 @@ def test_a_broker_that_accepts_small_requests_is_given_small_ones(error: type[Ex
 def test_a_partition_with_too_much_metadata_takes_none_from_the_others(
     caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = {0: gaps(100, 3), 1: gaps(100, 3_000), 2: gaps(100, 6)}
-    broker, commits = Broker(metadata=500), Committer("topic", 10.0)
+    wanted = {P0: gaps(100, 3), P1: gaps(100, 3_000), P2: gaps(100, 6)}
+    broker, commits = Broker(metadata=500), Committer(10.0)
     assert commits.commit(broker, wanted)
     kept = broker.read()
-    assert kept[0] == wanted[0] and kept[2] == wanted[2]
-    assert kept[1].offset == 100 and 10 < len(kept[1].done) < len(wanted[1].done)  # as much as fits
+    assert kept[P0] == wanted[P0] and kept[P2] == wanted[P2]
+    assert kept[P1].offset == 100 and 10 < len(kept[P1].done) < len(
+        wanted[P1].done
+    )  # as much as fits
     text = logged(caplog)
     assert (
         text.startswith("WARNING") and text.count("\n") == 1 and "offset.metadata.max.bytes" in text
@@ -142,23 +148,23 @@ def test_a_partition_with_too_much_metadata_takes_none_from_the_others(
     broker.metadata = 4096
     monkeypatch.setattr(commit_requests, "_LIMITED_SECONDS", -1.0)
     commits._limits._lifted_at = 0.0  # a minute has passed
-    again = {**wanted, 1: wanted[1]._replace(epoch=2)}
+    again = {**wanted, P1: wanted[P1]._replace(epoch=2)}
     assert commits.commit(broker, again)
-    assert len(broker.read()[1].done) > len(kept[1].done)
+    assert len(broker.read()[P1].done) > len(kept[P1].done)
 
 
 def test_a_broker_that_accepts_no_metadata_at_all_is_given_offsets() -> None:
-    wanted = {partition: gaps(100 + partition, 3) for partition in range(3)}
-    broker, commits = Broker(metadata=0), Committer("topic", 10.0)
+    wanted = {numbered(number): gaps(100 + number, 3) for number in range(3)}
+    broker, commits = Broker(metadata=0), Committer(10.0)
     assert commits.commit(broker, wanted)
-    assert broker.kept == {partition: (100 + partition, "") for partition in range(3)}
+    assert broker.kept == {numbered(number): (100 + number, "") for number in range(3)}
 
 
 def test_only_what_is_new_is_committed_and_the_rest_again_in_turn() -> None:
-    wanted = {partition: Progress(partition, (), 1) for partition in range(250)}
-    broker, commits = Broker(), Committer("topic", 10.0)
+    wanted = {numbered(number): Progress(number, (), 1) for number in range(250)}
+    broker, commits = Broker(), Committer(10.0)
     assert commits.commit(broker, wanted) and broker.requests == [250]
-    wanted[7] = Progress(8, (), 1)
+    wanted[P7] = Progress(8, (), 1)
     assert commits.pending(wanted) and commits.commit(broker, wanted) and broker.requests[1:] == [1]
     broker.kept.clear()
     for _ in range(3):
@@ -167,8 +173,8 @@ def test_only_what_is_new_is_committed_and_the_rest_again_in_turn() -> None:
 
 
 def test_what_was_accepted_before_a_refusal_is_not_sent_again() -> None:
-    wanted = {partition: gaps(100, 1_000, seed=partition) for partition in range(200)}
-    broker, commits = Broker(), Committer("topic", 10.0)
+    wanted = {numbered(number): gaps(100, 1_000, seed=number) for number in range(200)}
+    broker, commits = Broker(), Committer(10.0)
     broker.refuses_after = 1
     assert (
         not commits.commit(broker, wanted)
@@ -195,7 +201,9 @@ class Consumer(Broker):
         return await future
 
 
-async def given_up(assignment: Assignment, consumer: Consumer, partitions: frozenset[int]) -> None:
+async def given_up(
+    assignment: Assignment, consumer: Consumer, partitions: frozenset[Partition]
+) -> None:
     await assignment.give_up(consumer, partitions, lost=False)
     function, args = consumer.later
     await function(*args)
@@ -211,7 +219,7 @@ def shared() -> Iterator[SharedState]:
 def test_partitions_that_are_given_up_are_committed_in_requests_that_the_broker_accepts(
     shared: SharedState,
 ) -> None:
-    wanted = {partition: gaps(100, 400, seed=partition) for partition in range(100)}
+    wanted = {numbered(number): gaps(100, 400, seed=number) for number in range(100)}
     told: list[Message] = []
 
     def tell(message: Message) -> None:
@@ -223,7 +231,7 @@ def test_partitions_that_are_given_up_are_committed_in_requests_that_the_broker_
             }
             message.settled = True
 
-    assignment = Assignment(shared, Committer("topic", 10.0), tell, 1.0)
+    assignment = Assignment(shared, Committer(10.0), tell, 1.0)
     assignment.add(frozenset(wanted))
     epochs = {partition: assignment.epoch(partition) or 0 for partition in wanted}
     assignment.fresh.clear()
@@ -240,24 +248,24 @@ def test_a_consumer_that_was_expelled_commits_nothing_of_what_it_was_about_to_gi
     shared: SharedState, thrown_away: bool
 ) -> None:
     told: list[Message] = []
-    assignment = Assignment(shared, Committer("topic", 10.0), told.append, 1_000.0)
-    assignment.add(frozenset({0, 1, 2}))
+    assignment = Assignment(shared, Committer(10.0), told.append, 1_000.0)
+    assignment.add(frozenset({P0, P1, P2}))
     assignment.fresh.clear()
     consumer = Consumer()
-    asyncio.run(assignment.give_up(consumer, frozenset({0, 1}), lost=False))
-    assert assignment.settles and assignment.partitions == [2] and len(told) == 1
+    asyncio.run(assignment.give_up(consumer, frozenset({P0, P1}), lost=False))
+    assert assignment.settles and assignment.partitions == [P2] and len(told) == 1
     if thrown_away:
         assignment.lose_all()
     else:
-        asyncio.run(assignment.give_up(consumer, frozenset({2}), lost=True))
-    assert not assignment.settles and told[1] == Released(frozenset({0, 1}))
+        asyncio.run(assignment.give_up(consumer, frozenset({P2}), lost=True))
+    assert not assignment.settles and told[1] == Released(frozenset({P0, P1}))
     assignment.add(
-        frozenset({0, 1})
+        frozenset({P0, P1})
     )  # it has joined again before the wait for its jobs has seen that it is over
     function, args = consumer.later
     asyncio.run(function(*args))
     assert not consumer.requests and not any(isinstance(message, Released) for message in told[2:])
-    assert assignment.partitions == [0, 1]
+    assert sorted(assignment.partitions) == [P0, P1]
 
 
 def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(
@@ -265,7 +273,7 @@ def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(
 ) -> None:
     """Else each poll that brings a partition's first job would be followed by a wait of a tenth of
     a second."""
-    broker, commits, waits = Broker(), Committer("topic", 10.0), []
+    broker, commits, waits = Broker(), Committer(10.0), []
     shared.serial_mode = True
 
     def wait(seconds: float) -> bool:
@@ -273,12 +281,12 @@ def test_who_serves_questions_goes_on_at_once_when_the_last_one_is_answered(
         if (
             len(waits) == 2
         ):  # the worker's thread has seen the commit, and says that nothing waits any more
-            shared.begun.add(0)
+            shared.begun.add(P0)
             shared.serial_mode = False
         return True
 
     monkeypatch.setattr(shared.asked, "wait", wait)
-    commits.commit_as_asked(broker, shared, lambda: {0: Progress(0, (), 1)}, {0})
+    commits.commit_as_asked(broker, shared, lambda: {P0: Progress(0, (), 1)}, {P0})
     assert len(waits) == 2 and broker.requests == [1]
 
 
@@ -323,16 +331,16 @@ def test_the_last_commit_waits_for_a_rebalance_and_not_for_a_broker_that_does_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(commits_module, "FINAL_COMMIT_SECONDS", 0.2)
-    shared, client, wanted = SharedState(), Leaving(seconds, refuses), {0: gaps(100, 3)}
+    shared, client, wanted = SharedState(), Leaving(seconds, refuses), {P0: gaps(100, 3)}
     shared.session_seconds = session
-    commits = Committer("topic", session)
+    commits = Committer(session)
     assert commits.commit_finally(client, shared, lambda: wanted) is is_committed  # type: ignore[arg-type]
     assert (client.broker.read() == wanted) is is_committed
 
 
 def test_the_last_commit_is_over_with_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, client, wanted = SharedState(), Leaving(60.0, True), {0: gaps(100, 3)}
+    shared, client, wanted = SharedState(), Leaving(60.0, True), {P0: gaps(100, 3)}
     shared.deadline.kill_now()
     began = time.monotonic()
-    assert not Committer("topic", 60.0).commit_finally(client, shared, lambda: wanted)  # type: ignore[arg-type]
+    assert not Committer(60.0).commit_finally(client, shared, lambda: wanted)  # type: ignore[arg-type]
     assert time.monotonic() - began < commits_module.FINAL_COMMIT_SECONDS

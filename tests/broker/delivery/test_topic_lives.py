@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
+from partitions import P0, numbered
 from support import (
     HANG_SECONDS,
     Recorder,
@@ -214,7 +215,7 @@ def test_what_retention_takes_from_under_a_worker_is_counted(
     with Worker(hosts, topic, callback=recorder, kafka={"fetch_max_wait_ms": 20}) as worker:
         consumer = worker._runtime.consumer
         wait_until(
-            lambda: consumer._client and consumer._client.position(0) == 8,
+            lambda: consumer._client and consumer._client.position(numbered(0, topic)) == 8,
             "all that there is was fetched",
         )
         for _ in range(
@@ -222,7 +223,9 @@ def test_what_retention_takes_from_under_a_worker_is_counted(
         ):  # each of these polls waits for half a second, so that no fetch is under way any more
             last = consumer.last_poll
             wait_until(
-                lambda last=last: consumer.last_poll != last and consumer._client.paused == [0],
+                lambda last=last: (
+                    consumer.last_poll != last and consumer._client.paused == [numbered(0, topic)]
+                ),
                 "it polls without a fetch",
             )
         enqueue(hosts, topic, *range(lost + 2))
@@ -300,12 +303,12 @@ def start_of(
     latest: bool = False,
     known: tuple[TopicMark, int] | None = None,
 ) -> Any:
-    starts = PartitionStarts("t", latest)
+    starts = PartitionStarts(latest)
     if known is not None:
-        first = starts.find(0, None, Log(0, 0, known[0]))
-        starts.started(0, first)
-        starts.reached(0, known[1])
-    return starts.find(0, committed, log)
+        first = starts.find(P0, None, Log(0, 0, known[0]))
+        starts.started(P0, first)
+        starts.reached(P0, known[1])
+    return starts.find(P0, committed, log)
 
 
 @pytest.mark.parametrize(
@@ -389,16 +392,16 @@ def test_no_end_of_an_old_job_marks_a_new_one_done(
     ends: list[tuple[bool, int]], admitted: int
 ) -> None:
     """Records of two lives with the same offsets, whose ends come in any order."""
-    ledger = PartitionLedger("t")
-    ledger.assign(Assigned(0, 1, 0, "", OLD, 0))
-    old = [JobRun(0, 1, Polled(number)) for number in range(10)]
+    ledger = PartitionLedger()
+    ledger.assign(Assigned(P0, 1, 0, "", OLD, 0))
+    old = [JobRun(P0, 1, Polled(number)) for number in range(10)]
     for run in old:
-        ledger.tracker.admit(0, run.offset)
-    ledger.assign(Assigned(0, 2, 0, "", NEW, 1))
-    new = [JobRun(0, 2, Polled(number)) for number in range(admitted)]
+        ledger.tracker.admit(P0, run.offset)
+    ledger.assign(Assigned(P0, 2, 0, "", NEW, 1))
+    new = [JobRun(P0, 2, Polled(number)) for number in range(admitted)]
     for run in new:
         run.life = 1
-        ledger.tracker.admit(0, run.offset)
+        ledger.tracker.admit(P0, run.offset)
     done: set[int] = set()
     for is_old, number in ends:
         if is_old:
@@ -406,7 +409,7 @@ def test_no_end_of_an_old_job_marks_a_new_one_done(
         elif number < admitted:
             ledger.finish(new[number])
             done.add(number)
-    progress = ledger.snapshot()[0]
+    progress = ledger.snapshot()[P0]
     known = {
         *range(progress.offset),
         *(offset for first, last in progress.done for offset in range(first, last)),

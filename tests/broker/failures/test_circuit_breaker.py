@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import workerjobs
 from letters import letters_in
+from partitions import P0, P1
 from support import Recorder, Sender, committed, fire_until, lag, send_many, wait_until
 
 from embedkq import Queue, Worker, codec
@@ -32,8 +33,8 @@ from embedkq.worker.control_thread.circuit_breaker import (
 
 RIGHT, WRONG = "the secret of the queue, long enough", "another secret, also long enough"
 PAYLOAD = codec.encode_call(workerjobs.echo, (), {})
-MISSING = not_loaded(ModuleNotFoundError("No module named 'shop'"), PAYLOAD)
-DAMAGED = not_loaded(DecodeError("no call"), PAYLOAD)
+MISSING = not_loaded(ModuleNotFoundError("No module named 'shop'"))
+DAMAGED = not_loaded(DecodeError("no call"), is_damaged=True)
 TOO_SLOW = not_loaded(
     DecodeError("the payload was not unpickled within 300 s (decode_timeout), imports included")
 )
@@ -49,7 +50,7 @@ class Polled:
 
 
 def runs_of(count: int, refusal: Exception | None = None) -> list[JobRun]:
-    runs = [JobRun(0, 1, Polled(offset)) for offset in range(count)]
+    runs = [JobRun(P0, 1, Polled(offset)) for offset in range(count)]
     for run in runs:
         run.refusal = refusal
     return runs
@@ -123,9 +124,9 @@ def test_one_job_is_tried_at_a_time_by_turns_a_held_one_and_a_new_one(
     ("outcome", "cure"),
     [
         (MISSING, "PYTHONPATH"),
-        (not_loaded(AttributeError("no f"), PAYLOAD), "version of the code"),
+        (not_loaded(AttributeError("no f")), "version of the code"),
         (TOO_SLOW, "Raise decode_timeout"),
-        (not_loaded(RuntimeError("apps are not loaded yet"), PAYLOAD), "--initializer"),
+        (not_loaded(RuntimeError("apps are not loaded yet")), "--initializer"),
     ],
 )
 def test_the_reason_names_the_cure(outcome: Outcome, cure: str) -> None:
@@ -147,7 +148,7 @@ def test_records_with_an_unknown_secret_are_held_from_the_tenth_on_until_one_is_
         and runs[-1].record.value is None
         and runs[-1].offset == runs[-1].record.offset == MOST_IN_A_ROW + 1
     )
-    assert breaker.drop({1}) == [] and breaker.verified() == runs[-3:] and not breaker.reasons
+    assert breaker.drop({P1}) == [] and breaker.verified() == runs[-3:] and not breaker.reasons
     assert not any(breaker.holds_refused(run) for run in runs)
 
 
@@ -169,7 +170,7 @@ def test_what_is_held_unverified_is_bounded_and_goes_with_its_partition() -> Non
     for run in runs[:-1]:
         assert not breaker.full
         breaker.holds_refused(run)
-    assert breaker.full and len(breaker.drop({0})) == MOST_REFUSED and not breaker.full
+    assert breaker.full and len(breaker.drop({P0})) == MOST_REFUSED and not breaker.full
 
 
 # In a worker.

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from letters import letters_in
+from partitions import numbered
 from support import (
     ROOT,
     Recorder,
@@ -41,6 +42,7 @@ from embedkq._clients.producer import Producer
 from embedkq._formats import dead_letter, headers
 from embedkq._formats.commit_metadata import NOTHING
 from embedkq._formats.dead_letter import DeadLetter, Record
+from embedkq._partition import Partition
 from embedkq.errors import BrokerUnavailable, DecodeError
 from embedkq.worker import progress_watch
 from embedkq.worker.control_thread.control_loop import ControlLoop
@@ -413,7 +415,7 @@ def test_what_waits_for_the_topic_is_bounded(
 ) -> None:
     gate = RecordValidator(monkeypatch, seconds=60)
     monkeypatch.setattr(dead_letter_writer, "_HELD_UP_SECONDS", 60)
-    admit, begun_in_spite_of_it = ControlLoop._admit, list[int]()
+    admit, begun_in_spite_of_it = ControlLoop._admit, list[Partition]()
 
     def watched(loop: ControlLoop) -> None:
         begun_in_spite_of_it.extend(
@@ -431,7 +433,9 @@ def test_what_waits_for_the_topic_is_bounded(
         wait_until(
             lambda: worker.health().in_flight >= dead_letter_writer.MOST_WAITING, "so many wait"
         )
-        wait_until(lambda: worker._runtime.loop._backlog._on_hold == {0}, "no more begin")
+        wait_until(
+            lambda: worker._runtime.loop._backlog._on_hold == {numbered(0, topic)}, "no more begin"
+        )
         wait_until(lambda: worker.health().oldest_running_seconds is None, "nothing runs any more")
         assert (
             gate.tries == 1

@@ -23,6 +23,7 @@ from commandline import MODULE, Ended, Program, environment, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from partitions import P0, P1, numbered
 from support import (
     HANG_SECONDS,
     Recorder,
@@ -49,6 +50,7 @@ from embedkq._formats.partition_progress import (
     read_progress,
 )
 from embedkq._formats.signing import Signer
+from embedkq._partition import Partition
 from embedkq.dlq import DeadLetters, Selection, resolved
 from embedkq.dlq.letters import read_letter
 from embedkq.dlq.resolve import drop, resolve
@@ -71,6 +73,7 @@ class Graveyard:
         self.hosts = hosts
         self.topic = topic
         self.origin = origin
+        self.first = numbered(0, topic)
         self.group = f"{topic}-dlq"
         self.records: list[Record] = []
         self._producer = KafkaProducer(
@@ -384,7 +387,7 @@ def test_of_several_letters_of_a_job_the_open_one_is_meant(graveyard: Graveyard)
     ok(graveyard.kq("drop", "0:0"))
     assert json.loads(ok(graveyard.kq("show", id_of(record), "--json")).out)["letter"] == "0:1"
     with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
-        box.resolved.add([(0, 1)])
+        box.resolved.add([(graveyard.first, 1)])
         with pytest.raises(EmbedkqError, match="matches 2 letters"):
             box.find([id_of(record)])
 
@@ -902,8 +905,8 @@ def test_two_at_once_remember_what_both_did(graveyard: Graveyard) -> None:
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as one,
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as other,
     ):
-        for box, places in ((one, [(0, 0)]), (other, [(0, 4)]), (one, [(0, 2)])):
-            list(resolve(box, box.named(places), drop))
+        for box, offset in ((one, 0), (other, 4), (one, 2)):
+            list(resolve(box, box.named([(graveyard.first, offset)]), drop))
         other.resolved.confirm()
         assert [letter.name for letter in other.newest(Selection())] == ["0:5", "0:3", "0:1"]
     assert graveyard.listed() == ["0:5", "0:3", "0:1"]
@@ -918,13 +921,13 @@ def test_what_another_has_overwritten_is_committed_again(
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as box,
         DeadLetters(graveyard.hosts, graveyard.topic, {}) as other,
     ):
-        box.resolved.add([(0, 1)])
+        box.resolved.add([(graveyard.first, 1)])
         other._client.commit(
-            graveyard.topic, {0: (0, offset_map.encode(0, [(3, 4)]).text)}
+            {graveyard.first: Committed(0, offset_map.encode(0, [(3, 4)]).text)}
         )  # it has read before, and commits after
         box.resolved.confirm()
         assert graveyard.listed() == ["0:2", "0:0"]
-        other._client.commit(graveyard.topic, {0: (0, "1vdamaged")})
+        other._client.commit({graveyard.first: Committed(0, "1vdamaged")})
         box.resolved.confirm()
     assert graveyard.listed() == ["0:3", "0:2", "0:0"] and "show as open" in caplog.text
 
@@ -1013,7 +1016,7 @@ def test_a_letter_that_came_and_was_resolved_after_another_command_began_stays_s
     with DeadLetters(graveyard.hosts, graveyard.topic, {}) as box:
         graveyard.put(job(1))
         ok(graveyard.kq("drop", "--all", "--yes"))
-        list(resolve(box, box.named([(0, 0)]), drop))
+        list(resolve(box, box.named([(graveyard.first, 0)]), drop))
     assert graveyard.listed() == []
 
 
@@ -1073,23 +1076,23 @@ class FakeClient:
     group = "group"
 
     def __init__(self) -> None:
-        self.offsets: dict[int, tuple[int, str]] = {}
+        self.offsets: dict[Partition, Committed] = {}
 
-    def progress(self, topic: str, logs: dict[int, Log]) -> dict[int, PartitionProgress]:
+    def progress(self, logs: dict[Partition, Log]) -> dict[Partition, PartitionProgress]:
         told = {
-            number: read_progress(Committed(*self.offsets[number]), log)
-            for number, log in logs.items()
-            if number in self.offsets
+            partition: read_progress(self.offsets[partition], log)
+            for partition, log in logs.items()
+            if partition in self.offsets
         }
-        return {number: progress for number, progress in told.items() if progress is not None}
+        return {partition: progress for partition, progress in told.items() if progress is not None}
 
-    def commit(self, topic: str, offsets: dict[int, tuple[int, str]]) -> None:
+    def commit(self, offsets: dict[Partition, Committed]) -> None:
         assert all(len(text) <= offset_map.LIMIT for _, text in offsets.values())
         self.offsets |= offsets
 
 
 def resolved_letters(client: Any, first: int = 0, last: int = 100_000) -> ResolvedLetters:
-    return ResolvedLetters(client, "topic", {0: Log(first, last, MARK), 1: Log(0, 0, MARK)})
+    return ResolvedLetters(client, {P0: Log(first, last, MARK), P1: Log(0, 0, MARK)})
 
 
 @given(
@@ -1105,15 +1108,15 @@ def test_what_is_added_in_any_order_is_resolved_and_nothing_else(
     expected: set[int] = set()
     for who, offsets in turns:
         meant = {offset for offset in offsets if offset >= first}
-        two[who].add((0, offset) for offset in meant)
+        two[who].add((P0, offset) for offset in meant)
         expected |= meant
     for each in (*two, resolved_letters(client, first, 60)):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(resolved, "AGAIN_SECONDS", 0)
             each.confirm()
-        assert {offset for offset in range(first, 60) if (0, offset) in each} == expected
+        assert {offset for offset in range(first, 60) if (P0, offset) in each} == expected
         assert each.open_count() == 60 - first - len(expected)
-        assert all((0, offset) in each for offset in range(first, each.starting_offset(0)))
+        assert all((P0, offset) in each for offset in range(first, each.starting_offset(P0)))
 
 
 def test_what_cannot_be_noted_is_not_done() -> None:
@@ -1121,27 +1124,27 @@ def test_what_cannot_be_noted_is_not_done() -> None:
     box = resolved_letters(client)
     source = random.Random(7)
     offsets = sorted(source.sample(range(100_000), 30_000))
-    fits = box.room(0, offsets)
+    fits = box.room(P0, offsets)
     assert 0 < fits < len(offsets)
-    box.add((0, offset) for offset in offsets[:fits])
+    box.add((P0, offset) for offset in offsets[:fits])
     box.confirm()
-    assert box.room(0, offsets[fits : fits + 50]) < 50
+    assert box.room(P0, offsets[fits : fits + 50]) < 50
     assert (
-        box.room(0, range(offsets[fits - 1] + 1)) == offsets[fits - 1] + 1
+        box.room(P0, range(offsets[fits - 1] + 1)) == offsets[fits - 1] + 1
     )  # the oldest ones make room
-    box.add((0, offset) for offset in range(offsets[fits - 1] + 1))
-    assert client.offsets[0] == make_commit(offsets[fits - 1] + 1, (), MARK)[0]
+    box.add((P0, offset) for offset in range(offsets[fits - 1] + 1))
+    assert client.offsets[P0] == make_commit(offsets[fits - 1] + 1, (), MARK)[0]
 
 
 def test_a_broker_that_drops_metadata_is_told() -> None:
     client = FakeClient()
-    client.commit = lambda topic, offsets: client.offsets.update(
-        {number: (at, "") for number, (at, _) in offsets.items()}
+    client.commit = lambda offsets: client.offsets.update(
+        {partition: Committed(at, "") for partition, (at, _) in offsets.items()}
     )  # type: ignore
     box = resolved_letters(client)
-    box.add([(0, 0)])
+    box.add([(P0, 0)])
     box.confirm()
-    box.add([(0, 7)])
+    box.add([(P0, 7)])
     with pytest.raises(
         EmbedkqError, match=r"group 'group' did not keep the record.*development broker"
     ):
@@ -1152,7 +1155,7 @@ def test_a_broker_that_drops_metadata_is_told() -> None:
 @settings(max_examples=300, deadline=None)
 def test_any_record_is_a_letter_or_told_to_be_none(noise: bytes) -> None:
     class Found:
-        partition, offset, timestamp, key, value = 0, 0, 0, noise, noise
+        partition, offset, timestamp, key, value = P0, 0, 0, noise, noise
         headers = [
             (noise.decode("latin-1"), noise),
             ("embedkq", noise),

@@ -22,12 +22,14 @@ import pytest
 import workerjobs
 from kafka.errors import KafkaError, KafkaTimeoutError
 from letters import letters_in
+from partitions import P0, P1
 from support import ROOT, Recorder, committed, lag, lines, logged, wait_until, with_admin
 
 from embedkq import Queue, Worker
 from embedkq._formats import commit_metadata, dead_letter, headers
 from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
 from embedkq._formats.outcome import Outcome
+from embedkq._partition import Partition
 from embedkq.errors import BrokerUnavailable, HostCrashed
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import Assigned, CallbacksDone, Finished, JobRun
@@ -62,15 +64,15 @@ class Host:
 
     def __init__(self, noted: CommitMetadata, offset: int = 0) -> None:
         self.shared = SharedState()
-        self.ledger = PartitionLedger("topic")
+        self.ledger = PartitionLedger()
         self.guard = CrashGuard(self.shared, self.ledger, 1, MOST)
-        self.ledger.assign(Assigned(0, 1, offset, commit_metadata.encode(offset, (), noted)))
-        self.guard.assigned(0)
+        self.ledger.assign(Assigned(P0, 1, offset, commit_metadata.encode(offset, (), noted)))
+        self.guard.assigned(P0)
 
     def admit(self, *numbers: int) -> list[JobRun]:
         for number in numbers:
-            self.ledger.tracker.admit(0, number)
-        return [JobRun(0, 1, Polled(number)) for number in numbers]
+            self.ledger.tracker.admit(P0, number)
+        return [JobRun(P0, 1, Polled(number)) for number in numbers]
 
     def release(self, runs: list[JobRun]) -> list[JobRun]:
         """Those that begin; `quarantined` is the one that never will."""
@@ -80,7 +82,7 @@ class Host:
     def commit(self) -> CommitMetadata:
         """As the consumer's thread does; what the next host finds."""
         self.shared.confirm(self.ledger.snapshot())
-        return self.shared.committed[0].notes
+        return self.shared.committed[P0].notes
 
 
 def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -> None:
@@ -89,7 +91,7 @@ def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -
     assert host.release([run]) == [] and not host.ledger.suspicious
     host = Host(CommitMetadata(starts=2))
     first, second = runs = host.admit(0, 1)
-    assert host.release(runs) == [] and host.guard.held_up == {0}
+    assert host.release(runs) == [] and host.guard.held_up == {P0}
     assert host.release([]) == [] and host.shared.serial_mode
     assert host.commit().suspect == 0
     assert host.release([]) == [first] and host.release([]) == []
@@ -152,8 +154,8 @@ def test_the_first_jobs_wait_for_a_commit_once_and_not_when_the_host_gets_the_pa
         and host.commit() == CommitMetadata(starts=1)
     )
     assert host.release([]) == [first, second] and host.release([third]) == [third]
-    host.ledger.assign(Assigned(0, 2, 0, commit_metadata.encode(0, (), CommitMetadata(starts=1))))
-    host.guard.assigned(0)
+    host.ledger.assign(Assigned(P0, 2, 0, commit_metadata.encode(0, (), CommitMetadata(starts=1))))
+    host.guard.assigned(P0)
     runs = host.admit(0)
     assert host.release(runs) == runs and host.commit() == CommitMetadata(starts=1)
 
@@ -164,7 +166,7 @@ def test_holes_are_no_progress_and_do_not_keep_the_first_job_waiting() -> None:
     assert (
         host.release([run]) == []
         and host.commit() == CommitMetadata(starts=1)
-        and host.shared.committed[0].offset == 5
+        and host.shared.committed[P0].offset == 5
     )
     assert host.release([]) == [run]
 
@@ -173,13 +175,13 @@ def test_a_host_that_was_asked_to_stop_is_not_to_blame() -> None:
     host = Host(CommitMetadata(starts=2, crashes={4: 1}, hosts=("other",)))
     [run] = host.admit(0)
     host.release([run])
-    assert host.commit().suspect == 0 and host.shared.committed[0].notes.hosts == (
+    assert host.commit().suspect == 0 and host.shared.committed[P0].notes.hosts == (
         "other",
         socket.gethostname(),
     )
-    told = host.shared.committed[0].given_up().notes
+    told = host.shared.committed[P0].given_up().notes
     assert told == CommitMetadata(crashes={4: 1}, hosts=("other",))
-    assert Host(told).ledger.notes_of(0) == told
+    assert Host(told).ledger.notes_of(P0) == told
 
 
 def test_what_hosts_went_down_over_is_condemned_and_a_host_lost_to_that_has_it_pass_in_silence() -> (
@@ -206,16 +208,16 @@ def test_a_suspect_gets_its_last_chance_with_nothing_beside_it(crashes: int) -> 
     last = crashes == MOST - 1
     host = Host(CommitMetadata(starts=3, crashes={0: crashes} if crashes else {}))
     host.guard._is_idle = lambda: idle
-    host.ledger.assign(Assigned(1, 1, 0, ""))
-    host.guard.assigned(1)
-    host.shared.begun.add(1)
-    host.ledger.tracker.admit(1, 0)
-    [suspect], other, idle = host.admit(0), JobRun(1, 1, Polled(0)), False
+    host.ledger.assign(Assigned(P1, 1, 0, ""))
+    host.guard.assigned(P1)
+    host.shared.begun.add(P1)
+    host.ledger.tracker.admit(P1, 0)
+    [suspect], other, idle = host.admit(0), JobRun(P1, 1, Polled(0)), False
     assert host.release([suspect]) == []
     host.commit()
     assert host.release([other]) == ([] if last else [other, suspect])
     if last:
-        assert host.guard.held_up == {0, 1}
+        assert host.guard.held_up == {P0, P1}
         idle = True
         assert host.release([]) == [suspect] and host.release([]) == []
         host.guard.left(suspect)
@@ -240,7 +242,7 @@ def test_what_was_dropped_is_no_longer_suspected() -> None:
     host = Host(CommitMetadata(starts=2))
     runs = host.admit(0, 1)
     host.release(runs)
-    assert sorted(run.offset for run in host.guard.drop({0})) == [0, 1]
+    assert sorted(run.offset for run in host.guard.drop({P0})) == [0, 1]
     for run in runs:
         host.guard.left(run)
     assert host.commit().suspect is None and host.guard.suspect is None
@@ -252,18 +254,18 @@ def test_a_host_that_comes_back_to_its_own_suspect_blames_nobody() -> None:
     host.release(runs)
     noted = host.commit()
     host.release([])
-    host.ledger.assign(Assigned(0, 2, 0, commit_metadata.encode(0, (), noted)))
-    host.guard.assigned(0)
-    assert not host.ledger.notes_of(0).crashes
+    host.ledger.assign(Assigned(P0, 2, 0, commit_metadata.encode(0, (), noted)))
+    host.guard.assigned(P0)
+    assert not host.ledger.notes_of(P0).crashes
 
 
 def test_nothing_of_a_condemned_job_is_unpickled_for_its_callback() -> None:
     from embedkq._child.runner import failure
 
-    run = JobRun(0, 1, Polled(0))
+    run = JobRun(P0, 1, Polled(0))
     run.job_id, run.unread = "an id", True
     outcome: Outcome = failure(HostCrashed(3))
-    status, job, result, exception, traceback = callback_arguments("topic", run, outcome)
+    status, job, result, exception, traceback = callback_arguments(run, outcome)
     assert (status, job.id, job.func, result) == ("failure", "an id", None, None)
     assert isinstance(exception, HostCrashed) and exception.count == 3 and "3 times" in traceback
 
@@ -276,8 +278,8 @@ def test_without_a_dead_letter_topic_a_condemned_job_has_its_callback_and_is_don
     crashes = MOST + silently
     noted = CommitMetadata(starts=3, crashes={7: crashes}, hosts=("web-1", "web-2"))
     host = loopharness.Host(0, callbacks=told, max_crashes=MOST)
-    host.shared.inbox.put(Assigned(0, 1, 7, commit_metadata.encode(7, (), noted)))
-    host.poll(0, 1, first=7)
+    host.shared.inbox.put(Assigned(P0, 1, 7, commit_metadata.encode(7, (), noted)))
+    host.poll(P0, 1, first=7)
     host.turn()
     [run] = host.loop._jobs
     assert run.state == "waiting_for_commit"
@@ -289,7 +291,7 @@ def test_without_a_dead_letter_topic_a_condemned_job_has_its_callback_and_is_don
         host.shared.inbox.put(CallbacksDone([run]))
         host.turn()
     assert run.state == "done" and not told.take() and not host.pool.tasks
-    assert run.unread and host.shared.snapshot[0].offset == 8
+    assert run.unread and host.shared.snapshot[P0].offset == 8
     host.close()
     text = logged(caplog)
     assert text.startswith("ERROR") and text.count("\n") == 1 and "offset=7" in text
@@ -310,7 +312,7 @@ class Broker:
 def test_a_consumer_that_has_passed_on_first_records_waits_a_moment_for_the_commit_that_they_need() -> (
     None
 ):
-    commits, host, broker = Committer("topic", 10.0), Host(CommitMetadata()), Broker()
+    commits, host, broker = Committer(10.0), Host(CommitMetadata()), Broker()
 
     def ask() -> None:
         host.release(host.admit(0))
@@ -318,13 +320,13 @@ def test_a_consumer_that_has_passed_on_first_records_waits_a_moment_for_the_comm
 
     asking = threading.Timer(0.02, ask)
     asking.start()
-    commits.commit_as_asked(broker, host.shared, lambda: dict(host.ledger.snapshot()), {0})
+    commits.commit_as_asked(broker, host.shared, lambda: dict(host.ledger.snapshot()), {P0})
     asking.join()
     assert [commit_metadata.decode(*taken)[1] for taken in broker.taken] == [
         CommitMetadata(starts=1)
     ]
-    assert [run.offset for run in host.release([])] == [0] and host.shared.begun == {0}
-    commits.commit_as_asked(broker, host.shared, dict, {0})
+    assert [run.offset for run in host.release([])] == [0] and host.shared.begun == {P0}
+    commits.commit_as_asked(broker, host.shared, dict, {P0})
     assert len(broker.taken) == 1
 
 
@@ -334,15 +336,15 @@ class Client:
     kafka = None
 
     def __init__(self) -> None:
-        self.sought: list[tuple[int, list[Any]]] = []
+        self.sought: list[tuple[Partition, list[Any]]] = []
 
     def find_topic(self) -> Any:
         raise KafkaTimeoutError
 
-    def position(self, partition: int) -> int:
+    def position(self, partition: Partition) -> int:
         return 10
 
-    def rewind_to(self, partition: int, records: Any) -> None:
+    def rewind_to(self, partition: Partition, records: Any) -> None:
         self.sought.append((partition, records))
 
 
@@ -355,20 +357,20 @@ def test_records_polled_beside_a_beginning_that_fails_are_polled_again() -> None
         group="group",
         offset_policy="earliest",
         job_size=1,
-        validator=RecordValidator("topic"),
+        validator=RecordValidator(),
         revoke_timeout=1.0,
         options={},
     )
-    made.assignment.add(frozenset((0, 1)))
-    made.assignment.fresh.discard(0)  # it has begun, and goes on
+    made.assignment.add(frozenset((P0, P1)))
+    made.assignment.fresh.discard(P0)  # it has begun, and goes on
     client = Client()
     with pytest.raises(KafkaTimeoutError):
-        made._begin(client, {0: [Polled(7)], 1: [Polled(3)]})
+        made._begin(client, {P0: [Polled(7)], P1: [Polled(3)]})
     assert [(partition, records[0].offset) for partition, records in client.sought] == [
-        (0, 7),
-        (1, 3),
+        (P0, 7),
+        (P1, 3),
     ]
-    assert not shared.inbox.take() and made.assignment.fresh == {1}
+    assert not shared.inbox.take() and made.assignment.fresh == {P1}
 
 
 def test_nothing_is_waited_for_where_nothing_begins() -> None:
@@ -379,19 +381,19 @@ def test_nothing_is_waited_for_where_nothing_begins() -> None:
         group="group",
         offset_policy="earliest",
         job_size=1,
-        validator=RecordValidator("topic"),
+        validator=RecordValidator(),
         revoke_timeout=1.0,
         options={},
     )
-    made.assignment.add(frozenset((0, 1)))
+    made.assignment.add(frozenset((P0, P1)))
     made.assignment.fresh.clear()
-    for partition, offset in ((0, 7), (1, 3)):
+    for partition, offset in ((P0, 7), (P1, 3)):
         made._logs._starts.started(partition, Start(offset, "", offset))
     job = Polled(3)
     job.headers = headers.headers_of("0f8fad5b-d9cb-469f-a165-70867728950e", 17, None)  # type: ignore[assignment]
-    for partition, record in ((0, Polled(7)), (1, job)):
+    for partition, record in ((P0, Polled(7)), (P1, job)):
         made._pass_on(Client(), partition, [record])  # type: ignore[arg-type]
-    assert made._beginning == {1}
+    assert made._beginning == {P1}
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "3"])

@@ -20,6 +20,7 @@ import pytest
 import workerjobs
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from partitions import P0, P1
 from support import (
     ROOT,
     Recorder,
@@ -38,6 +39,7 @@ from embedkq._child.runner import failure, not_loaded
 from embedkq._formats import commit_metadata, offset_map
 from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
 from embedkq._formats.outcome import Outcome
+from embedkq._partition import Partition
 from embedkq.errors import DecodeError, JobCrashed, JobExited
 from embedkq.worker.between_threads.messages import JobRun
 from embedkq.worker.control_thread import retries
@@ -54,7 +56,7 @@ def run_of(
     attempts: int = 1,
     own_retries: int | None = None,
     backoff: float | None = None,
-    partition: int = 0,
+    partition: Partition = P0,
 ) -> JobRun:
     run = JobRun(partition, 1, Polled())
     run.attempts, run.retries, run.backoff = attempts, own_retries, backoff
@@ -177,15 +179,15 @@ def test_settings_that_cannot_work_are_refused_by_name(
 
 def test_what_is_held_comes_in_time_and_can_be_dropped() -> None:
     policy = Retries(1)
-    late, soon, other = run_of(), run_of(), run_of(partition=1)
+    late, soon, other = run_of(), run_of(), run_of(partition=P1)
     for run, seconds in ((late, 60.0), (soon, 0.0), (other, 1.0)):
         policy.hold(run, seconds)
     policy.wake(time.monotonic())
     assert policy.take_ready(9) == [soon] and policy.take_ready(9) == [] and len(policy) == 2
-    assert policy.drop({1}) == [other]
+    assert policy.drop({P1}) == [other]
     assert (
         50 < policy.next_at - time.monotonic() <= 60
-        and policy.drop({0}) == [late]
+        and policy.drop({P0}) == [late]
         and len(policy) == 0
     )
 

@@ -22,6 +22,7 @@ import workerjobs
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer
+from partitions import P0
 from poolharness import Harness
 from support import Call, Recorder, Sender, committed, lines
 
@@ -354,12 +355,12 @@ def record_of(payload: bytes | None, record_headers: Any = (), timestamp: int | 
 
 
 def refusal_of(gate: RecordValidator, record: Any) -> Exception | None:
-    return gate.validate(0, 1, record).refusal
+    return gate.validate(P0, 1, record).refusal
 
 
 def test_the_gate_takes_it_only_without_headers_of_ours_and_without_a_secret() -> None:
     good = as_kq(**FIELDS)
-    run = RecordValidator("t").validate(0, 1, record_of(good, [("traceparent", b"1")]))
+    run = RecordValidator().validate(P0, 1, record_of(good, [("traceparent", b"1")]))
     assert run.refusal is None and (run.timeout, run.limit, run.form) == (
         30.0,
         30.0,
@@ -370,21 +371,19 @@ def test_the_gate_takes_it_only_without_headers_of_ours_and_without_a_secret() -
         record_of(None),
         record_of(b"{}"),
     ):
-        assert isinstance(refusal_of(RecordValidator("t"), record), DecodeError)
-    assert "enqueued" in str(
-        refusal_of(RecordValidator("t", max_age=60), record_of(good, timestamp=0))
-    )
-    refused = refusal_of(RecordValidator("t", allow=["other.*"]), record_of(good))
+        assert isinstance(refusal_of(RecordValidator(), record), DecodeError)
+    assert "enqueued" in str(refusal_of(RecordValidator(max_age=60), record_of(good, timestamp=0)))
+    refused = refusal_of(RecordValidator(allow=["other.*"]), record_of(good))
     assert isinstance(
         refused, FunctionRefused
     ) and "`allow` does not include workerjobs.echo" in str(refused)
     by_value = as_kq(**{**FIELDS, "func": codec.own_or_rebuilt})
     assert isinstance(
-        refusal_of(RecordValidator("t", allow=["workerjobs.*"]), record_of(by_value)),
+        refusal_of(RecordValidator(allow=["workerjobs.*"]), record_of(by_value)),
         FunctionRefused,
     )
     assert isinstance(
-        refusal_of(RecordValidator("t", signer=Signer("a secret of 16 bytes")), record_of(good)),
+        refusal_of(RecordValidator(signer=Signer("a secret of 16 bytes")), record_of(good)),
         SignatureRefused,
     )
 
@@ -393,7 +392,7 @@ def test_the_gate_takes_it_only_without_headers_of_ours_and_without_a_secret() -
 
 
 def run_of(payload: bytes, limit: float | None = None) -> KQJobRun:
-    run = KQJobRun(0, 0, record_of(payload), has_own_limit=limit is None)
+    run = KQJobRun(P0, 0, record_of(payload), has_own_limit=limit is None)
     run.limit = 30.0 if limit is None else limit
     return run
 

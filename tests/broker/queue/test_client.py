@@ -8,15 +8,27 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 from kafka.errors import LeaderNotAvailableError
+from partitions import P0, P1, numbered
 from support import Sender, wait_until
 
 from embedkq._clients.consumer import ConsumerClient, all_options
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC
 from embedkq._formats.partition_progress import Log
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.messages import DrainTarget
 from embedkq.worker.consumer_thread.drain_requests import DrainRequests
 
 PARTITIONS, RECORDS = 4, 3_000
+
+
+class Nobody:
+    """In place of an assignment: learns of rebalances and does nothing."""
+
+    def add(self, partitions: frozenset[Partition]) -> None:
+        pass
+
+    async def give_up(self, kafka: Any, partitions: frozenset[Partition], lost: bool) -> None:
+        pass
 
 
 def fill(hosts: str, topic: str) -> None:
@@ -38,13 +50,13 @@ def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(
     client = ConsumerClient(
         hosts,
         topic,
-        lambda kafka: None,
+        Nobody(),
         all_options(hosts=hosts, group=group, job_size=1_000_000, options=options),
     )
     came: list[int] = []
 
     def poll() -> int:
-        came.extend(record.offset for record in client.poll(500).get(0, ()))
+        came.extend(record.offset for record in client.poll(500).get(numbered(0, topic), ()))
         return len(came)
 
     try:
@@ -62,10 +74,10 @@ def test_a_backlog_does_not_wait_for_partitions_that_have_nothing(
     ("positions", "ends", "wait"),
     [
         ({}, {}, 500),
-        ({0: 5}, {0: 5}, 100),
-        ({0: 5, 1: 9}, {0: 5, 1: 10}, 10),
-        ({0: None}, {0: 5}, 100),
-        ({0: 5}, {0: None}, 100),
+        ({P0: 5}, {P0: 5}, 100),
+        ({P0: 5, P1: 9}, {P0: 5, P1: 10}, 10),
+        ({P0: None}, {P0: 5}, 100),
+        ({P0: 5}, {P0: None}, 100),
     ],
 )
 def test_a_fetch_waits_the_less_the_more_there_is_to_do(
@@ -73,7 +85,7 @@ def test_a_fetch_waits_the_less_the_more_there_is_to_do(
 ) -> None:
     bounds: list[int] = []
     client: Any = object.__new__(ConsumerClient)
-    polled = {TopicPartition("t", each): ["record"] for each in positions}
+    polled = {TopicPartition(*each): ["record"] for each in positions}
     client.kafka = SimpleNamespace(poll=lambda milliseconds: polled, bound_fetches=bounds.append)
     client.position, client.last_known_end, client._longest_wait = positions.get, ends.get, 500
     assert client.poll(500) == {each: ["record"] for each in positions}
@@ -94,13 +106,13 @@ def test_a_partition_paused_in_the_middle_of_what_was_fetched_is_polled_again(
     client = ConsumerClient(
         hosts,
         topic,
-        lambda kafka: None,
+        Nobody(),
         all_options(hosts=hosts, group=group, job_size=1_000_000, options={}),
     )
     came = {0: 0, 1: 0}
 
     def poll(*unwanted: int) -> dict[int, int]:
-        client.set_paused(unwanted)
+        client.set_paused([numbered(number, topic) for number in unwanted])
         for partition, records in client.kafka.poll(500).items():
             came[partition.partition] += len(records)
         return came
@@ -130,22 +142,25 @@ def test_a_partition_without_a_leader_is_left_out_and_the_others_are_told(
     client = ConsumerClient(
         hosts,
         topic,
-        lambda kafka: None,
+        Nobody(),
         all_options(hosts=hosts, group=group, job_size=1_000_000, options={}),
     )
     try:
         wait_until(
             lambda: (
-                client.topic_is_known() and len(client.end_offsets(range(PARTITIONS))) == PARTITIONS
+                client.topic_is_known()
+                and len(client.end_offsets(numbered(n, topic) for n in range(PARTITIONS)))
+                == PARTITIONS
             ),
             "all are led",
         )
-        assert client.end_offsets([0, PARTITIONS]) == {0: 1}
-        assert client.logs([0, 1, PARTITIONS], UNKNOWN_TOPIC) == {
-            0: Log(0, 1, UNKNOWN_TOPIC),
-            1: Log(0, 0, UNKNOWN_TOPIC),
+        first, second, none = (numbered(number, topic) for number in (0, 1, PARTITIONS))
+        assert client.end_offsets([first, none]) == {first: 1}
+        assert client.logs([first, second, none], UNKNOWN_TOPIC) == {
+            first: Log(0, 1, UNKNOWN_TOPIC),
+            second: Log(0, 0, UNKNOWN_TOPIC),
         }
-        assert client.logs([PARTITIONS], UNKNOWN_TOPIC) == client.end_offsets([PARTITIONS]) == {}
+        assert client.logs([none], UNKNOWN_TOPIC) == client.end_offsets([none]) == {}
         # It may lose its leader between the look and the question: that is an answer to try again,
         # and no KeyError.
         with pytest.raises(LeaderNotAvailableError, match=r"partition=4\) has no leader"):
@@ -163,14 +178,14 @@ def test_a_drain_waits_for_the_end_of_each_partition() -> None:
         lost=False,
         joined=SimpleNamespace(is_set=lambda: True),
         fresh=(),
-        partitions=frozenset({0, 1}),
+        partitions=frozenset({P0, P1}),
     )
     logs: Any = SimpleNamespace(see=lambda client, ends: True)
     drains = DrainRequests(assignment, logs, told.append)
     drains.add("milestone")
-    client: Any = SimpleNamespace(end_offsets=lambda partitions: {0: 7})
+    client: Any = SimpleNamespace(end_offsets=lambda partitions: {P0: 7})
     drains.answer(client)
     assert not told
-    client.end_offsets = lambda partitions: {0: 7, 1: 3}
+    client.end_offsets = lambda partitions: {P0: 7, P1: 3}
     drains.answer(client)
-    assert told == [DrainTarget("milestone", {0: 7, 1: 3})]
+    assert told == [DrainTarget("milestone", {P0: 7, P1: 3})]

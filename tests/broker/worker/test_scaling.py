@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from loopharness import Host, Polled
+from partitions import P0, P1, P2, P3, numbered
 from support import wait_until
 
 from embedkq._child.runner import failure
@@ -82,8 +83,8 @@ def _traced(call: Callable[[], Any]) -> int:
 
 
 def hold_retries(host: Host, partitions: int, each: int) -> None:
-    for partition in range(partitions):
-        host.poll(partition, each)
+    for number in range(partitions):
+        host.poll(numbered(number), each)
     while len(host.retries) < partitions * each:
         host.turn()
         host.pool.end_all(FAILED)
@@ -114,7 +115,7 @@ def test_what_is_given_up_is_gone_through_once_whatever_the_number_of_partitions
     def give_up(partitions: int) -> int:
         host = make_host(partitions)
         hold_retries(host, partitions, 100)
-        revoked = Revoked(frozenset(range(partitions)), lost=False)
+        revoked = Revoked(frozenset(map(numbered, range(partitions))), lost=False)
         taken = steps(
             host.loop.stop if given_up == "at a stop" else lambda: host.loop._revoked(revoked)
         )
@@ -143,7 +144,7 @@ def test_a_job_costs_the_same_with_any_number_of_partitions(make_host: Any) -> N
     for partitions in (4, 400):
         host = make_host(partitions)
         host.turn()
-        host.poll(3, 1)
+        host.poll(P3, 1)
         taken.append(steps(lambda host=host: one_job(host)))
         assert len(host.retries) == 1
     assert growth(*taken) < 1.5
@@ -155,22 +156,19 @@ def test_partitions_on_hold_cost_nothing_more_each_turn_and_go_on_in_the_end(
     taken = []
     for partitions in (4, 400):
         host = make_host(partitions)
-        for partition in range(partitions):
+        every = set(map(numbered, range(partitions)))
+        for partition in sorted(every):
             host.poll(partition, 2)
         backlog = host.shared.backlog
         host.pool.most = 0
         host.turn()
-        backlog.hold(set(range(partitions)))
+        backlog.hold(every)
         assert backlog.next_queued(1) is None
         taken.append(steps(lambda backlog=backlog: backlog.next_queued(1)))
-        backlog.hold({1})
+        backlog.hold({P1})
         given = [backlog.next_queued(1) for _ in range(partitions - 1)]
-        assert {queued.partition for queued in given if queued} == set(range(partitions)) - {1}
-        assert (
-            not backlog.drop(set(range(partitions)))
-            and len(backlog) == 0
-            and backlog.next_queued(1) is None
-        )
+        assert {queued.partition for queued in given if queued} == every - {P1}
+        assert not backlog.drop(every) and len(backlog) == 0 and backlog.next_queued(1) is None
     assert growth(*taken) < 1.5
 
 
@@ -179,16 +177,16 @@ def test_partitions_whose_keys_are_busy_are_set_aside_until_they_are_free(
 ) -> None:
     host = make_host(2)
     monkeypatch.setattr(host.shared.backlog._waiting, "_most_records", 3)
-    host.poll(0, 60, key=b"busy")
-    host.poll(1, 3)
+    host.poll(P0, 60, key=b"busy")
+    host.poll(P1, 3)
     while len(host.pool.tasks) < 4:
         host.turn()
     host.turn()
     assert {(run.partition, run.offset) for run in host.pool.tasks} == {
-        (0, 0),
-        (1, 0),
-        (1, 1),
-        (1, 2),
+        (P0, 0),
+        (P1, 0),
+        (P1, 1),
+        (P1, 2),
     }
     assert len(host.shared.backlog) > 30  # of partition 0, which has read ahead enough
     for number in range(1, 60):
@@ -212,13 +210,13 @@ def test_who_waits_for_offsets_costs_nothing_for_those_that_are_reached(make_hos
         host.shared.inbox.put(
             DrainTarget(
                 request,
-                {partition: int(partition == partitions - 1) for partition in range(partitions)},
+                {numbered(each): int(each == partitions - 1) for each in range(partitions)},
             )
         )
         host.turn()
         taken.append(steps(host.turn))
         assert not request.reached
-        host.poll(partitions - 1, 1)
+        host.poll(numbered(partitions - 1), 1)
         host.turn()
         for run in host.pool.tasks:
             run.retries = 0
@@ -240,7 +238,7 @@ def test_a_turn_of_the_consumer_looks_at_each_partition_once(
             group=f"{group}-{partitions}",
             offset_policy="earliest",
             job_size=1_000,
-            validator=RecordValidator(topic),
+            validator=RecordValidator(),
             revoke_timeout=1.0,
             options={},
         )
@@ -255,7 +253,10 @@ def test_a_turn_of_the_consumer_looks_at_each_partition_once(
         try:
             wait_until(has_begun, "all partitions have begun")
             shared.publish(
-                {p: Progress(0, (), consumer.assignment.epoch(p) or 0) for p in range(partitions)}
+                {
+                    partition: Progress(0, (), consumer.assignment.epoch(partition) or 0)
+                    for partition in (numbered(each, topic) for each in range(partitions))
+                }
             )
             monkeypatch.setattr(client.kafka, "poll", lambda milliseconds: {})
             consumer.turn(client)
@@ -275,17 +276,17 @@ def test_a_turn_of_the_consumer_looks_at_each_partition_once(
 def test_all_that_a_worker_holds_is_counted_until_it_is_gone(make_host: Any) -> None:
     host = make_host(6, room=8)
     backlog, chance = host.shared.backlog, random.Random(1)
-    for partition in range(6):
-        host.poll(partition, 40, key=b"key" if partition == 0 else None)
+    for number in range(6):
+        host.poll(numbered(number), 40, key=b"key" if number == 0 else None)
     assert backlog.held_bytes == 6 * 40 * (len(b"payload") + RUN_BYTES) + 40 * len(b"key")
     for _ in range(30):
         host.turn()
         for run in host.pool.tasks:
             run.retries = chance.choice((0, 1))
         host.pool.end_all(FAILED)
-    host.shared.inbox.put(Revoked(frozenset({1, 2}), lost=False))
+    host.shared.inbox.put(Revoked(frozenset({P1, P2}), lost=False))
     host.shared.inbox.put(
-        Batch(1, 1, [JobRun(1, 1, Polled(40))], 7, 41)
+        Batch(P1, 1, [JobRun(P1, 1, Polled(40))], 7, 41)
     )  # polled before, and too late
     backlog.reserve(1, 7)
     host.turn()
@@ -334,29 +335,31 @@ def test_retries_of_many_partitions_are_bounded_together_and_healthy_partitions_
 ) -> None:
     monkeypatch.setattr(retries_module, "MOST_HELD_BYTES_IN_ALL", 100 * len(b"payload"))
     host = make_host(33, room=16)
-    for partition in range(32):
-        host.poll(partition, 50)
+    for number in range(32):
+        host.poll(numbered(number), 50)
     for _ in range(200):
         host.turn()
         host.pool.end_all(FAILED)
     assert (
         100 <= len(host.retries) < 100 + 33 * 16
     )  # a partition of which none waits yet is given a turn
-    host.poll(32, 50)
+    host.poll(numbered(32), 50)
     for _ in range(20):
         host.turn()
         for run in host.pool.tasks:
-            assert run.partition == 32
+            assert run.partition == numbered(32)
             run.retries = 0
         host.pool.end_all(FAILED)
-    assert host.loop._ledger.tracker.watermark(32) == 50
+    assert host.loop._ledger.tracker.watermark(numbered(32)) == 50
     host.retries.wake(math.inf)
     for _ in range(1_000):
         host.turn()
         for run in host.pool.tasks:
             run.retries = 0
         host.pool.end_all(FAILED)
-    assert [host.loop._ledger.tracker.watermark(partition) for partition in range(32)] == [50] * 32
+    assert [host.loop._ledger.tracker.watermark(numbered(number)) for number in range(32)] == [
+        50
+    ] * 32
 
 
 def test_what_waits_for_busy_keys_is_bounded_over_all_partitions(
@@ -364,8 +367,8 @@ def test_what_waits_for_busy_keys_is_bounded_over_all_partitions(
 ) -> None:
     monkeypatch.setattr(backlog_module, "READ_AHEAD_BYTES_IN_ALL", 200)
     host = make_host(8, room=1_000)
-    for partition in range(8):
-        host.poll(partition, 40, key=f"key {partition}".encode())
+    for number in range(8):
+        host.poll(numbered(number), 40, key=f"key {number}".encode())
     for _ in range(20):
         host.turn()
     assert host.shared.backlog._waiting.over and len(host.shared.backlog) > 100
@@ -373,7 +376,7 @@ def test_what_waits_for_busy_keys_is_bounded_over_all_partitions(
     for _ in range(1_000):
         for run in host.pool.tasks:
             run.retries = 0
-            order.append((run.partition, run.offset))
+            order.append((run.partition.number, run.offset))
         host.pool.end_all(FAILED)
         host.turn()
     assert sorted(order) == [(partition, offset) for partition in range(8) for offset in range(40)]

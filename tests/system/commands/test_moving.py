@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import workerjobs
 from commandline import Ended, run
+from partitions import numbered
 from support import HANG_SECONDS, Recorder, committed, lag, wait_until
 
 from embedkq import Queue, Worker
 from embedkq._formats import commit_metadata, offset_map
+from embedkq._formats.partition_progress import Committed
 
 
 class Place:
@@ -151,10 +153,8 @@ def commit(place: Place, offset: int, done: offset_map.OffsetRanges) -> None:
     from embedkq._clients.reader import TopicReader
 
     with TopicReader(place.hosts, place.group, {}) as client:
-        client.commit(
-            place.topic,
-            {0: (offset, commit_metadata.encode(offset, done, commit_metadata.NOTHING))},
-        )
+        text = commit_metadata.encode(offset, done, commit_metadata.NOTHING)
+        client.commit({numbered(0, place.topic): Committed(offset, text)})
 
 
 @pytest.mark.parametrize("verb", [["rewind", "--to-start"], ["purge"]], ids=" ".join)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from guidepages import table
 from loopharness import Host, Letters, Polled
+from partitions import P0, P1, numbered
 from support import ROOT
 
 from embedkq import codec
@@ -19,6 +20,7 @@ from embedkq._child.runner import failure, not_loaded
 from embedkq._formats import commit_metadata
 from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
 from embedkq._formats.outcome import Outcome
+from embedkq._partition import Partition
 from embedkq.errors import OtherGroup, SecretUnknown, SignatureRefused
 from embedkq.worker.between_threads.job_state import MOVES, JobState
 from embedkq.worker.between_threads.mailbox import Mailbox
@@ -39,10 +41,10 @@ from embedkq.worker.control_thread import (
     retries,
 )
 
-PARTITIONS = 3
+PARTITIONS = (P0, P1, numbered(0, "other"))
 ALL_MOVES = {(state, to) for state, following in MOVES.items() for to in following}
 PAYLOAD = codec.encode_call(len, ("x",), {})
-MISSING = not_loaded(ModuleNotFoundError("No module named 'shop'"), PAYLOAD)
+MISSING = not_loaded(ModuleNotFoundError("No module named 'shop'"))
 OUTCOMES = (
     Outcome("success", b"a result"),
     Outcome("success"),
@@ -122,11 +124,11 @@ class World:
         self.with_owner: list[JobRun] = []
         self.forgotten: set[JobRun] = set()
         """Left in the backlog when their partition went away: nobody has looked at them."""
-        self.epochs = Counter[int]()
-        self.positions: dict[int, int] = {}
-        self.committed: dict[int, tuple[int, str]] = {}
+        self.epochs = Counter[Partition]()
+        self.positions: dict[Partition, int] = {}
+        self.committed: dict[Partition, tuple[int, str]] = {}
         self.revocations: list[tuple[Revoked, list[JobRun]]] = []
-        for partition in range(PARTITIONS):
+        for partition in PARTITIONS:
             self.gain(partition, self.notes())
 
     def notes(self) -> CommitMetadata:
@@ -139,7 +141,7 @@ class World:
 
     # What happens.
 
-    def gain(self, partition: int, notes: CommitMetadata = NOTHING) -> None:
+    def gain(self, partition: Partition, notes: CommitMetadata = NOTHING) -> None:
         if partition in self.positions:
             return
         self.epochs[partition] += 1
@@ -147,7 +149,7 @@ class World:
         self.positions[partition] = offset
         self.host.shared.inbox.put(Assigned(partition, self.epochs[partition], offset, text))
 
-    def lose(self, partition: int) -> None:
+    def lose(self, partition: Partition) -> None:
         if self.positions.pop(partition, None) is None:
             return
         lost = self.chance.random() < 0.3
@@ -161,7 +163,7 @@ class World:
         if not lost:
             self.host.shared.inbox.put(Released(frozenset({partition})))
 
-    def poll(self, partition: int) -> None:
+    def poll(self, partition: Partition) -> None:
         if partition not in self.positions:
             return
         first = self.positions[partition]
@@ -212,7 +214,7 @@ class World:
             self.committed[partition] = known.offset, text
 
     def step(self) -> None:
-        partition = self.chance.randrange(PARTITIONS)
+        partition = self.chance.choice(PARTITIONS)
         happens, chances = zip(
             (lambda: self.poll(partition), 4),
             (self.begin, 2),
@@ -231,7 +233,7 @@ class World:
     def heal(self) -> None:
         """Nothing goes wrong any more: all jobs are done, or as many as may be."""
         for _ in range(300):
-            for partition in range(PARTITIONS):
+            for partition in PARTITIONS:
                 self.gain(partition)
                 if self.max_jobs is not None:
                     self.poll(partition)
@@ -254,11 +256,11 @@ class World:
         loop = self.host.loop
         how = self.chance.choice((loop.stop, loop.kill_jobs, loop.abandon))
         if self.chance.random() < 0.5:
-            self.lose(0)
+            self.lose(P0)
         how()
         assert not [run for run in self.runs if run.state in NOT_BEGUN]
         self.forgotten.update(run for run in self.runs if run.state is JobState.QUEUED)
-        self.gain(0)
+        self.gain(P0)
         for _ in range(100):
             self.host.pool.end_all(self.chance.choice(OUTCOMES))
             self.call_back()
@@ -344,7 +346,7 @@ def test_a_move_that_is_not_in_the_table_is_refused() -> None:
     jobs = host.loop._jobs
     for state in JobState:
         for to in JobState:
-            run = JobRun(0, 1, Polled(7))
+            run = JobRun(P0, 1, Polled(7))
             run.state = state
             if to in MOVES[state]:
                 jobs.move((run,), to)

@@ -15,14 +15,16 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from partitions import P0, P1, P3, P4, P7, numbered
 
 from embedkq._formats import offset_map
 from embedkq._formats.offset_map import LIMIT, OffsetRanges
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.progress import Progress
 from embedkq.worker.control_thread import offset_tracker
 from embedkq.worker.control_thread.offset_tracker import OffsetTracker
 
-PARTITIONS = (0, 1)
+PARTITIONS = (P0, numbered(0, "other"))
 
 
 class Model:
@@ -56,7 +58,7 @@ class Model:
 
 
 class InFlight(NamedTuple):
-    partition: int
+    partition: Partition
     epoch: int
     offset: int
 
@@ -86,17 +88,19 @@ class TrackerMachine(RuleBasedStateMachine):
     def begin(self, slack: int) -> None:
         self.slack, offset_tracker._SLACK = offset_tracker._SLACK, slack
         self.logs = {partition: Log() for partition in PARTITIONS}
-        self.truly_done: dict[int, set[int]] = {partition: set() for partition in PARTITIONS}
-        self.committed_done: dict[int, set[int]] = {partition: set() for partition in PARTITIONS}
-        self.not_again: dict[int, set[int]] = {}
+        self.truly_done: dict[Partition, set[int]] = {partition: set() for partition in PARTITIONS}
+        self.committed_done: dict[Partition, set[int]] = {
+            partition: set() for partition in PARTITIONS
+        }
+        self.not_again: dict[Partition, set[int]] = {}
         self.epoch = 0
-        self.unread: list[tuple[Mapping[int, Progress], dict[int, Progress]]] = []
+        self.unread: list[tuple[Mapping[Partition, Progress], dict[Partition, Progress]]] = []
         self.start_worker()
 
     def start_worker(self) -> None:
         self.tracker, self.twin = OffsetTracker(), OffsetTracker()
-        self.models: dict[int, Model] = {}
-        self.cursors: dict[int, int] = {}
+        self.models: dict[Partition, Model] = {}
+        self.cursors: dict[Partition, int] = {}
         self.in_flight: list[InFlight] = []
 
     def both(self, name: str, *args: Any) -> Any:
@@ -116,15 +120,15 @@ class TrackerMachine(RuleBasedStateMachine):
         partition=st.sampled_from(PARTITIONS),
         holes=st.lists(st.sampled_from([0, 0, 0, 1, 4]), max_size=12),
     )
-    def append(self, partition: int, holes: list[int]) -> None:
+    def append(self, partition: Partition, holes: list[int]) -> None:
         self.logs[partition].append(holes)
 
     @rule(partition=st.sampled_from(PARTITIONS), length=st.integers(1, 3))
-    def append_markers(self, partition: int, length: int) -> None:
+    def append_markers(self, partition: Partition, length: int) -> None:
         self.logs[partition].end += length
 
     @rule(partition=st.sampled_from(PARTITIONS), place=st.integers(0, 100))
-    def compact(self, partition: int, place: int) -> None:
+    def compact(self, partition: Partition, place: int) -> None:
         records = self.logs[partition].records
         if records:
             records.pop(place % len(records))
@@ -132,7 +136,7 @@ class TrackerMachine(RuleBasedStateMachine):
     # What the consumer does.
 
     @rule(partition=st.sampled_from(PARTITIONS))
-    def assign(self, partition: int) -> None:
+    def assign(self, partition: Partition) -> None:
         """Also of a partition that is assigned already."""
         start, text = self.logs[partition].committed
         done = offset_map.decode(start, text)
@@ -179,7 +183,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def unassign(self, data: st.DataObject) -> None:
-        partitions = data.draw(st.sets(st.sampled_from((*PARTITIONS, 7))))
+        partitions = data.draw(st.sets(st.sampled_from((*PARTITIONS, P7))))
         self.both("unassign", partitions)
         for partition in partitions:
             self.models.pop(partition, None)
@@ -248,7 +252,7 @@ class TrackerMachine(RuleBasedStateMachine):
             for offset in model.open:
                 for tracker in (self.tracker, self.twin):
                     with pytest.raises(
-                        ValueError, match=f"offset={offset} of partition {partition}"
+                        ValueError, match=f"offset={offset} of partition {partition.number}"
                     ):
                         tracker.admit(partition, offset)
 
@@ -286,7 +290,7 @@ TestTracker.settings = settings(max_examples=300, stateful_step_count=40, deadli
 @pytest.fixture
 def tracker() -> OffsetTracker:
     tracker = OffsetTracker()
-    tracker.assign(0, 1, 10)
+    tracker.assign(P0, 1, 10)
     return tracker
 
 
@@ -295,48 +299,48 @@ class TestPromises:
         self, tracker: OffsetTracker
     ) -> None:
         for offset in range(10, 16):
-            assert tracker.admit(0, offset)
+            assert tracker.admit(P0, offset)
         for offset in (15, 11, 12):
-            assert tracker.finish(0, 1, offset)
-        assert tracker.snapshot() == {0: Progress(10, ((11, 13), (15, 16)), 1)}
+            assert tracker.finish(P0, 1, offset)
+        assert tracker.snapshot() == {P0: Progress(10, ((11, 13), (15, 16)), 1)}
 
-        tracker.finish(0, 1, 10)
+        tracker.finish(P0, 1, 10)
 
-        assert tracker.snapshot() == {0: Progress(13, ((15, 16),), 1)}
+        assert tracker.snapshot() == {P0: Progress(13, ((15, 16),), 1)}
 
     def test_holes_count_as_done_once_they_are_passed(self, tracker: OffsetTracker) -> None:
-        tracker.admit(0, 12)
-        assert tracker.watermark(0) == 12
-        tracker.admit(0, 20)
-        tracker.finish(0, 1, 12)
-        assert tracker.watermark(0) == 20
-        tracker.finish(0, 1, 20)
-        tracker.advance(0, 1, 25)
-        assert tracker.watermark(0) == 25
+        tracker.admit(P0, 12)
+        assert tracker.watermark(P0) == 12
+        tracker.admit(P0, 20)
+        tracker.finish(P0, 1, 12)
+        assert tracker.watermark(P0) == 20
+        tracker.finish(P0, 1, 20)
+        tracker.advance(P0, 1, 25)
+        assert tracker.watermark(P0) == 25
 
     def test_position_does_not_pass_what_is_under_way(self, tracker: OffsetTracker) -> None:
-        tracker.admit(0, 10)
-        tracker.advance(0, 1, 25)
-        assert tracker.snapshot()[0] == Progress(10, ((11, 25),), 1)
+        tracker.admit(P0, 10)
+        tracker.advance(P0, 1, 25)
+        assert tracker.snapshot()[P0] == Progress(10, ((11, 25),), 1)
 
     def test_late_ends_of_an_earlier_assignment_move_nothing(self, tracker: OffsetTracker) -> None:
-        tracker.admit(0, 10)
-        tracker.unassign([0])
-        assert not tracker.finish(0, 1, 10)
-        tracker.assign(0, 2, 10)
-        tracker.admit(0, 10)
+        tracker.admit(P0, 10)
+        tracker.unassign([P0])
+        assert not tracker.finish(P0, 1, 10)
+        tracker.assign(P0, 2, 10)
+        tracker.admit(P0, 10)
         before = tracker.snapshot()
 
-        assert not tracker.finish(0, 1, 10)
-        tracker.advance(0, 1, 99)
+        assert not tracker.finish(P0, 1, 10)
+        tracker.advance(P0, 1, 99)
 
         assert tracker.snapshot() is before
-        assert tracker.finish(0, 2, 10)
+        assert tracker.finish(P0, 2, 10)
 
     def test_restored_runs_are_not_run_again_and_the_watermark_goes_over_them(self) -> None:
         tracker = OffsetTracker()
-        tracker.assign(3, 1, 5, ((7, 9), (12, 14)))
-        assert [offset for offset in range(5, 16) if tracker.admit(3, offset)] == [
+        tracker.assign(P3, 1, 5, ((7, 9), (12, 14)))
+        assert [offset for offset in range(5, 16) if tracker.admit(P3, offset)] == [
             5,
             6,
             9,
@@ -346,31 +350,31 @@ class TestPromises:
             15,
         ]
         for offset in (5, 6):
-            tracker.finish(3, 1, offset)
-        assert tracker.snapshot()[3] == Progress(9, ((12, 14),), 1)
+            tracker.finish(P3, 1, offset)
+        assert tracker.snapshot()[P3] == Progress(9, ((12, 14),), 1)
 
     def test_what_lies_below_the_start_is_not_run(self, tracker: OffsetTracker) -> None:
-        assert not tracker.admit(0, 9)
+        assert not tracker.admit(P0, 9)
 
     def test_an_epoch_that_is_not_new_is_refused(self, tracker: OffsetTracker) -> None:
         """Else a late end of the first assignment would count for the second."""
         for epoch in (1, 0):
-            tracker.unassign([0])
+            tracker.unassign([P0])
             with pytest.raises(ValueError, match=f"epoch={epoch} of partition 0"):
-                tracker.assign(0, epoch, 10)
+                tracker.assign(P0, epoch, 10)
 
     def test_runs_that_are_none_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"done=\(\(9, 12\),\) above start=10"):
-            OffsetTracker().assign(0, 1, 10, ((9, 12),))
+            OffsetTracker().assign(P0, 1, 10, ((9, 12),))
 
     @pytest.mark.parametrize("ask", ["watermark", "outstanding", "oldest", "width", "fullness"])
     def test_questions_about_partitions_of_others_say_so(
         self, tracker: OffsetTracker, ask: str
     ) -> None:
         with pytest.raises(KeyError, match=r"partition 4 is not assigned: assigned are \[0\]"):
-            getattr(tracker, ask)(4)
+            getattr(tracker, ask)(P4)
         with pytest.raises(KeyError, match=r"partition 4 is not assigned"):
-            tracker.admit(4, 1)
+            tracker.admit(P4, 1)
 
     def test_a_progress_takes_one_more_done(self) -> None:
         progress = Progress(10, ((12, 14), (15, 16)), 3)
@@ -386,15 +390,15 @@ class TestFullness:
         """A bound while there is room in plenty, within a sixteenth of the truth from there on."""
         source = random.Random(5)
         tracker = OffsetTracker()
-        tracker.assign(0, 1, 0)
+        tracker.assign(P0, 1, 0)
         for offset in range(30_000):
-            tracker.admit(0, offset)
+            tracker.admit(P0, offset)
         above = source.sample(range(1, 30_000), 15_000)
         for count, offset in enumerate(above):
-            tracker.finish(0, 1, offset)
+            tracker.finish(P0, 1, offset)
             if count % 250 == 0:
-                fullness = tracker.fullness(0)
-                true = offset_map.measure(0, tracker.snapshot()[0].done) / LIMIT
+                fullness = tracker.fullness(P0)
+                true = offset_map.measure(0, tracker.snapshot()[P0].done) / LIMIT
                 assert (
                     fullness >= true
                     if fullness <= 0.5
@@ -403,58 +407,58 @@ class TestFullness:
         assert fullness > 1
 
         for offset in range(29_000):
-            tracker.finish(0, 1, offset)
+            tracker.finish(P0, 1, offset)
 
-        assert tracker.fullness(0) < 0.1
+        assert tracker.fullness(P0) < 0.1
 
     def test_is_a_share_of_the_limit_given(self) -> None:
         shares = []
         for limit in (LIMIT, 100):
             tracker = OffsetTracker(limit)
-            tracker.assign(0, 1, 0, ((1, 2), (5000, 8000)))
-            shares.append(tracker.fullness(0) * limit)
+            tracker.assign(P0, 1, 0, ((1, 2), (5000, 8000)))
+            shares.append(tracker.fullness(P0) * limit)
         assert shares[0] == shares[1] > 0
 
 
 class TestSnapshots:
     def test_cannot_be_changed(self, tracker: OffsetTracker) -> None:
-        tracker.admit(0, 10)
-        tracker.advance(0, 1, 12)
+        tracker.admit(P0, 10)
+        tracker.advance(P0, 1, 12)
         snapshot: Any = tracker.snapshot()
         for change in (
             lambda: snapshot.update({}),
-            lambda: snapshot.__setitem__(0, None),
-            lambda: setattr(snapshot[0], "offset", 11),
-            lambda: snapshot[0].done.append((1, 2)),
-            lambda: snapshot[0].done.__setitem__(0, (1, 2)),
+            lambda: snapshot.__setitem__(P0, None),
+            lambda: setattr(snapshot[P0], "offset", 11),
+            lambda: snapshot[P0].done.append((1, 2)),
+            lambda: snapshot[P0].done.__setitem__(0, (1, 2)),
         ):
             with pytest.raises(AttributeError):
                 change()
-        assert hash(snapshot[0]) == hash(Progress(10, ((11, 12),), 1))
-        assert repr(snapshot[0]).startswith(
+        assert hash(snapshot[P0]) == hash(Progress(10, ((11, 12),), 1))
+        assert repr(snapshot[P0]).startswith(
             "Progress(offset=10, done=((11, 12),), epoch=1, notes=CommitMetadata("
         )
 
     def test_only_what_changed_is_made_anew(self, tracker: OffsetTracker) -> None:
-        tracker.assign(1, 1, 0)
-        tracker.admit(1, 0)
+        tracker.assign(P1, 1, 0)
+        tracker.admit(P1, 0)
         first = tracker.snapshot()
-        tracker.admit(0, 10)
+        tracker.admit(P0, 10)
         assert tracker.snapshot() is first, (
             "a record that follows the last one changes nothing that could be committed"
         )
-        tracker.finish(0, 1, 10)
+        tracker.finish(P0, 1, 10)
 
         second = tracker.snapshot()
 
         assert second is not first
-        assert second[1] is first[1]
-        assert first[0].offset == 10
-        assert second[0].offset == 11
+        assert second[P1] is first[P1]
+        assert first[P0].offset == 10
+        assert second[P0].offset == 11
 
     def test_another_thread_reads_them_while_the_tracker_goes_on(self) -> None:
         tracker = OffsetTracker()
-        tracker.assign(0, 1, 0)
+        tracker.assign(P0, 1, 0)
         published = [tracker.snapshot()]
         stop = threading.Event()
         troubles: list[BaseException] = []
@@ -464,7 +468,7 @@ class TestSnapshots:
             last: tuple[int, OffsetRanges] = (0, ())
             try:
                 while not stop.is_set() or not reads:
-                    offset, done, *_ = published[0][0]
+                    offset, done, *_ = published[0][P0]
                     offset_map.check(offset, done)
                     assert offset_map.merge(offset, done, *last) == (offset, done), (
                         "what was done is no longer"
@@ -480,10 +484,10 @@ class TestSnapshots:
             source = random.Random(1)
             window: list[int] = []
             for offset in range(60_000):
-                tracker.admit(0, offset)
+                tracker.admit(P0, offset)
                 window.append(offset)
                 if len(window) > 300:
-                    tracker.finish(0, 1, window.pop(source.randrange(len(window))))
+                    tracker.finish(P0, 1, window.pop(source.randrange(len(window))))
                 published[0] = tracker.snapshot()
         finally:
             stop.set()
@@ -526,10 +530,10 @@ def work_through(count: int, window: int, order: str) -> OffsetTracker:
     fifty."""
     source = random.Random(1)
     tracker = OffsetTracker()
-    tracker.assign(0, 1, 0)
+    tracker.assign(P0, 1, 0)
     under_way: list[int] = []
     for offset in range(count):
-        tracker.admit(0, offset)
+        tracker.admit(P0, offset)
         if offset or order != "above a stuck one":
             under_way.append(offset)
         if len(under_way) >= window:
@@ -538,7 +542,7 @@ def work_through(count: int, window: int, order: str) -> OffsetTracker:
             elif order == "at random":
                 source.shuffle(under_way)
             for finished in under_way:
-                tracker.finish(0, 1, finished)
+                tracker.finish(P0, 1, finished)
             under_way.clear()
         if offset % 50 == 0:
             tracker.snapshot()
@@ -562,31 +566,31 @@ class TestCost:
 
         peak = peak_memory(lambda: kept.append(work_through(100_000, 10, "above a stuck one")))
 
-        assert kept[0].snapshot()[0] == Progress(0, ((1, 99_991),), 1)
+        assert kept[0].snapshot()[P0] == Progress(0, ((1, 99_991),), 1)
         assert peak < 1_000_000
 
     def test_a_snapshot_costs_the_same_however_much_is_done_above(self) -> None:
         costs, peaks = [], []
         for count in (20, 20_000):
             tracker = OffsetTracker()
-            tracker.assign(0, 1, 0)
+            tracker.assign(P0, 1, 0)
             for offset in range(count):
-                tracker.admit(0, offset)
+                tracker.admit(P0, offset)
             for offset in range(1, count, 2):
-                tracker.finish(0, 1, offset)
+                tracker.finish(P0, 1, offset)
             tracker.snapshot()
-            tracker.finish(0, 1, 2)
+            tracker.finish(P0, 1, 2)
             costs.append(lines_executed(tracker.snapshot))
-            tracker.finish(0, 1, 4)
+            tracker.finish(P0, 1, 4)
             peaks.append(peak_memory(tracker.snapshot))
         assert costs[0] == costs[1]
         assert max(peaks) < 4_000
-        assert len(tracker.snapshot()[0].done) == 9_998
+        assert len(tracker.snapshot()[P0].done) == 9_998
 
     def test_an_unchanged_snapshot_costs_nothing(self) -> None:
         tracker = work_through(1_000, 10, "at random")
-        for partition in range(1, 500):
-            tracker.assign(partition, 1, 0)
+        for number in range(1, 500):
+            tracker.assign(numbered(number), 1, 0)
         tracker.snapshot()
 
         assert lines_executed(tracker.snapshot) < 5

@@ -21,6 +21,7 @@ from kafka.record import MemoryRecords, util
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import TopicPartition
+from partitions import numbered
 
 from embedkq._clients.private.fetcher import _PartitionRecords
 from embedkq._formats import record_reader
@@ -131,7 +132,7 @@ def test_sound_records_are_as_kafka_python_reads_them(
     data = bytes(builder.buffer())
     theirs = Fetcher.PartitionRecords(position, PLACE, MemoryRecords(data))
     expected = [
-        (each.partition, each.offset, each.timestamp, each.key, each.value, each.headers, None)
+        (numbered(3, "t"), each.offset, each.timestamp, each.key, each.value, each.headers, None)
         for each in theirs.take(1000)
     ]
     partition = Partition()

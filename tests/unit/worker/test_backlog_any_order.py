@@ -7,8 +7,10 @@ from collections import Counter, deque
 
 from hypothesis import given
 from hypothesis import strategies as st
+from partitions import P0, P1, P2
 from unitjobs import batch_of, places, repeatable, run_at
 
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.backlog import Backlog
 from embedkq.worker.between_threads.messages import JobRun
 
@@ -18,20 +20,20 @@ class Worker:
 
     def __init__(self) -> None:
         self.backlog = Backlog()
-        self.epochs = Counter[int]()
-        self.ends = Counter[int]()
+        self.epochs = Counter[Partition]()
+        self.ends = Counter[Partition]()
         self.running: deque[JobRun] = deque()
         self.waiting: set[JobRun] = set()
         self.polled: list[JobRun] = []
         self.begun: list[JobRun] = []
         self.done: list[JobRun] = []
 
-    def open(self, partition: int) -> None:
+    def open(self, partition: Partition) -> None:
         if not self.backlog.is_open(partition):
             self.epochs[partition] += 1
             self.backlog.open(partition, self.epochs[partition])
 
-    def poll(self, partition: int, count: int, key: bytes | None, epochs_ago: int) -> None:
+    def poll(self, partition: Partition, count: int, key: bytes | None, epochs_ago: int) -> None:
         epoch = self.epochs[partition] - epochs_ago
         first = self.ends[partition]
         self.ends[partition] += count
@@ -72,7 +74,7 @@ class Worker:
             self.backlog.leave(run)
             self.done.append(run)
 
-    def drop(self, partition: int) -> None:
+    def drop(self, partition: Partition) -> None:
         handed_back = self.backlog.drop({partition})
         waited = {run for run in self.waiting if run.partition == partition}
         assert len(handed_back) == len(waited) and set(handed_back) == waited
@@ -84,7 +86,7 @@ class Worker:
         ]
 
 
-PARTITION = st.integers(0, 2)
+PARTITION = st.sampled_from([P0, P1, P2])
 POLL = st.tuples(
     st.just("poll"), PARTITION, st.integers(0, 40), st.sampled_from([None, b"a", b"b"]), st.just(0)
 )
@@ -104,7 +106,7 @@ STEPS = st.lists(
 @given(STEPS)
 def test_each_record_is_begun_once_in_order_of_its_key_or_handed_back(steps: list[tuple]) -> None:
     worker = Worker()
-    for partition in range(3):
+    for partition in (P0, P1, P2):
         worker.open(partition)
     for name, *arguments in steps:
         getattr(worker, name)(*arguments)
@@ -113,7 +115,7 @@ def test_each_record_is_begun_once_in_order_of_its_key_or_handed_back(steps: lis
         worker.end()
     assert not (len(worker.backlog) or worker.running or worker.waiting), "some never begin"
     assert sorted(places(worker.begun)) == sorted(places(worker.polled))
-    for partition in range(3):
+    for partition in (P0, P1, P2):
         for key in (None, b"a", b"b"):
             offsets = [
                 run.offset for run in worker.begun if (run.partition, run.key) == (partition, key)

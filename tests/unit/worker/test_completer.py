@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from partitions import P5, numbered
 from support import logged
 from unitjobs import run_at
 
 from embedkq._formats import dead_letter
 from embedkq._formats.dead_letter import DeadLetter, Record
 from embedkq._formats.outcome import Outcome
+from embedkq._partition import Partition
 from embedkq.errors import DecodeError, HostCrashed, OtherGroup, SignatureRefused
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import Death, Finished, JobRun
@@ -56,8 +58,8 @@ class Letters:
     def written(self, runs: Sequence[JobRun]) -> None:
         self.waiting = [run for run in self.waiting if run not in runs]
 
-    def held_up(self, now: float) -> set[int]:
-        return {int(now)}
+    def held_up(self, now: float) -> set[Partition]:
+        return {numbered(int(now))}
 
     def close(self, stop: StopDeadline) -> None:
         self.told.append(stop)
@@ -367,7 +369,7 @@ def test_an_owner_that_takes_no_callbacks_is_warned(caplog: Any) -> None:
 def test_what_the_dead_letters_say_is_passed_on() -> None:
     host, stop = Host(), StopDeadline()
     assert host.completer.letters_away_since == 77.0
-    assert host.completer.held_up(5.0) == {5}
+    assert host.completer.held_up(5.0) == {P5}
     host.completer.close(stop)
     host.completer.close_after_fork()
     assert host.letters.told == [stop, "forked"]

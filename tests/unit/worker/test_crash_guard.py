@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from partitions import P0, P1, P5
 from unitguard import Clock, Host, clock_of, host_with_begun
 from unitjobs import places
 
@@ -25,7 +26,7 @@ def test_the_first_jobs_of_a_partition_wait_until_it_is_committed_that_they_begi
     assert host.begin(second) == []
     assert host.commit() == CommitMetadata(starts=1)
     assert host.begin() == [first, second]
-    assert host.shared.begun == {0}
+    assert host.shared.begun == {P0}
     assert host.begin(third) == [third]
     assert host.commit() == CommitMetadata(starts=1)
 
@@ -79,12 +80,12 @@ def test_a_commit_of_a_former_assignment_says_nothing_of_this_one() -> None:
     host = Host()
     host.begin(*host.polled(0))
     host.commit()
-    assert host.guard.drop({0})
-    host.ledger.release(Released(frozenset((0,))))
+    assert host.guard.drop({P0})
+    host.ledger.release(Released(frozenset((P0,))))
     host.assign(CommitMetadata(starts=1), epoch=2)
     runs = host.polled(0, epoch=2)
     assert host.begin(*runs) == []
-    assert host.ledger.notes_of(0).starts == 2
+    assert host.ledger.notes_of(P0).starts == 2
     assert host.commit() == CommitMetadata(starts=2)
     assert host.begin() == runs
 
@@ -111,16 +112,16 @@ def test_a_partition_that_comes_back_does_not_wait_again() -> None:
 
 def test_partitions_wait_for_their_own_commit() -> None:
     host = Host()
-    host.assign(partition=1)
-    zero, one = host.polled(0)[0], host.polled(0, partition=1)[0]
-    host.shared.begun.add(1)
+    host.assign(partition=P1)
+    zero, one = host.polled(0)[0], host.polled(0, partition=P1)[0]
+    host.shared.begun.add(P1)
     assert host.begin(zero, one) == [one]
 
 
 def test_without_a_limit_nothing_waits() -> None:
     host = Host(CommitMetadata(starts=5, crashes={0: 9}), most=None)
     runs = host.polled(0, 1)
-    assert host.shared.begun == {0}
+    assert host.shared.begun == {P0}
     assert host.begin(*runs) == runs
     assert host.guard.suspect is None and not host.guard.held_up and not host.shared.serial_mode
 
@@ -132,17 +133,17 @@ def test_after_two_starts_in_vain_jobs_run_one_at_a_time_each_after_a_commit() -
     host = Host(CommitMetadata(starts=2))
     first, second = runs = host.polled(0, 1)
     assert host.begin(*runs) == []
-    assert host.begin() == [] and host.guard.held_up == {0}
+    assert host.begin() == [] and host.guard.held_up == {P0}
     assert host.commit() == CommitMetadata(starts=3, suspect=0, hosts=("here",))
     assert host.begin() == [first] and host.guard.suspect is first
     assert host.begin() == [], "it has begun already"
-    assert host.shared.begun == {0}
+    assert host.shared.begun == {P0}
     host.commit()
     assert host.begin() == [], "the other one waits for its turn"
     host.guard.left(second)
     assert host.guard.suspect is first, "it was another that has left"
     host.guard.left(first)
-    assert host.guard.held_up == {0}, "between two suspects no more of it begins either"
+    assert host.guard.held_up == {P0}, "between two suspects no more of it begins either"
     assert host.begin() == [] and host.guard.suspect is second
     assert host.commit() == CommitMetadata(starts=3, suspect=1, hosts=("here",))
     assert host.begin() == [second]
@@ -171,10 +172,10 @@ def test_a_commit_of_a_former_assignment_names_no_suspect() -> None:
 
 def test_one_job_at_a_time_is_under_suspicion_in_the_whole_worker() -> None:
     host = Host(CommitMetadata(starts=3))
-    host.assign(CommitMetadata(starts=3), partition=1)
-    zero, one = host.polled(0)[0], host.polled(0, partition=1)[0]
+    host.assign(CommitMetadata(starts=3), partition=P1)
+    zero, one = host.polled(0)[0], host.polled(0, partition=P1)[0]
     host.begin(zero, one)
-    assert host.guard.held_up == {0, 1}
+    assert host.guard.held_up == {P0, P1}
     host.commit()
     assert host.begin() == [zero]
     host.commit()
@@ -187,11 +188,11 @@ def test_one_job_at_a_time_is_under_suspicion_in_the_whole_worker() -> None:
 
 def test_jobs_of_other_partitions_run_beside_a_suspect() -> None:
     host = host_with_begun(CommitMetadata(starts=3))
-    suspect, other = host.polled(0)[0], host.polled(0, partition=1)[0]
+    suspect, other = host.polled(0)[0], host.polled(0, partition=P1)[0]
     assert host.begin(suspect, other) == [other]
-    assert host.guard.held_up == {0}
+    assert host.guard.held_up == {P0}
     host.commit()
-    further = host.polled(1, partition=1)
+    further = host.polled(1, partition=P1)
     assert host.begin(*further) == [*further, suspect]
     assert host.shared.serial_mode, "the next suspect will need a commit at once"
 
@@ -235,7 +236,7 @@ def test_care_ends_after_two_jobs_for_each_process_and_thirty_seconds(clock: Clo
     begun = []
     for seconds in (0.0, 29.0, 0.5, 0.4, 0.1):
         host.commit()
-        assert host.ledger.notes_of(0).starts == 3
+        assert host.ledger.notes_of(P0).starts == 3
         begun += host.begin()
         clock.now += seconds
         host.end(begun[-1])
@@ -252,7 +253,7 @@ def test_care_does_not_end_before_so_many_jobs_however_long_they_take(clock: Clo
     host.begin(*runs)
     for number in range(4):
         host.commit()
-        assert host.ledger.notes_of(0).starts == 3, number
+        assert host.ledger.notes_of(P0).starts == 3, number
         [run] = host.begin()
         clock.now += 100.0
         host.end(run)
@@ -270,7 +271,7 @@ def test_care_that_ends_leaves_no_start_in_vain(clock: Clock) -> None:
         host.guard.left(run)
         host.begin()
         clock.now += 31.0
-    assert host.ledger.notes_of(0).starts == 0
+    assert host.ledger.notes_of(P0).starts == 0
 
 
 def test_care_begins_anew_when_the_partition_does(clock: Clock) -> None:
@@ -282,8 +283,8 @@ def test_care_begins_anew_when_the_partition_does(clock: Clock) -> None:
         assert host.begin() == runs[:1]
         clock.now += 31.0
         host.guard.left(runs[0])
-        assert host.ledger.notes_of(0).starts == 3
-        host.guard.drop({0, 5})
+        assert host.ledger.notes_of(P0).starts == 3
+        host.guard.drop({P0, P5})
         host.assign(CommitMetadata(starts=3), epoch=epoch + 1)
 
 
@@ -296,7 +297,7 @@ def test_a_suspect_that_leaves_before_it_has_begun_ends_no_care(clock: Clock) ->
         clock.now += 100.0
         host.guard.left(run)
         assert host.guard.suspect is None
-    assert host.ledger.notes_of(0) == CommitMetadata(starts=3)
+    assert host.ledger.notes_of(P0) == CommitMetadata(starts=3)
 
 
 def test_a_suspect_without_serial_mode_that_does_no_harm_leaves_the_other_notes() -> None:
@@ -306,4 +307,4 @@ def test_a_suspect_without_serial_mode_that_does_no_harm_leaves_the_other_notes(
     host.commit()
     host.begin()
     host.guard.left(run)
-    assert host.ledger.notes_of(0) == CommitMetadata(1, None, {0: 1, 5: 1}, {}, ("other",))
+    assert host.ledger.notes_of(P0) == CommitMetadata(1, None, {0: 1, 5: 1}, {}, ("other",))

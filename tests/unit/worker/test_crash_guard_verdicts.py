@@ -6,11 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from partitions import P0, P1
 from support import logged
 from unitguard import MOST, Clock, Host, clock_of, host_with_begun
 from unitjobs import places
 
 from embedkq._formats.commit_metadata import CommitMetadata
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.messages import JobRun, Released
 
 
@@ -25,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_host_that_went_down_over_a_suspect_counts_against_it(caplog: Any) -> None:
     host = Host(CommitMetadata(starts=3, suspect=4, crashes={4: 1}, hosts=("web-1", "web-2")))
     expected = CommitMetadata(starts=3, crashes={4: 2}, hosts=("web-1", "web-2"))
-    assert host.ledger.notes_of(0) == expected
+    assert host.ledger.notes_of(P0) == expected
     assert logged(caplog) == (
         "WARNING Host web-2 went down while the job at partition 0, offset 4 ran alone in it (so"
         " far 2 times).\n"
@@ -39,7 +41,7 @@ def test_a_host_whose_name_is_not_known_is_called_a_host(caplog: Any) -> None:
 
 def test_without_a_suspect_nobody_is_blamed(caplog: Any) -> None:
     host = Host(CommitMetadata(starts=3, crashes={4: 1}))
-    assert host.ledger.notes_of(0).crashes == {4: 1}
+    assert host.ledger.notes_of(P0).crashes == {4: 1}
     assert not logged(caplog)
 
 
@@ -50,13 +52,13 @@ def test_a_host_that_comes_back_to_its_own_suspect_blames_nobody() -> None:
     notes = host.commit()
     host.begin()
     host.assign(notes, epoch=2)
-    assert host.ledger.notes_of(0).crashes == {}
-    assert host.ledger.notes_of(0).suspect == 0
+    assert host.ledger.notes_of(P0).crashes == {}
+    assert host.ledger.notes_of(P0).suspect == 0
 
 
-@pytest.mark.parametrize(("partition", "offset"), [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("partition", "offset"), [(P0, 1), (P1, 0)])
 def test_the_suspect_of_another_host_is_blamed_while_an_own_one_runs(
-    partition: int, offset: int
+    partition: Partition, offset: int
 ) -> None:
     host = Host(CommitMetadata(starts=3))
     host.begin(*host.polled(0))
@@ -70,7 +72,7 @@ def test_a_suspect_that_has_not_begun_here_was_begun_elsewhere() -> None:
     host = Host(CommitMetadata(starts=3))
     host.begin(*host.polled(0))
     host.assign(CommitMetadata(starts=3, suspect=0), epoch=2)
-    assert host.ledger.notes_of(0).crashes == {0: 1}
+    assert host.ledger.notes_of(P0).crashes == {0: 1}
 
 
 # The end of it.
@@ -107,7 +109,7 @@ def test_the_hosts_that_a_job_took_down_are_named_once_each_without_this_one() -
 def last_chance(crashes: int = MOST - 1) -> tuple[Host, JobRun, JobRun]:
     """A host with a suspect that waits for its turn, and a job of another partition."""
     host = host_with_begun(CommitMetadata(starts=3, crashes={0: crashes}))
-    suspect, other = host.polled(0)[0], host.polled(0, partition=1)[0]
+    suspect, other = host.polled(0)[0], host.polled(0, partition=P1)[0]
     assert host.begin(suspect) == []
     return host, suspect, other
 
@@ -116,7 +118,7 @@ def last_chance(crashes: int = MOST - 1) -> tuple[Host, JobRun, JobRun]:
 def test_only_the_last_chance_holds_others_up(crashes: int) -> None:
     host, _, other = last_chance(crashes)
     assert host.begin(other) == [other]
-    assert host.guard.held_up == {0}
+    assert host.guard.held_up == {P0}
 
 
 def test_a_suspects_last_chance_waits_until_nothing_else_runs() -> None:
@@ -124,7 +126,7 @@ def test_a_suspects_last_chance_waits_until_nothing_else_runs() -> None:
     host.is_idle = False
     host.commit()
     assert host.begin(other) == []
-    assert host.guard.held_up == {0, 1}
+    assert host.guard.held_up == {P0, P1}
     host.is_idle = True
     assert host.begin() == [suspect]
     assert host.begin() == []
@@ -158,8 +160,8 @@ def test_a_last_chance_goes_on_when_its_partition_has_gone() -> None:
     host, suspect, other = last_chance()
     host.commit()
     assert host.begin() == [suspect]
-    assert host.guard.drop({0}) == []
-    host.ledger.release(Released(frozenset((0,))))
+    assert host.guard.drop({P0}) == []
+    host.ledger.release(Released(frozenset((P0,))))
     assert host.begin(other) == []
     host.guard.left(suspect)
     assert host.begin() == [other]
@@ -168,7 +170,7 @@ def test_a_last_chance_goes_on_when_its_partition_has_gone() -> None:
 @pytest.mark.parametrize(("most", "is_last"), [(1, True), (2, False)])
 def test_the_first_chance_is_the_last_where_one_crash_is_too_many(most: int, is_last: bool) -> None:
     host = host_with_begun(CommitMetadata(starts=3), most=most)
-    suspect, other = host.polled(0)[0], host.polled(0, partition=1)[0]
+    suspect, other = host.polled(0)[0], host.polled(0, partition=P1)[0]
     host.begin(suspect)
     host.is_idle = False
     host.commit()
@@ -206,11 +208,11 @@ def test_a_machine_that_has_just_started_gives_no_last_chance_too_many(clock: Cl
 
 def test_what_waits_of_a_revoked_partition_is_handed_back() -> None:
     host = Host(CommitMetadata(starts=2))
-    host.assign(CommitMetadata(starts=2), partition=1)
-    zero, one = host.polled(0, 1), host.polled(0, partition=1)
+    host.assign(CommitMetadata(starts=2), partition=P1)
+    zero, one = host.polled(0, 1), host.polled(0, partition=P1)
     host.begin(*zero, *one)
     assert host.guard.suspect is zero[0]
-    assert sorted(places(host.guard.drop({0}))) == [(0, 0), (0, 1)]
+    assert sorted(places(host.guard.drop({P0}))) == [(0, 0), (0, 1)]
     for run in zero:
         host.guard.left(run)
     assert host.guard.suspect is None
@@ -225,7 +227,7 @@ def test_a_suspect_that_runs_is_not_handed_back() -> None:
     host.begin(first, second)
     host.commit()
     host.begin()
-    assert host.guard.drop({0}) == [second]
+    assert host.guard.drop({P0}) == [second]
     assert host.guard.suspect is first
 
 
@@ -233,6 +235,6 @@ def test_what_waits_of_other_partitions_stays() -> None:
     host = Host(CommitMetadata(starts=3))
     [run] = host.polled(0)
     host.begin(run)
-    assert host.guard.drop({1}) == []
+    assert host.guard.drop({P1}) == []
     host.commit()
     assert host.begin() == [run]

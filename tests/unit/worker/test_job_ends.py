@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from loopharness import Host, Letters, Polled
+from partitions import P0
 
 from embedkq._formats import commit_metadata
 from embedkq._formats.commit_metadata import CommitMetadata
@@ -66,7 +67,7 @@ class World:
     @property
     def has_stopped(self) -> bool:
         """Whether the loop has stopped by itself: it takes nothing more of any partition."""
-        return not self.host.shared.backlog.is_open(0)
+        return not self.host.shared.backlog.is_open(P0)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def make() -> Iterator[Make]:
 
 def test_the_owner_gets_what_ends_in_one_turn_together_and_once(make: Make) -> None:
     world = make()
-    world.host.poll(0, 2)
+    world.host.poll(P0, 2)
     world.host.turn()
     assert world.take_callbacks() == []
     runs = world.end_all(SUCCESS)
@@ -105,7 +106,7 @@ def test_no_callback_waits_where_no_job_has_ended(make: Make) -> None:
     world = make()
     world.host.turn()
     assert world.host.loop.completer.waiting_since is None
-    world.host.poll(0, 1)
+    world.host.poll(P0, 1)
     world.host.turn()
     assert world.host.loop.completer.waiting_since is None
     world.end_all(SUCCESS)
@@ -114,7 +115,7 @@ def test_no_callback_waits_where_no_job_has_ended(make: Make) -> None:
 
 def test_a_job_that_is_run_again_has_no_callback_yet(make: Make) -> None:
     world = make()
-    world.host.poll(0, 1)
+    world.host.poll(P0, 1)
     world.host.turn()
     [run] = world.end_all(FAILURE)
     assert run.state == "waiting_for_retry"
@@ -125,7 +126,7 @@ def test_a_job_that_is_run_again_has_no_callback_yet(make: Make) -> None:
 @pytest.mark.parametrize("callback", [False, True])
 def test_a_record_that_is_kept_out_has_no_callback(callback: bool, make: Make) -> None:
     world = make(callback=callback)
-    run = JobRun(0, 1, Polled(0))
+    run = JobRun(P0, 1, Polled(0))
     run.refusal = DecodeError("no header")
     world.host.pass_on([run], 1)
     world.host.turn()
@@ -159,8 +160,8 @@ def test_a_job_that_took_hosts_down_has_its_callback_unless_that_may_be_what_doe
 def quarantined(world: World, crashes: int) -> JobRun:
     """A job that took so many hosts down, and does not begin."""
     notes = CommitMetadata(starts=3, crashes={0: crashes}, hosts=("web-1", "web-2"))
-    world.host.shared.inbox.put(Assigned(0, 1, 0, commit_metadata.encode(0, (), notes)))
-    run = JobRun(0, 1, Polled(0))
+    world.host.shared.inbox.put(Assigned(P0, 1, 0, commit_metadata.encode(0, (), notes)))
+    run = JobRun(P0, 1, Polled(0))
     world.host.pass_on([run], 1)
     world.host.turn()
     assert run.state == "waiting_for_commit"
@@ -178,7 +179,7 @@ def test_a_result_counts_among_the_bytes_that_its_job_takes_until_its_callback(
 ) -> None:
     world = make(callback=callback)
     backlog = world.host.shared.backlog
-    world.host.poll(0, 1)
+    world.host.poll(P0, 1)
     world.host.turn()
     [run] = world.host.pool.tasks
     assert backlog.held_bytes == PAYLOAD + RUN_BYTES
@@ -227,7 +228,7 @@ def test_without_a_callback_the_end_of_a_job_counts_at_once(outcome: Outcome, ma
 
 def begin_last_attempts(world: World) -> list[JobRun]:
     """Jobs that run, and are not run again; a further one waits."""
-    world.host.poll(0, 3)
+    world.host.poll(P0, 3)
     world.host.turn()
     runs = list(world.host.pool.tasks)
     for run in runs:
@@ -240,9 +241,9 @@ def test_an_attempt_that_another_one_follows_and_a_record_that_is_kept_out_do_no
     make: Make,
 ) -> None:
     world = make(callback=False, max_jobs=1)
-    refused = JobRun(0, 1, Polled(0))
+    refused = JobRun(P0, 1, Polled(0))
     refused.refusal = DecodeError("no header")
-    run = JobRun(0, 1, Polled(1))
+    run = JobRun(P0, 1, Polled(1))
     world.host.pass_on([refused, run], 2)
     world.host.turn()
     assert world.letters.waiting == [refused] and not world.has_stopped

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from partitions import P0, P1
 from unittracker import admit, done_of, finish, tracker_at
 
 from embedkq._formats import offset_map
@@ -18,31 +19,31 @@ from embedkq.worker.control_thread.offset_tracker import OffsetTracker
 
 def test_a_snapshot_is_made_anew_only_where_something_changed() -> None:
     tracker = tracker_at()
-    tracker.assign(1, 1, 0)
+    tracker.assign(P1, 1, 0)
     first = tracker.snapshot()
     admit(tracker, 10)
     assert tracker.snapshot() is first, "a record that follows the last changes nothing"
     finish(tracker, 10)
     second = tracker.snapshot()
-    assert second[1] is first[1]
-    assert (first[0].offset, second[0].offset) == (10, 11)
+    assert second[P1] is first[P1]
+    assert (first[P0].offset, second[P0].offset) == (10, 11)
 
 
 def test_a_snapshot_cannot_be_changed() -> None:
     snapshot: Any = tracker_at(10, ((12, 13),)).snapshot()
     with pytest.raises(TypeError):
-        snapshot[0] = None
+        snapshot[P0] = None
     with pytest.raises(TypeError):
-        snapshot[0].done[0] = (1, 2)
+        snapshot[P0].done[0] = (1, 2)
 
 
 def test_ranges_of_a_snapshot_compare_hash_and_read_like_a_tuple() -> None:
     tracker = tracker_at(10, ((12, 13), (20, 22)))
-    done = tracker.snapshot()[0].done
+    done = tracker.snapshot()[P0].done
     as_tuple = ((12, 13), (20, 22))
     assert done == as_tuple and as_tuple == done
     assert done != ((12, 13),)
-    other = tracker_at(11, ((12, 13), (20, 22))).snapshot()[0].done
+    other = tracker_at(11, ((12, 13), (20, 22))).snapshot()[P0].done
     assert done == other
     assert hash(done) == hash(as_tuple)
     assert repr(done) == repr(as_tuple)
@@ -56,7 +57,7 @@ def test_a_job_stuck_for_long_gathers_nothing_above_it() -> None:
     for offset in range(1, 5_000):
         admit(tracker, offset)
         finish(tracker, offset)
-        state = tracker._partitions[0]
+        state = tracker._partitions[P0]
         assert len(state.order) <= 1_030 and len(state.gone) <= 1_030
     assert done_of(tracker) == (0, [(1, 5_000)])
 
@@ -68,7 +69,7 @@ def test_tidying_up_is_due_after_twice_as_many_ends_as_are_open(
     monkeypatch.setattr(module, "_SLACK", 4)
     tracker = tracker_at(0)
     admit(tracker, *range(10))
-    state = tracker._partitions[0]
+    state = tracker._partitions[P0]
     order, ends = state.order, [0]
     for offset in range(10, 100):
         admit(tracker, offset)
@@ -91,7 +92,7 @@ def test_an_end_costs_the_same_however_many_came_before() -> None:
 
     for count in (100, 900):
         tracker = tracker_at(0)
-        tracker._partitions[0].open = Open()
+        tracker._partitions[P0].open = Open()
         admit(tracker, *range(count))
         looked.append(0)
         finish(tracker, *range(count))
@@ -102,7 +103,7 @@ def test_a_snapshot_of_what_is_done_in_order_keeps_no_lists() -> None:
     tracker = tracker_at(0)
     admit(tracker, 0, 1)
     finish(tracker, 0)
-    assert type(tracker.snapshot()[0].done) is tuple
+    assert type(tracker.snapshot()[P0].done) is tuple
 
 
 # How full the commit's metadata is.
@@ -111,7 +112,7 @@ def test_a_snapshot_of_what_is_done_in_order_keeps_no_lists() -> None:
 def scattered(tracker: OffsetTracker, count: int, seed: int = 5) -> list[int]:
     """Admit so many records; half of them, in any order, none of them the first."""
     for offset in range(count):
-        tracker.admit(0, offset)
+        tracker.admit(P0, offset)
     return random.Random(seed).sample(range(1, count), count // 2)
 
 
@@ -119,7 +120,7 @@ def test_metadata_is_empty_where_nothing_is_done_above_the_offset_to_commit() ->
     tracker = tracker_at(0)
     admit(tracker, *range(100))
     finish(tracker, *range(50))
-    assert tracker.fullness(0) == 0
+    assert tracker.fullness(P0) == 0
 
 
 def test_below_a_half_fullness_is_a_bound_that_costs_nothing(
@@ -128,21 +129,21 @@ def test_below_a_half_fullness_is_a_bound_that_costs_nothing(
     monkeypatch.setattr(offset_map, "measure", None)
     tracker = tracker_at(0, ((5, 6), (90, 95)), limit=1000)
     admit(tracker, 0)
-    assert tracker.fullness(0) == offset_map.bound(2, 95) / 1000
+    assert tracker.fullness(P0) == offset_map.bound(2, 95) / 1000
     limit = 2 * offset_map.bound(2, 95)
-    assert tracker_at(0, ((5, 6), (90, 95)), limit).fullness(0) == 0.5
+    assert tracker_at(0, ((5, 6), (90, 95)), limit).fullness(P0) == 0.5
 
 
 def test_from_a_half_on_fullness_is_measured() -> None:
     done = ((5, 6), (90, 95))
     limit = 2 * offset_map.bound(2, 95) - 1
     tracker = tracker_at(0, done, limit)
-    assert tracker.fullness(0) == offset_map.measure(0, done) / limit
+    assert tracker.fullness(P0) == offset_map.measure(0, done) / limit
 
 
 def test_a_measured_size_is_never_told_above_the_bound() -> None:
     tracker = tracker_at(0, ((5, 6), (90, 95)), 5)
-    assert tracker.fullness(0) <= offset_map.bound(2, 95) / 5
+    assert tracker.fullness(P0) <= offset_map.bound(2, 95) / 5
 
 
 def test_fullness_follows_the_size_of_the_map_within_a_sixteenth() -> None:
@@ -150,13 +151,13 @@ def test_fullness_follows_the_size_of_the_map_within_a_sixteenth() -> None:
     for count, offset in enumerate(scattered(tracker, 16_000)):
         finish(tracker, offset)
         if count % 200 == 0:
-            true = offset_map.measure(0, tracker.snapshot()[0].done) / LIMIT
-            told = tracker.fullness(0)
+            true = offset_map.measure(0, tracker.snapshot()[P0].done) / LIMIT
+            told = tracker.fullness(P0)
             is_bound = true <= told <= 0.5
             assert is_bound or told == pytest.approx(true, rel=0.07)
-    assert tracker.fullness(0) > 0.6
+    assert tracker.fullness(P0) > 0.6
     finish(tracker, *range(15_000))
-    assert tracker.fullness(0) < 0.1
+    assert tracker.fullness(P0) < 0.1
 
 
 def test_a_map_is_measured_anew_once_it_has_changed_by_a_sixteenth(
@@ -172,21 +173,21 @@ def test_a_map_is_measured_anew_once_it_has_changed_by_a_sixteenth(
     tracker = tracker_at(0, (), limit=100)
     admit(tracker, *range(1600))
     finish(tracker, *range(1, 321, 2))
-    assert tracker.fullness(0) == 1.0
+    assert tracker.fullness(P0) == 1.0
     assert measured == [(160, 320)]
     finish(tracker, *range(321, 341, 2))
-    assert tracker.fullness(0) == 1.0 and len(measured) == 1, "170 runs: a sixteenth more"
+    assert tracker.fullness(P0) == 1.0 and len(measured) == 1, "170 runs: a sixteenth more"
     finish(tracker, 341)
-    tracker.fullness(0)
+    tracker.fullness(P0)
     assert [width for width, _ in measured] == [160, 171]
     admit(tracker, *range(1600, 1700))
-    tracker.fullness(0)
+    tracker.fullness(P0)
     assert len(measured) == 2, "1,700 offsets: a sixteenth more"
     admit(tracker, 1700)
-    tracker.fullness(0)
+    tracker.fullness(P0)
     assert len(measured) == 3
     finish(tracker, 0, *range(2, 24, 2))
-    tracker.fullness(0)
+    tracker.fullness(P0)
     assert [width for width, _ in measured] == [160, 171, 171, 159], "fewer runs count as well"
 
 
@@ -194,16 +195,16 @@ def test_a_partition_is_crowded_while_its_map_takes_more_than_a_share() -> None:
     done = ((5, 6), (90, 95))
     size = offset_map.measure(0, done)
     tracker = OffsetTracker(size)
-    tracker.assign(0, 1, 0, done)
-    tracker.assign(1, 1, 0)
+    tracker.assign(P0, 1, 0, done)
+    tracker.assign(P1, 1, 0)
     assert tracker.crowded(1.0) == set(), "exactly the share is not above it"
     tracker = OffsetTracker(size)
-    tracker.assign(0, 1, 0, done)
-    tracker.assign(1, 1, 0)
-    assert tracker.crowded(0.99) == {0}
+    tracker.assign(P0, 1, 0, done)
+    tracker.assign(P1, 1, 0)
+    assert tracker.crowded(0.99) == {P0}
     for offset in range(90):
-        if tracker.admit(0, offset):
-            tracker.finish(0, 1, offset)
+        if tracker.admit(P0, offset):
+            tracker.finish(P0, 1, offset)
     assert tracker.crowded(0.99) == set()
 
 
@@ -215,7 +216,7 @@ def test_a_partition_is_crowded_whether_a_snapshot_was_taken_in_between_or_not()
         finish(tracker, *range(1, 40, 3))
         if take_snapshot:
             tracker.snapshot()
-        assert tracker.crowded(0.5) == {0}
+        assert tracker.crowded(0.5) == {P0}
         if take_snapshot:
             tracker.snapshot()
         finish(tracker, *[offset for offset in range(40) if offset % 3 != 1])
@@ -226,8 +227,8 @@ def test_a_partition_is_crowded_whether_a_snapshot_was_taken_in_between_or_not()
 
 def test_a_crowded_partition_that_is_revoked_is_crowded_no_longer() -> None:
     tracker = tracker_at(0, ((5, 6), (90, 95)), limit=5)
-    assert tracker.crowded(0.5) == {0}
-    tracker.unassign([0])
+    assert tracker.crowded(0.5) == {P0}
+    tracker.unassign([P0])
     assert tracker.crowded(0.5) == set()
     tracker.snapshot()
     assert tracker.crowded(0.5) == set()
@@ -236,6 +237,6 @@ def test_a_crowded_partition_that_is_revoked_is_crowded_no_longer() -> None:
 def test_what_has_not_changed_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = tracker_at(0, ((5, 6), (90, 95)), limit=5)
     tracker.snapshot()
-    assert tracker.crowded(0.5) == {0}
+    assert tracker.crowded(0.5) == {P0}
     monkeypatch.setattr(tracker, "fullness", None)
-    assert tracker.crowded(0.5) == {0}
+    assert tracker.crowded(0.5) == {P0}

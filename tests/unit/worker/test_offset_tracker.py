@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from partitions import P0, P1, P2, P3, P4, P7
 from unitjobs import repeatable
 from unittracker import admit, done_of, finish, tracker_at
 
 from embedkq._formats.commit_metadata import NOTHING, UNKNOWN_TOPIC, TopicMark
 from embedkq._formats.offset_map import OffsetRanges
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.progress import Progress
 from embedkq.worker.control_thread import offset_tracker as module
 from embedkq.worker.control_thread.offset_tracker import OffsetTracker
@@ -63,21 +65,21 @@ def take_step(tracker: OffsetTracker, model: Model, name: str, number: int) -> N
     if name == "admit":
         offset = cursor + number
         model.pass_over(offset)
-        assert tracker.admit(0, offset) is (offset not in model.done)
+        assert tracker.admit(P0, offset) is (offset not in model.done)
         if offset not in model.done:
             model.open.add(offset)
         model.seen = offset + 1
     elif name == "finish" and model.open:
         offset = sorted(model.open)[number % len(model.open)]
-        assert tracker.finish(0, 1, offset) is True
-        assert tracker.finish(0, 1, offset) is False
+        assert tracker.finish(P0, 1, offset) is True
+        assert tracker.finish(P0, 1, offset) is False
         model.open.remove(offset)
         model.done.add(offset)
     elif name == "advance":
         model.pass_over(cursor + number)
-        tracker.advance(0, 1, cursor + number)
+        tracker.advance(P0, 1, cursor + number)
     elif name == "unseen":
-        tracker.finish_unseen(0, cursor + number)
+        tracker.finish_unseen(P0, cursor + number)
         if number >= 0:
             model.done.add(cursor + number)
 
@@ -97,14 +99,14 @@ def test_in_any_order_it_agrees_with_a_model_that_looks_at_each_offset(
         for name, number in steps:
             take_step(tracker, model, name, number)
             offset, runs = model.expected()
-            assert tracker.watermark(0) == offset
-            assert tracker.width(0) == len(runs)
-            assert tracker.outstanding(0) == len(model.open)
-            assert tracker.oldest(0) == min(model.open, default=None)
-            unread.append((tracker.snapshot()[0], (offset, tuple(runs))))
+            assert tracker.watermark(P0) == offset
+            assert tracker.width(P0) == len(runs)
+            assert tracker.outstanding(P0) == len(model.open)
+            assert tracker.oldest(P0) == min(model.open, default=None)
+            unread.append((tracker.snapshot()[P0], (offset, tuple(runs))))
             if name == "read":
                 assert done_of(tracker) == (offset, runs)
-                assert len(tracker.snapshot()[0].done) == len(runs)
+                assert len(tracker.snapshot()[P0].done) == len(runs)
         for progress, expected in unread:
             assert (progress.offset, tuple(progress.done)) == expected
 
@@ -121,7 +123,7 @@ def test_a_record_that_is_offered_twice_is_an_error() -> None:
     tracker = tracker_at()
     admit(tracker, 10, 11)
     with pytest.raises(ValueError) as caught:
-        tracker.admit(0, 10)
+        tracker.admit(P0, 10)
     assert str(caught.value) == (
         "offset=10 of partition 0 is admitted and not done: offer records once"
     )
@@ -141,7 +143,7 @@ def test_holes_count_as_done_once_they_are_passed() -> None:
     finish(tracker, 12)
     assert done_of(tracker) == (20, [])
     finish(tracker, 20)
-    tracker.advance(0, 1, 25)
+    tracker.advance(P0, 1, 25)
     assert done_of(tracker) == (25, [])
 
 
@@ -150,7 +152,7 @@ def test_a_hole_is_seen_in_the_next_snapshot() -> None:
     assert done_of(tracker) == (10, [])
     admit(tracker, 12)
     assert done_of(tracker) == (12, [])
-    tracker.advance(0, 1, 15)
+    tracker.advance(P0, 1, 15)
     assert done_of(tracker) == (12, [(13, 15)])
 
 
@@ -166,10 +168,11 @@ def test_a_hole_that_reaches_what_was_done_before_joins_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("partition", "epoch", "offset"), [(1, 1, 10), (0, 0, 10), (0, 2, 10), (0, 1, 11), (0, 1, 9)]
+    ("partition", "epoch", "offset"),
+    [(P1, 1, 10), (P0, 0, 10), (P0, 2, 10), (P0, 1, 11), (P0, 1, 9)],
 )
 def test_an_end_that_is_not_awaited_changes_nothing(
-    partition: int, epoch: int, offset: int
+    partition: Partition, epoch: int, offset: int
 ) -> None:
     tracker = tracker_at()
     admit(tracker, 10)
@@ -181,14 +184,14 @@ def test_an_end_that_is_not_awaited_changes_nothing(
 def test_ends_of_an_earlier_assignment_change_nothing() -> None:
     tracker = tracker_at()
     admit(tracker, 10)
-    tracker.assign(0, 2, 10)
-    tracker.admit(0, 10)
+    tracker.assign(P0, 2, 10)
+    tracker.admit(P0, 10)
     before = tracker.snapshot()
-    assert tracker.finish(0, 1, 10) is False
-    tracker.advance(0, 1, 99)
+    assert tracker.finish(P0, 1, 10) is False
+    tracker.advance(P0, 1, 99)
     assert tracker.snapshot() is before
-    assert tracker.finish(0, 2, 10) is True
-    assert tracker.snapshot()[0] == Progress(11, (), 2)
+    assert tracker.finish(P0, 2, 10) is True
+    assert tracker.snapshot()[P0] == Progress(11, (), 2)
 
 
 def test_a_position_below_what_was_read_changes_nothing() -> None:
@@ -196,14 +199,14 @@ def test_a_position_below_what_was_read_changes_nothing() -> None:
     admit(tracker, 10)
     before = tracker.snapshot()
     for position in (0, 10, 11):
-        tracker.advance(0, 1, position)
-    tracker.advance(7, 1, 50)
+        tracker.advance(P0, 1, position)
+    tracker.advance(P7, 1, 50)
     assert tracker.snapshot() is before
 
 
 def test_the_end_of_a_job_begun_earlier_counts_when_its_record_comes() -> None:
     tracker = tracker_at()
-    tracker.finish_unseen(0, 12)
+    tracker.finish_unseen(P0, 12)
     assert done_of(tracker) == (10, [(12, 13)])
     assert admit(tracker, 10, 11, 12, 13) == [True, True, False, True]
 
@@ -212,10 +215,10 @@ def test_such_an_end_is_no_news_below_what_was_read_or_of_another_partition() ->
     tracker = tracker_at()
     admit(tracker, 10, 11)
     before = tracker.snapshot()
-    tracker.finish_unseen(0, 11)
-    tracker.finish_unseen(1, 50)
+    tracker.finish_unseen(P0, 11)
+    tracker.finish_unseen(P1, 50)
     assert tracker.snapshot() is before
-    tracker.finish_unseen(0, 12)
+    tracker.finish_unseen(P0, 12)
     assert done_of(tracker) == (10, [(12, 13)])
 
 
@@ -224,48 +227,48 @@ def test_such_an_end_is_no_news_below_what_was_read_or_of_another_partition() ->
 
 def test_each_assignment_needs_a_higher_epoch_than_any_before() -> None:
     tracker = OffsetTracker()
-    tracker.assign(0, 5, 10)
-    tracker.assign(1, 0, 10)
-    tracker.unassign([0])
+    tracker.assign(P0, 5, 10)
+    tracker.assign(P1, 0, 10)
+    tracker.unassign([P0])
     for epoch in (5, 4):
         with pytest.raises(ValueError) as caught:
-            tracker.assign(0, epoch, 10)
+            tracker.assign(P0, epoch, 10)
         assert str(caught.value) == (
             f"epoch={epoch} of partition 0: each assignment needs a higher one than 5"
         )
-    tracker.assign(0, 6, 10)
+    tracker.assign(P0, 6, 10)
 
 
 def test_a_start_or_ranges_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="above start=10"):
-        OffsetTracker().assign(0, 1, 10, ((9, 12),))
+        OffsetTracker().assign(P0, 1, 10, ((9, 12),))
     with pytest.raises(ValueError, match="start=-1"):
-        OffsetTracker().assign(0, 1, -1)
+        OffsetTracker().assign(P0, 1, -1)
 
 
 def test_an_assignment_that_is_refused_leaves_its_epoch_free() -> None:
     tracker = OffsetTracker()
     with pytest.raises(ValueError):
-        tracker.assign(0, 1, -1)
-    tracker.assign(0, 1, 10)
+        tracker.assign(P0, 1, -1)
+    tracker.assign(P0, 1, 10)
 
 
 def test_a_partition_is_in_the_snapshot_while_it_is_assigned() -> None:
     tracker = OffsetTracker()
     assert tracker.snapshot() == {}
     topic = TopicMark(5, 3)
-    tracker.assign(0, 1, 10, ((12, 13),), topic)
-    tracker.assign(4, 7, 20)
+    tracker.assign(P0, 1, 10, ((12, 13),), topic)
+    tracker.assign(P4, 7, 20)
     assert tracker.snapshot() == {
-        0: Progress(10, ((12, 13),), 1, NOTHING, topic),
-        4: Progress(20, (), 7, NOTHING, UNKNOWN_TOPIC),
+        P0: Progress(10, ((12, 13),), 1, NOTHING, topic),
+        P4: Progress(20, (), 7, NOTHING, UNKNOWN_TOPIC),
     }
-    assert tracker.is_assigned(0) and not tracker.is_assigned(1)
-    tracker.unassign([1, 0, 2])
-    assert not tracker.is_assigned(0)
-    assert tracker.snapshot() == {4: Progress(20, (), 7)}
+    assert tracker.is_assigned(P0) and not tracker.is_assigned(P1)
+    tracker.unassign([P1, P0, P2])
+    assert not tracker.is_assigned(P0)
+    assert tracker.snapshot() == {P4: Progress(20, (), 7)}
     before = tracker.snapshot()
-    tracker.unassign([0])
+    tracker.unassign([P0])
     assert tracker.snapshot() is before
 
 
@@ -277,20 +280,20 @@ def test_ranges_may_be_given_as_a_list() -> None:
 
 
 ASK: dict[str, Callable[[OffsetTracker], object]] = {
-    "watermark": lambda tracker: tracker.watermark(4),
-    "outstanding": lambda tracker: tracker.outstanding(4),
-    "oldest": lambda tracker: tracker.oldest(4),
-    "width": lambda tracker: tracker.width(4),
-    "fullness": lambda tracker: tracker.fullness(4),
-    "admit": lambda tracker: tracker.admit(4, 1),
+    "watermark": lambda tracker: tracker.watermark(P4),
+    "outstanding": lambda tracker: tracker.outstanding(P4),
+    "oldest": lambda tracker: tracker.oldest(P4),
+    "width": lambda tracker: tracker.width(P4),
+    "fullness": lambda tracker: tracker.fullness(P4),
+    "admit": lambda tracker: tracker.admit(P4, 1),
 }
 
 
 @pytest.mark.parametrize("ask", ASK)
 def test_a_question_about_a_partition_that_is_not_assigned_says_which_ones_are(ask: str) -> None:
     tracker = OffsetTracker()
-    tracker.assign(3, 1, 0)
-    tracker.assign(0, 1, 0)
+    tracker.assign(P3, 1, 0)
+    tracker.assign(P0, 1, 0)
     with pytest.raises(KeyError) as caught:
         ASK[ask](tracker)
     assert caught.value.args == ("partition 4 is not assigned: assigned are [0, 3]",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from partitions import P0
 from unitjobs import run_at
 
 from embedkq.worker.between_threads.messages import Assigned, JobRun, Released
@@ -16,7 +17,7 @@ class Worker:
     """What the control thread does with one partition, of which nothing is ever committed."""
 
     def __init__(self) -> None:
-        self.ledger = PartitionLedger("topic")
+        self.ledger = PartitionLedger()
         self.running: dict[int, JobRun] = {}
         self.ended: set[int] = set()
         self.epoch = self.position = 0
@@ -25,19 +26,19 @@ class Worker:
     def gain(self) -> None:
         if not self.is_assigned:
             self.epoch += 1
-            self.ledger.assign(Assigned(0, self.epoch, 0, ""))
+            self.ledger.assign(Assigned(P0, self.epoch, 0, ""))
             self.is_assigned, self.position = True, 0
 
     def lose(self) -> None:
         if self.is_assigned:
-            self.ledger.release(Released(frozenset((0,))))
+            self.ledger.release(Released(frozenset((P0,))))
             self.is_assigned = False
 
     def poll(self) -> None:
         if not self.is_assigned or self.position == RECORDS:
             return
         offset, self.position = self.position, self.position + 1
-        if not self.ledger.tracker.admit(0, offset):
+        if not self.ledger.tracker.admit(P0, offset):
             assert offset in self.ended
         elif offset in self.running:
             self.running[offset].epoch = self.epoch
@@ -71,7 +72,7 @@ def test_a_job_that_has_ended_here_does_not_run_again_whenever_its_partition_com
     for step in steps:
         worker.end(step) if isinstance(step, int) else getattr(worker, step)()
     worker.gain()
-    progress = worker.ledger.snapshot()[0]
+    progress = worker.ledger.snapshot()[P0]
     known = {*range(progress.offset), *(n for run in progress.done for n in range(*run))}
     assert known == worker.ended
     for _ in range(RECORDS):
@@ -79,4 +80,4 @@ def test_a_job_that_has_ended_here_does_not_run_again_whenever_its_partition_com
     for offset in range(RECORDS):
         worker.end(offset)
     assert worker.ended == set(range(RECORDS))
-    assert worker.ledger.snapshot()[0][:2] == (RECORDS, ())
+    assert worker.ledger.snapshot()[P0][:2] == (RECORDS, ())

@@ -8,15 +8,18 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from partitions import P0, P1, P2, P4, P5, P7, numbered
 from unitjobs import places, repeatable, run_at
 
 from embedkq._formats.outcome import Outcome
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.messages import JobRun
 from embedkq.worker.control_thread import retries as module
 from embedkq.worker.control_thread.retries import Retries
 
 FAILURE = Outcome("failure", type_name="FileNotFoundError", text="FileNotFoundError\nOSError")
 TIMEOUT = Outcome("timeout")
+PARTITION = st.sampled_from([P0, P1, P2])
 
 
 class Clock:
@@ -184,29 +187,29 @@ def test_a_partition_of_which_much_waits_begins_nothing_until_less_does(
     policy = Retries()
     for offset in range(enough):
         assert policy.full == set()
-        policy.hold(run_at(offset, 4, size=size), 0.0)
-    assert policy.full == {4}
+        policy.hold(run_at(offset, P4, size=size), 0.0)
+    assert policy.full == {P4}
     policy.wake(1000.0)
-    assert policy.full == {4}, "those that are ready are still here"
+    assert policy.full == {P4}, "those that are ready are still here"
     policy.take_ready(1)
     assert policy.full == set()
 
 
 def test_where_24_mib_of_all_partitions_wait_none_of_them_begins_anything() -> None:
     policy, eight = Retries(), 8 * 1024 * 1024
-    for partition in range(3):
+    for partition in (P0, P1, P2):
         assert policy.full == set()
         policy.hold(run_at(0, partition, size=eight), 0.0)
-    assert policy.full == {0, 1, 2}
+    assert policy.full == {P0, P1, P2}
 
 
 def test_a_revoked_partition_hands_back_its_jobs_and_the_others_stay_in_order() -> None:
     policy = Retries()
-    runs = [run_at(offset, offset % 2) for offset in range(8)]
+    runs = [run_at(offset, numbered(offset % 2)) for offset in range(8)]
     for run, seconds in zip(runs, [0, 0, 0, 0, 4, 9, 3, 2], strict=True):
         policy.hold(run, float(seconds))
     policy.wake(1000.0)
-    dropped = policy.drop({0, 7})
+    dropped = policy.drop({P0, P7})
     assert sorted(places(dropped)) == [(0, 0), (0, 2), (0, 4), (0, 6)]
     assert len(policy) == 4
     assert policy.next_at == 1002.0
@@ -217,22 +220,22 @@ def test_a_revoked_partition_hands_back_its_jobs_and_the_others_stay_in_order() 
 def test_a_revoked_partition_counts_no_longer_among_what_waits() -> None:
     policy, eight = Retries(), 8 * 1024 * 1024
     for offset in range(2):
-        policy.hold(run_at(offset, 4, size=eight), 0.0)
-    policy.hold(run_at(0, 5, size=eight), 0.0)
-    assert policy.full == {4, 5}
-    policy.drop({4})
+        policy.hold(run_at(offset, P4, size=eight), 0.0)
+    policy.hold(run_at(0, P5, size=eight), 0.0)
+    assert policy.full == {P4, P5}
+    policy.drop({P4})
     assert policy.full == set()
-    policy.hold(run_at(2, 4, size=eight), 0.0)
+    policy.hold(run_at(2, P4, size=eight), 0.0)
     assert policy.full == set()
 
 
 @repeatable
 @given(
-    st.lists(st.tuples(st.floats(0, 9), st.integers(0, 2)), max_size=30),
-    st.sets(st.integers(0, 2), max_size=2),
+    st.lists(st.tuples(st.floats(0, 9), PARTITION), max_size=30),
+    st.sets(PARTITION, max_size=2),
 )
 def test_whatever_is_dropped_the_rest_comes_by_time(
-    held: list[tuple[float, int]], dropped: set[int]
+    held: list[tuple[float, Partition]], dropped: set[Partition]
 ) -> None:
     policy = Retries()
     for offset, (seconds, partition) in enumerate(held):

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from partitions import P0, P1, P3, numbered
 from unitjobs import Polled
 
 from embedkq._child.runner import FROM_JSON
@@ -70,13 +71,13 @@ def kq_payload() -> bytes:
 
 def refusal(validator: RecordValidator, record: Polled, kind: type[Exception]) -> str:
     """Why the record may not run, which has to be of that very kind."""
-    reason = validator.validate(3, 2, record).refusal
+    reason = validator.validate(P3, 2, record).refusal
     assert type(reason) is kind, reason
     return str(reason)
 
 
 def accepted(validator: RecordValidator, record: Polled) -> JobRun:
-    run = validator.validate(3, 2, record)
+    run = validator.validate(P3, 2, record)
     assert run.refusal is None
     return run
 
@@ -86,9 +87,9 @@ def accepted(validator: RecordValidator, record: Polled) -> JobRun:
 
 def test_a_job_is_known_by_its_place_and_its_header() -> None:
     record = job(timestamp=1234, timeout=5.0, retries=4, backoff=0.5)
-    run = accepted(RecordValidator("topic"), record)
+    run = accepted(RecordValidator(), record)
     assert type(run) is JobRun
-    assert (run.partition, run.epoch, run.offset, run.key) == (3, 2, 7, b"key")
+    assert (run.partition, run.epoch, run.offset, run.key) == (P3, 2, 7, b"key")
     assert run.record is record and run.payload == CALL
     assert (run.job_id, run.timestamp) == (ID, 1234)
     assert (run.retries, run.backoff) == (4, 0.5)
@@ -96,13 +97,13 @@ def test_a_job_is_known_by_its_place_and_its_header() -> None:
 
 
 def test_what_the_header_does_not_say_is_left_to_the_worker() -> None:
-    run = accepted(RecordValidator("topic"), job())
+    run = accepted(RecordValidator(), job())
     assert (run.timeout, run.limit, run.retries, run.backoff) == (None, None, None, None)
 
 
 @pytest.mark.parametrize("own", [None, 5.0, 99.0])
 def test_the_workers_limit_replaces_the_jobs_own(own: float | None) -> None:
-    run = accepted(RecordValidator("topic", timeout=9.0), job(timeout=own))
+    run = accepted(RecordValidator(timeout=9.0), job(timeout=own))
     assert run.limit == 9.0
     assert run.timeout == own
 
@@ -110,18 +111,18 @@ def test_the_workers_limit_replaces_the_jobs_own(own: float | None) -> None:
 def test_a_record_that_could_not_be_read_whole_is_refused_with_the_reason() -> None:
     record = job()
     record.flaw = "its batch is damaged"
-    assert refusal(RecordValidator("topic"), record, DecodeError) == "its batch is damaged"
+    assert refusal(RecordValidator(), record, DecodeError) == "its batch is damaged"
 
 
 def test_a_record_without_header_is_no_job() -> None:
-    why = refusal(RecordValidator("topic"), Polled(7, None, b"anything"), DecodeError)
+    why = refusal(RecordValidator(), Polled(7, None, b"anything"), DecodeError)
     assert why == "header 'embedkq' is missing"
 
 
 def test_a_refused_record_keeps_its_place() -> None:
-    run = RecordValidator("topic").validate(3, 2, Polled(7, None, None))
+    run = RecordValidator().validate(P3, 2, Polled(7, None, None))
     assert isinstance(run.refusal, DecodeError)
-    assert (run.partition, run.epoch, run.offset, run.job_id) == (3, 2, 7, "")
+    assert (run.partition, run.epoch, run.offset, run.job_id) == (P3, 2, 7, "")
 
 
 # For whom it is.
@@ -131,38 +132,38 @@ def test_a_refused_record_keeps_its_place() -> None:
 def test_a_job_put_back_for_another_group_does_not_run(signer: Signer | None) -> None:
     record = signed(job()) if signer else job()
     record.headers = for_group(record.headers, "ours")
-    accepted(RecordValidator("topic", signer=signer, group="ours"), record)
-    why = refusal(RecordValidator("topic", signer=signer, group="theirs"), record, OtherGroup)
+    accepted(RecordValidator(signer=signer, group="ours"), record)
+    why = refusal(RecordValidator(signer=signer, group="theirs"), record, OtherGroup)
     assert why == "it was retried for group 'ours' only"
-    refusal(RecordValidator("topic", signer=signer), record, OtherGroup)
+    refusal(RecordValidator(signer=signer), record, OtherGroup)
 
 
 def test_a_job_for_no_group_in_particular_runs_in_all() -> None:
     record = job()
     record.headers = [*record.headers, ("trace", b"1"), ("span", b"2")]
-    accepted(RecordValidator("topic", group="ours"), record)
+    accepted(RecordValidator(group="ours"), record)
 
 
 def test_a_worker_without_a_group_runs_what_is_for_none() -> None:
     record = job()
     record.headers = [*record.headers, ("embedkq.group", b"")]
-    accepted(RecordValidator("topic"), record)
+    accepted(RecordValidator(), record)
 
 
 def test_a_group_alone_makes_no_job() -> None:
     record = Polled(7, None, b"anything", for_group([], "ours"))
-    refusal(RecordValidator("topic", group="theirs"), record, DecodeError)
+    refusal(RecordValidator(group="theirs"), record, DecodeError)
 
 
 # Who sent it.
 
 
 def test_with_a_secret_only_signed_jobs_run() -> None:
-    validator = RecordValidator("topic", signer=SIGNER)
+    validator = RecordValidator(signer=SIGNER)
     run = accepted(validator, signed(job(timestamp=5, timeout=2.0)))
     assert (run.job_id, run.timestamp, run.limit) == (ID, 5, 2.0)
     assert refusal(validator, job(), SignatureRefused) == "it is not signed"
-    other = RecordValidator("topic", signer=Signer("another secret, long enough"))
+    other = RecordValidator(signer=Signer("another secret, long enough"))
     refusal(other, signed(job()), SecretUnknown)
 
 
@@ -173,27 +174,27 @@ def test_a_signature_covers_key_value_headers_and_topic(changed: str) -> None:
         record.headers = [(name, told.replace(b"=17", b"=18")) for name, told in record.headers]
     elif changed != "topic":
         setattr(record, changed, b"other")
-    refusal(RecordValidator("topic", signer=SIGNER), record, SignatureRefused)
+    refusal(RecordValidator(signer=SIGNER), record, SignatureRefused)
 
 
 def test_without_a_secret_a_signature_is_not_looked_at() -> None:
-    accepted(RecordValidator("other"), signed(job()))
+    accepted(RecordValidator(), signed(job(), "other"))
 
 
 # How old it is, and what it calls.
 
 
 def test_a_job_that_is_too_old_is_refused() -> None:
-    validator = RecordValidator("topic", max_age=60.0)
+    validator = RecordValidator(max_age=60.0)
     accepted(validator, job(timestamp=ago(50)))
     why = refusal(validator, job(timestamp=ago(70)), SignatureRefused)
     assert why == "it was enqueued 70 s ago, and max_age is 60 s"
-    accepted(RecordValidator("topic"), job(timestamp=0))
+    accepted(RecordValidator(), job(timestamp=0))
 
 
 def test_only_functions_that_are_allowed_run() -> None:
-    accepted(RecordValidator("topic", allow=["time.*"]), job())
-    why = refusal(RecordValidator("topic", allow=["shop.*"]), job(), FunctionRefused)
+    accepted(RecordValidator(allow=["time.*"]), job())
+    why = refusal(RecordValidator(allow=["shop.*"]), job(), FunctionRefused)
     assert "time.sleep" in why
 
 
@@ -201,45 +202,45 @@ def test_only_functions_that_are_allowed_run() -> None:
 
 
 def test_a_job_of_kq_is_taken_with_a_limit_until_its_own_is_known(kq_payload: bytes) -> None:
-    run = accepted(RecordValidator("topic"), Polled(7, b"key", kq_payload, timestamp=99))
+    run = accepted(RecordValidator(), Polled(7, b"key", kq_payload, timestamp=99))
     assert isinstance(run, KQJobRun) and run.has_own_limit
-    assert (run.partition, run.epoch, run.offset, run.key) == (3, 2, 7, b"key")
+    assert (run.partition, run.epoch, run.offset, run.key) == (P3, 2, 7, b"key")
     assert (run.job_id, run.timestamp, run.timeout, run.limit) == ("-", 99, 30.0, 30.0)
 
 
 def test_the_workers_limit_replaces_that_of_a_job_of_kq(kq_payload: bytes) -> None:
-    run = accepted(RecordValidator("topic", timeout=9.0), Polled(7, None, kq_payload))
+    run = accepted(RecordValidator(timeout=9.0), Polled(7, None, kq_payload))
     assert isinstance(run, KQJobRun) and not run.has_own_limit
     assert run.limit == 9.0
 
 
 def test_a_job_of_kq_that_is_too_old_is_refused(kq_payload: bytes) -> None:
-    validator = RecordValidator("topic", max_age=60.0)
+    validator = RecordValidator(max_age=60.0)
     accepted(validator, Polled(7, None, kq_payload, timestamp=ago(50)))
     refusal(validator, Polled(7, None, kq_payload, timestamp=ago(70)), SignatureRefused)
 
 
 def test_only_functions_that_are_allowed_run_of_kq_too(kq_payload: bytes) -> None:
     record = Polled(7, None, kq_payload)
-    accepted(RecordValidator("topic", allow=["time.*"]), record)
-    why = refusal(RecordValidator("topic", allow=["shop.*"]), record, FunctionRefused)
+    accepted(RecordValidator(allow=["time.*"]), record)
+    why = refusal(RecordValidator(allow=["shop.*"]), record, FunctionRefused)
     assert "time.sleep" in why
 
 
 def test_with_a_secret_no_job_of_kq_runs(kq_payload: bytes) -> None:
-    validator = RecordValidator("topic", signer=SIGNER)
+    validator = RecordValidator(signer=SIGNER)
     refusal(validator, Polled(7, None, kq_payload), SignatureRefused)
 
 
 def test_a_job_of_kq_for_another_group_does_not_run(kq_payload: bytes) -> None:
     record = Polled(7, None, kq_payload, [("trace", b""), *for_group([], "ours")])
-    accepted(RecordValidator("topic", group="ours"), record)
-    refusal(RecordValidator("topic", group="theirs"), record, OtherGroup)
+    accepted(RecordValidator(group="ours"), record)
+    refusal(RecordValidator(group="theirs"), record, OtherGroup)
 
 
 def test_a_damaged_header_is_not_made_good_by_a_payload_of_kq(kq_payload: bytes) -> None:
     record = Polled(7, None, kq_payload, [("embedkq", b"2;what=ever")])
-    why = refusal(RecordValidator("topic"), record, DecodeError)
+    why = refusal(RecordValidator(), record, DecodeError)
     assert "begins with b'2'" in why
 
 
@@ -257,32 +258,32 @@ def json_record(header: bytes = b"json", value: bytes = JSON, timestamp: int = 2
 
 def test_a_json_job_whose_function_is_allowed_runs_with_what_its_header_says() -> None:
     header = f"json;id={ID};timestamp=17;timeout=2.5;retries=3;backoff=4.0".encode()
-    run = RecordValidator("topic", allow=ALLOW).validate(0, 1, json_record(header))
+    run = RecordValidator(allow=ALLOW).validate(P0, 1, json_record(header))
     assert isinstance(run, JSONJobRun) and run.form == FROM_JSON and run.refusal is None
     assert (run.job_id, run.timestamp, run.limit) == (ID, 17, 2.5)
     assert (run.retries, run.backoff, run.payload) == (3, 4.0, JSON)
 
 
 def test_what_a_json_jobs_header_lacks_comes_from_its_record() -> None:
-    validator = RecordValidator("topic", allow=ALLOW)
-    run = validator.validate(0, 1, json_record())
+    validator = RecordValidator(allow=ALLOW)
+    run = validator.validate(P0, 1, json_record())
     assert (run.timestamp, run.timeout, run.retries) == (23, None, None)
-    assert validator.validate(0, 2, json_record()).job_id == run.job_id != ""
+    assert validator.validate(P0, 2, json_record()).job_id == run.job_id != ""
     others = {
-        validator.validate(1, 1, json_record()).job_id,
-        validator.validate(0, 1, json_record(timestamp=24)).job_id,
-        RecordValidator("other", allow=ALLOW).validate(0, 1, json_record()).job_id,
+        validator.validate(P1, 1, json_record()).job_id,
+        validator.validate(P0, 1, json_record(timestamp=24)).job_id,
+        RecordValidator(allow=ALLOW).validate(numbered(0, "other"), 1, json_record()).job_id,
     }
     assert len(others) == 3 and run.job_id not in others
 
 
 def test_without_allow_no_json_job_runs() -> None:
-    said = refusal(RecordValidator("topic"), json_record(), FunctionRefused)
+    said = refusal(RecordValidator(), json_record(), FunctionRefused)
     assert 'set for example allow=["shop.jobs.resize"]' in said
 
 
 def test_allow_decides_by_the_name_in_the_json() -> None:
-    validator = RecordValidator("topic", allow=["shop.mail.*"])
+    validator = RecordValidator(allow=["shop.mail.*"])
     said = refusal(validator, json_record(), FunctionRefused)
     assert said == "`allow` does not include shop.jobs.resize"
 
@@ -300,14 +301,14 @@ def test_allow_decides_by_the_name_in_the_json() -> None:
     ],
 )
 def test_a_malformed_json_job_is_refused_in_words(header: bytes, value: bytes, said: str) -> None:
-    validator = RecordValidator("topic", allow=ALLOW)
+    validator = RecordValidator(allow=ALLOW)
     assert said in refusal(validator, json_record(header, value), DecodeError)
 
 
 def test_with_a_secret_a_json_job_needs_a_signature() -> None:
-    validator = RecordValidator("topic", signer=SIGNER, allow=ALLOW)
+    validator = RecordValidator(signer=SIGNER, allow=ALLOW)
     refusal(validator, json_record(), SignatureRefused)
-    assert validator.validate(0, 1, signed(json_record())).refusal is None
+    assert validator.validate(P0, 1, signed(json_record())).refusal is None
     changed = signed(json_record())
     changed.value = JSON.replace(b"a.png", b"b.png")
     refusal(validator, changed, SignatureRefused)
@@ -318,10 +319,10 @@ def test_with_a_secret_a_json_job_needs_a_signature() -> None:
 
 def test_the_age_of_a_json_job_is_that_of_its_record_unless_that_could_be_forged() -> None:
     old, new = json_record(timestamp=ago(11)), json_record(timestamp=ago(9))
-    validator = RecordValidator("topic", max_age=10, allow=ALLOW)
+    validator = RecordValidator(max_age=10, allow=ALLOW)
     refusal(validator, old, SignatureRefused)
-    assert validator.validate(0, 1, new).refusal is None
-    strict = RecordValidator("topic", signer=SIGNER, max_age=10, allow=ALLOW)
+    assert validator.validate(P0, 1, new).refusal is None
+    strict = RecordValidator(signer=SIGNER, max_age=10, allow=ALLOW)
     assert "has no timestamp" in refusal(strict, signed(new), SignatureRefused)
     told = json_record(b"json;timestamp=%d" % ago(9))
-    assert strict.validate(0, 1, signed(told)).refusal is None
+    assert strict.validate(P0, 1, signed(told)).refusal is None

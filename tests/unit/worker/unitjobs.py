@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 
 from hypothesis import HealthCheck, Phase, settings
+from partitions import P0
 
+from embedkq._partition import Partition
 from embedkq.worker.between_threads.messages import Batch, JobRun
 
 repeatable = settings(
@@ -47,13 +49,13 @@ class Polled:
 
 
 def run_at(
-    offset: int, partition: int = 0, epoch: int = 1, key: bytes | None = None, size: int = 0
+    offset: int, partition: Partition = P0, epoch: int = 1, key: bytes | None = None, size: int = 0
 ) -> JobRun:
     """A run whose payload and key have so many bytes together, or as many as the key has."""
     return JobRun(partition, epoch, Polled(offset, key, b"x" * max(0, size - len(key or b""))))
 
 
-def batch_of(runs: Iterable[JobRun], partition: int = 0, epoch: int = 1) -> Batch:
+def batch_of(runs: Iterable[JobRun], partition: Partition = P0, epoch: int = 1) -> Batch:
     """One poll of a partition; the position is behind the last run, or 0 without any."""
     listed = list(runs)
     position = listed[-1].offset + 1 if listed else 0
@@ -61,5 +63,5 @@ def batch_of(runs: Iterable[JobRun], partition: int = 0, epoch: int = 1) -> Batc
 
 
 def places(runs: Iterable[JobRun]) -> list[tuple[int, int]]:
-    """Partition and offset of each."""
-    return [(run.partition, run.offset) for run in runs]
+    """Number of the partition, and offset, of each."""
+    return [(run.partition.number, run.offset) for run in runs]
