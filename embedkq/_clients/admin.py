@@ -179,7 +179,8 @@ class Inspector:
         """How many offsets the topic's partitions have given out; 0 if there is no such topic.
         Raises as `describe`."""
         with explaining(Asked(self.hosts, "DESCRIBE", topic)):
-            asked = [place for place, (led, _) in self._partitions(topic).items() if led]
+            known = self._partitions(topic)
+            asked = places_of(partition for partition, (is_led, _) in known.items() if is_led)
             found = self._admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
         return sum(found[place].offset for place in asked)
 

@@ -432,6 +432,7 @@ def test_every_exception_and_state_that_is_named_exists() -> None:
         "EmbeddedBroker",
         "RunningWorker",
         "ControlLoop",
+        "TopicPartition",
     }
     for name in {
         name for name in literals() if re.fullmatch(r"[A-Z][a-z]+[A-Za-z]*", name)
