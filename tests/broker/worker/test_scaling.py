@@ -300,7 +300,7 @@ def test_all_that_a_worker_holds_is_counted_until_it_is_gone(make_host: Any) -> 
 def test_results_that_wait_for_their_callback_are_counted(make_host: Any) -> None:
     box: Mailbox[Any] = Mailbox()
     host = make_host(1, callbacks=box)
-    host.poll(0, 1)
+    host.poll(P0, 1)
     host.turn()
     host.pool.end_all(Outcome("success", b"x" * 1_000_000))
     host.turn()
@@ -316,7 +316,7 @@ def test_a_job_larger_than_all_that_may_be_held_runs(
     monkeypatch.setattr(backlog_module, "MOST_BYTES", 5)
     monkeypatch.setattr(retries_module, "MOST_HELD_BYTES_IN_ALL", 5)
     host = make_host(2)
-    host.poll(0, 1)
+    host.poll(P0, 1)
     assert host.shared.backlog.full and not host.shared.backlog.wait_for_room(0.0)
     host.turn()
     host.pool.end_all(FAILED)
