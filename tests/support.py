@@ -22,6 +22,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    NotCoordinatorError,
     TopicAlreadyExistsError,
 )
 
@@ -228,7 +229,11 @@ def with_admin(hosts: str, ask: Callable[[KafkaAdminClient], Any]) -> Any:
     def answer() -> list[Any]:
         try:
             return [ask(admin)]
-        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):
+        except (
+            CoordinatorNotAvailableError,
+            CoordinatorLoadInProgressError,
+            NotCoordinatorError,
+        ):
             return []
 
     try:
