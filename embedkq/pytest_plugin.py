@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from embedkq import Job, Queue
     from embedkq.testing import RunningWorker
-    from embedkq.testing.bench import Bench
+    from embedkq.testing.session import Session
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def kq_broker() -> Iterator[Any]:
     It ends with the process that started it, even if that is killed. Override it to test with
     another broker: it needs an attribute `hosts`.
     """
-    from embedkq.testing.bench import start_broker
+    from embedkq.testing.session import start_broker
 
     broker = _made(start_broker)
     yield broker
@@ -68,18 +68,18 @@ def kq_broker() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def _kq_bench(kq_broker: Any) -> Iterator[Bench]:
-    from embedkq.testing.bench import Bench
+def _kq_session(kq_broker: Any) -> Iterator[Session]:
+    from embedkq.testing.session import Session
 
-    bench = Bench()
-    yield bench
-    bench.close()
+    session = Session()
+    yield session
+    session.close()
 
 
 @pytest.fixture
-def kq_topic(_kq_bench: Bench, request: pytest.FixtureRequest) -> str:
+def kq_topic(_kq_session: Session, request: pytest.FixtureRequest) -> str:
     """Name of a topic that holds no undone job. The first job creates it."""
-    return _kq_bench.topic(_WORKER in request.fixturenames)
+    return _kq_session.topic(_WORKER in request.fixturenames)
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def kq_settings(kq_broker: Any, kq_topic: str) -> dict[str, Any]:
 
 @pytest.fixture
 def kq_queue(
-    _kq_bench: Bench, kq_broker: Any, kq_topic: str, kq_queue_options: dict[str, Any]
+    _kq_session: Session, kq_broker: Any, kq_topic: str, kq_queue_options: dict[str, Any]
 ) -> Queue:
     """A queue with a topic of the test's own."""
-    return _kq_bench.queue({"hosts": kq_broker.hosts, "topic": kq_topic, **kq_queue_options})
+    return _kq_session.queue({"hosts": kq_broker.hosts, "topic": kq_topic, **kq_queue_options})
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def kq_redirect(kq_queue: Queue) -> Iterator[None]:
 
 @pytest.fixture
 def kq_worker(
-    _kq_bench: Bench,
+    _kq_session: Session,
     kq_queue: Queue,
     kq_worker_options: dict[str, Any],
     request: pytest.FixtureRequest,
@@ -133,8 +133,8 @@ def kq_worker(
     jobs end."""
     options = {"hosts": kq_queue.hosts, "topic": kq_queue.topic, **kq_worker_options}
     callback = options.pop("callback", None)
-    yield _made(lambda: _kq_bench.worker(options, callback))
-    if not _kq_bench.release(keep=request.config.stash.get(_next_has_worker, False)):
+    yield _made(lambda: _kq_session.worker(options, callback))
+    if not _kq_session.release(keep=request.config.stash.get(_next_has_worker, False)):
         pytest.fail(
             "the callback of kq_worker has not returned: its worker cannot stop", pytrace=False
         )

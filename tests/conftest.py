@@ -41,9 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "broker: uses the session's kind of broker (given by itself, by the fixtures)"
-    )
+    config.addinivalue_line("markers", "broker: uses the session's kind of broker (added here)")
     config.addinivalue_line(
         "markers", "needs(*abilities): what the broker must be able to do; see brokers/base.py"
     )

@@ -150,6 +150,7 @@ def _resolve(name: str) -> tuple[Callable[..., Any], inspect.Signature | None]:
 
 
 def _import(name: str) -> Any:
+    # `pkgutil.resolve_name` would hide why the import of a module has failed.
     parts = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])

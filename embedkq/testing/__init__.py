@@ -5,7 +5,7 @@ directly. Needs no pytest.
 
     destinations.py     jobs go into a list, or to another topic
     running_worker.py   a worker on a thread of its own, and how its jobs ended
-    bench.py            what the fixtures of one test run share
+    session.py          what the fixtures of one test run share
 """
 
 from __future__ import annotations

@@ -104,14 +104,15 @@ class RecordValidator:
                 self._signer.check(topic, record.key, record.headers, record.value)
             )
         if self._max_age is not None:
-            self._check_age(envelope, record)
+            self._check_age(envelope, record, self._max_age)
         if envelope.is_json:
             self._check_json(record)
         elif self._allow is not None:
             allowlist.check_function(record.value, self._allow)
         return envelope
 
-    def _check_age(self, envelope: Envelope, record: Record) -> None:
+    def _check_age(self, envelope: Envelope, record: Record, max_age: float) -> None:
+        """Refuse an old record, by the time in its header or else by its own."""
         timestamp = envelope.timestamp
         if timestamp == UNKNOWN_TIME:
             if self._signer is not None:
@@ -120,7 +121,7 @@ class RecordValidator:
                     " one in the header"
                 )
             timestamp = record.timestamp
-        signing.check_age(timestamp, self._max_age or 0.0)
+        signing.check_age(timestamp, max_age)
 
     def _check_json(self, record: Record) -> None:
         """Accept a JSON job whose function `allow` includes. Imports nothing."""

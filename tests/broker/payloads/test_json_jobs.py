@@ -21,7 +21,7 @@ from brokers import kafka_files
 from guidepages import blocks
 from kafka import KafkaProducer
 from letters import letters_in
-from support import Recorder
+from support import Recorder, end_offsets
 
 from embedkq import Queue, Worker
 from embedkq.errors import EncodeError
@@ -257,8 +257,8 @@ def test_a_queue_of_json_refuses_what_json_lacks_and_sends_nothing(hosts: str, t
         copy = pickle.loads(pickle.dumps(queue))
     with copy:
         assert copy.enqueue(workerjobs.echo, 1).id
-    from support import end_offsets
-
+        with pytest.raises(EncodeError):
+            copy.enqueue(workerjobs.echo, b"bytes")
     assert sum(end_offsets(hosts, topic).values()) == 1
 
 

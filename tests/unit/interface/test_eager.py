@@ -83,6 +83,14 @@ def test_a_job_runs_before_enqueue_returns_and_enqueue_returns_the_job(queue: Qu
     assert (job.timeout, job.key) == (5, b"k") and job.id and job.timestamp
 
 
+def test_a_job_that_is_written_as_json_runs_with_what_json_gives_back() -> None:
+    queue = Queue(eager=True, serializer="json")
+    queue.enqueue(see, (1, "two"), b={"c": None})
+    assert SEEN == [(([1, "two"],), {"b": {"c": None}})]
+    with pytest.raises(errors.EncodeError, match="cannot be written as JSON"):
+        queue.enqueue(see, b"bytes")
+
+
 def test_an_ordinary_queue_is_not_eager() -> None:
     assert Queue(eager=True).eager is True and Queue().eager is False
 

@@ -1,8 +1,8 @@
 """What the fixtures of one test run share: at most one running worker, and its queue.
 
-To start a worker takes half a second, to stop one another half: nobody wants to wait for that in
-each test. So the next test gets the worker that is running, with its topic, where the last test has
-left nothing behind and would have started the same one.
+A worker takes half a second to start and another half to stop, which is too long for each test. So
+the next test gets the running worker, with its topic, if the last test has left nothing behind and
+the next one would start a worker of the same kind.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class KeptQueue(Queue):
         super().close()
 
 
-class Bench:
+class Session:
     """The worker and the queue that tests use one after another. The tests' thread."""
 
     def __init__(self) -> None:
