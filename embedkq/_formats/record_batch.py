@@ -82,14 +82,20 @@ class Batch(NamedTuple):
 def read_records(batch: Batch, data: bytes, flaw: str | None = None) -> Iterator[FetchedRecord]:
     """Yield all records of a batch, in order. Never raises.
 
+    A record's offset is out of order if it is not above the last one, or if it leaves too few
+    offsets of the batch for the records that follow. So none of them is lost for want of an offset.
+
     Args:
         data: the uncompressed batch without its header.
         flaw: a flaw of all records.
     """
-    position, last = 0, batch.first - 1
+    position, last, offsets = 0, batch.first - 1, batch.last - batch.first + 1
     if batch.records < 0:
         yield from batch.stand_ins(last, flaw or f"its batch announces {batch.records} records")
-    for _ in range(batch.records):
+    elif batch.records > offsets:
+        flaw = flaw or f"its batch announces {batch.records} records and has {offsets} offsets"
+    for following in reversed(range(min(batch.records, offsets))):
+        highest = batch.last - following
         try:
             length, start = _varint(data, position)
             position = start + length
@@ -100,12 +106,12 @@ def read_records(batch: Batch, data: bytes, flaw: str | None = None) -> Iterator
             return
         try:
             record = _read(batch, data, start, position, _text, flaw)
-            if not last < record.offset <= batch.last:
+            if not last < record.offset <= highest:
                 raise ValueError(f"its offset {record.offset} is out of order")
         except (IndexError, ValueError) as error:
-            record = _salvaged(batch, data, start, position, last + 1, flaw or _said(error))
-            if record.offset > batch.last:
-                return
+            record = _salvaged(
+                batch, data, start, position, (last + 1, highest), flaw or _said(error)
+            )
         last = record.offset
         yield record
     if position != len(data):
@@ -185,16 +191,18 @@ def _text(name: bytes) -> str:
 
 
 def _salvaged(
-    batch: Batch, data: bytes, start: int, end: int, offset: int, flaw: str
+    batch: Batch, data: bytes, start: int, end: int, offsets: tuple[int, int], flaw: str
 ) -> FetchedRecord:
-    """The readable parts of a broken record."""
+    """The readable parts of a broken record, which gets the lowest of its possible offsets if its
+    own is none of them."""
+    lowest, highest = offsets
     try:
         record = _read(batch, data, start, end, _raw_text, flaw)
     except (IndexError, ValueError):
         return FetchedRecord(
-            batch.partition, offset, batch.timestamp, None, data[start:end], (), flaw
+            batch.partition, lowest, batch.timestamp, None, data[start:end], (), flaw
         )
-    return record if offset <= record.offset <= batch.last else record._replace(offset=offset)
+    return record if lowest <= record.offset <= highest else record._replace(offset=lowest)
 
 
 def _raw_text(name: bytes) -> str:

@@ -194,6 +194,43 @@ def test_a_record_that_is_not_what_it_says_spoils_only_itself(
     assert list(flaws(records)) == [1] and flaw in flaws(records)[1]
 
 
+@pytest.mark.parametrize("claimed", [2, 1, 0])
+def test_two_records_of_one_offset_are_both_there(claimed: int) -> None:
+    data = bytearray(batch_of((b"a",), (b"b",), (b"c",)))
+    size = (len(data) - HEADER) // 3
+    for number in range(3):
+        data[HEADER + number * size + 3] = 2 * claimed
+    records = Partition().fetch(sealed(data), batch_of((b"d",), first=3))
+    assert [(record.offset, record.value) for record in records] == [
+        (0, b"a"),
+        (1, b"b"),
+        (2, b"c"),
+        (3, b"d"),
+    ]
+    wrong = {0, 1, 2} - {claimed}
+    assert flaws(records) == dict.fromkeys(wrong, f"its offset {claimed} is out of order")
+
+
+def test_more_records_than_offsets_are_not_passed_over_in_silence() -> None:
+    data = bytearray(batch_of((b"a",), (b"b",), (b"c",)))
+    struct.pack_into(">i", data, 23, 1)
+    records = Partition().fetch(sealed(data), batch_of((b"d",), first=2))
+    assert offsets(records) == [0, 1, 2]
+    assert flaws(records) == dict.fromkeys(
+        (0, 1), "its batch announces 3 records and has 2 offsets"
+    )
+
+
+def test_a_compacted_batch_is_read_as_it_is() -> None:
+    data = bytearray(batch_of((b"a",), (b"b",), (b"c",)))
+    struct.pack_into(">i", data, 23, 5)
+    size = (len(data) - HEADER) // 3
+    for number, delta in enumerate((1, 3, 4)):
+        data[HEADER + number * size + 3] = 2 * delta
+    records = Partition().fetch(sealed(data), batch_of((b"d",), first=6))
+    assert offsets(records) == [1, 3, 4, 6] and not flaws(records)
+
+
 def test_where_a_length_is_wrong_the_rest_of_the_batch_is_told_of_and_the_next_batch_is_read() -> (
     None
 ):
