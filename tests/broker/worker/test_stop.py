@@ -463,11 +463,17 @@ class Blocking(logging.Handler):
         super().__init__()
         self.end, self.blocked = threading.Event(), threading.Event()
         self.active = False
+        self.passed: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.active and threading.current_thread() is not threading.main_thread():
             self.blocked.set()
             self.end.wait()
+        self.passed.append(record.getMessage())
+
+    def passed_one(self, text: str) -> bool:
+        """Whether a line that begins with this text was let through."""
+        return any(line.startswith(text) for line in list(self.passed))
 
 
 @pytest.fixture
@@ -497,6 +503,7 @@ def test_with_a_log_handler_that_blocks(
     worker = Worker(hosts, topic, group=group, processes=2, callback=callback).start_background()
     ids = send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
     wait_until(running(tmp_path / "begun"), "it runs")
+    wait_until(lambda: blocking.passed_one("Running Job"), "the worker has logged it")
     blocking.active = True
     ids += send_many(hosts, topic, workerjobs.sleep, [(str(tmp_path / "begun"),)])
     wait_until(blocking.blocked.is_set, "the worker's thread is blocked")
