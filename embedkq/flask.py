@@ -30,7 +30,7 @@ import flask
 
 from embedkq import Queue, Worker, _configuration
 from embedkq._brokerless import surround
-from embedkq._child import process, runner
+from embedkq._child import job_call, process
 from embedkq._enqueue import EnqueuesOne
 from embedkq._importing import function_named
 from embedkq._options.command_line import arguments_of, parameter_of
@@ -205,7 +205,7 @@ def enter_app(where: str) -> None:
     def context() -> AbstractContextManager[Any]:
         return app.app_context()
 
-    runner.set_job_context(context)
+    job_call.set_job_context(context)
 
 
 def _state(app: flask.Flask | None = None) -> _AppState:

@@ -17,7 +17,7 @@ from embedkq._formats.outcome import Outcome
 CHILD = """
 import pickle, sys
 from embedkq import codec
-from embedkq._child.runner import run_call
+from embedkq._child.job_call import run_call
 payloads = pickle.load(sys.stdin.buffer)
 outcomes = [run_call(*codec.decode_call(payload), describe=False).pack() for payload in payloads]
 assert not hasattr(sys.modules["__main__"], "there"), "the child has the host's __main__"

@@ -39,7 +39,7 @@ from support import ROOT, end_offsets, wait_until
 
 import embedkq
 from embedkq import Job, Worker, errors
-from embedkq._child import process, runner
+from embedkq._child import job_call, process
 from embedkq._clients import consumer_options
 from embedkq._configuration import known_names
 from embedkq._formats import offset_map
@@ -494,7 +494,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
         of_all(retries.MOST_HELD, retries.MOST_HELD_BYTES, retries.MOST_HELD_BYTES_IN_ALL),
         bound(dead_letter_writer.MOST_WAITING, dead_letter_writer.MOST_WAITING_BYTES),
         bound(prefetch.MOST_TASKS, prefetch.MOST_BYTES),
-        bound(runner.LARGEST_RESULT),
+        bound(job_call.LARGEST_RESULT),
     ]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from embedkq._child.runner import failure
+from embedkq._child.job_call import failure
 from embedkq._formats.dead_letter import is_dead_letter
 from embedkq._formats.outcome import NOT_LOADED, Outcome
 from embedkq._partition import Partition

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from embedkq._child.job_call import LARGEST_RESULT
 from embedkq._child.output import STACK_SIGNAL
-from embedkq._child.runner import LARGEST_RESULT, REPLY_HEADER
+from embedkq._child.runner import REPLY_HEADER
 from embedkq._ipc import channel
 from embedkq._ipc.progress_page import Phase, ProgressPage
 from embedkq.worker.between_threads.task import Task
@@ -26,7 +27,7 @@ _STALL_SECONDS, _LONGEST_STALL_SECONDS = 0.005, 0.05
 _STACK_BYTES = 16 * 1024
 _LARGEST_REPLY = LARGEST_RESULT + 16 * 1024 * 1024
 _BELOW_THE_CALL = re.compile(
-    r'^  File "[^"\n]*child/runner\.py", line \d+ in run_call\n(?:  .*\n)*', re.MULTILINE
+    r'^  File "[^"\n]*child/job_call\.py", line \d+ in run_call\n(?:  .*\n)*', re.MULTILINE
 )
 
 

@@ -15,7 +15,8 @@ from collections import deque
 from itertools import islice
 from typing import Generic, TypeVar
 
-from embedkq._child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER, failure, not_loaded
+from embedkq._child.job_call import failure, not_loaded
+from embedkq._child.runner import BEGUN, ENDED_PRINTING, LOGGED, REPLY_HEADER
 from embedkq._formats.outcome import Outcome
 from embedkq._ipc.channel import INLINE_BYTES
 from embedkq._ipc.progress_page import Phase

@@ -18,7 +18,7 @@ from partitions import P0, P1
 from support import Recorder, Sender, committed, fire_until, lag, send_many, wait_until
 
 from embedkq import Queue, Worker, codec
-from embedkq._child.runner import not_loaded
+from embedkq._child.job_call import not_loaded
 from embedkq._formats import headers
 from embedkq._formats.outcome import Outcome
 from embedkq._formats.signing import Signer

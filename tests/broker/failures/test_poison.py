@@ -260,7 +260,7 @@ def test_a_host_that_comes_back_to_its_own_suspect_blames_nobody() -> None:
 
 
 def test_nothing_of_a_condemned_job_is_unpickled_for_its_callback() -> None:
-    from embedkq._child.runner import failure
+    from embedkq._child.job_call import failure
 
     run = JobRun(P0, 1, Polled(0))
     run.job_id, run.unread = "an id", True

@@ -35,7 +35,7 @@ from support import (
 )
 
 from embedkq import Queue, Worker, _options
-from embedkq._child.runner import failure, not_loaded
+from embedkq._child.job_call import failure, not_loaded
 from embedkq._formats import commit_metadata, offset_map
 from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
 from embedkq._formats.outcome import Outcome

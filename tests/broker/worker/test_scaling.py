@@ -19,7 +19,7 @@ from loopharness import Host, Polled
 from partitions import P0, P1, P2, P3, numbered
 from support import wait_until
 
-from embedkq._child.runner import failure
+from embedkq._child.job_call import failure
 from embedkq._formats.outcome import Outcome
 from embedkq.worker.between_threads import backlog as backlog_module
 from embedkq.worker.between_threads.backlog import RUN_BYTES

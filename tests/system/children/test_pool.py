@@ -23,7 +23,7 @@ from support import SOON_SECONDS, lines, wait_until
 from workerjobs import life_of
 
 from embedkq import codec
-from embedkq._child.runner import LARGEST_RESULT
+from embedkq._child.job_call import LARGEST_RESULT
 from embedkq._ipc import channel
 from embedkq.errors import (
     ChildStartFailed,
@@ -176,7 +176,7 @@ def test_where_a_job_is_stuck_is_told(notes: str) -> None:
             and "jobs.py" in outcome.traceback
         )
         assert (
-            "runner.py" not in outcome.traceback and "pebble" not in outcome.traceback
+            "embedkq/_child" not in outcome.traceback and "pebble" not in outcome.traceback
         )  # what called the job is nobody's concern
 
 

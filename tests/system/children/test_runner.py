@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from poolharness import value_of
 
 from embedkq import codec
-from embedkq._child import runner
-from embedkq._child.runner import failure, run_call
+from embedkq._child import job_call
+from embedkq._child.job_call import failure, run_call
 from embedkq._formats.outcome import Outcome
 from embedkq.errors import JobCrashed, JobExited, JobFailed, ResultNotPicklable, ResultTooLarge
 
@@ -129,7 +129,7 @@ def test_a_result_that_cannot_be_rebuilt_is_a_failure_here_and_not_in_the_host(v
 
 def test_a_result_is_too_large_by_its_pickled_size(monkeypatch: pytest.MonkeyPatch) -> None:
     size = len(codec.encode_object(b"x" * 1_000))
-    monkeypatch.setattr(runner, "LARGEST_RESULT", size)
+    monkeypatch.setattr(job_call, "LARGEST_RESULT", size)
     assert run(jobs.return_bytes, 1_000).status == "success"
     error = error_of(run(jobs.return_bytes, 1_001))
     assert type(error) is ResultTooLarge and (error.size, error.limit) == (size + 1, size)
@@ -186,7 +186,7 @@ def test_an_exception_comes_back_with_type_and_arguments(error: Any) -> None:
 
 def test_a_traceback_begins_in_the_jobs_own_code_and_tells_its_causes() -> None:
     outcome = run(jobs.raise_group)
-    assert "runner.py" not in outcome.traceback and "in raise_group" in outcome.traceback
+    assert "embedkq/_child" not in outcome.traceback and "in raise_group" in outcome.traceback
     assert "ValueError: inner" in outcome.traceback and "direct cause" in outcome.traceback
 
 

@@ -16,7 +16,7 @@ from partitions import P0, P1, numbered
 from support import ROOT
 
 from embedkq import codec
-from embedkq._child.runner import failure, not_loaded
+from embedkq._child.job_call import failure, not_loaded
 from embedkq._formats import commit_metadata
 from embedkq._formats.commit_metadata import NOTHING, CommitMetadata
 from embedkq._formats.outcome import Outcome
