@@ -13,6 +13,7 @@ from embedkq.version import __version__
 
 if TYPE_CHECKING:
     from embedkq import errors
+    from embedkq._child.current_job import current_job as current_job
     from embedkq._enqueue import call as call
     from embedkq.job import Job as Job
     from embedkq.queue import Queue as Queue
@@ -23,9 +24,10 @@ _HOME = {
     "Queue": "embedkq.queue",
     "Worker": "embedkq.worker",
     "call": "embedkq._enqueue",
+    "current_job": "embedkq._child.current_job",
 }
 
-__all__ = ["Job", "Queue", "Worker", "__version__", "call", "errors"]
+__all__ = ["Job", "Queue", "Worker", "__version__", "call", "current_job", "errors"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,9 @@ topic of a test (`embedkq.testing.redirected`). Any thread.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import inspect
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,18 +18,23 @@ from typing import Any, NamedTuple, Protocol
 
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import JobExited, ResultNotPicklable, type_name
-from embedkq.job import Job
+from embedkq.job import Job, know, this_worker
 
 logger = SafeLogger("embedkq.queue")
 
 Callback = Callable[[str, Job, Any, Any, Any], Any]
 
 
+Place = tuple[int | None, int | None]
+"""Partition and offset of a job's record."""
+_NOWHERE: Place = (None, None)
+
+
 class Taker(Protocol):
     """What takes jobs in place of a queue's producer."""
 
-    def take(self, job: Job, message: Any) -> None:
-        """Take one job, and the message that would have been sent."""
+    def take(self, job: Job, message: Any) -> Place:
+        """Take one job, and the message that would have been sent. Returns where it went."""
 
 
 class InPlaceOfProducer(NamedTuple):
@@ -41,15 +48,16 @@ class InPlaceOfProducer(NamedTuple):
     taker: Taker
     jobs: Sequence[Job]
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Any) -> Place:
         """As `Producer.send`; raises what the taker raises."""
-        self.send_all((message,))
+        return self.taker.take(self.jobs[0], message)
 
-    def send_all(self, messages: Sequence[Any]) -> dict[int, Exception]:
-        """As `Producer.send_all`; the first exception of the taker ends it."""
-        for job, message in zip(self.jobs, messages, strict=True):
-            self.taker.take(job, message)
-        return {}
+    def send_and_locate(
+        self, messages: Sequence[Any]
+    ) -> tuple[dict[int, Exception], Sequence[Place]]:
+        """As `Producer.send_and_locate`; the first exception of the taker ends it."""
+        pairs = zip(self.jobs, messages, strict=True)
+        return {}, [self.taker.take(job, message) for job, message in pairs]
 
 
 class Recorder:
@@ -58,9 +66,10 @@ class Recorder:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
 
-    def take(self, job: Job, message: Any) -> None:
+    def take(self, job: Job, message: Any) -> Place:
         """Record the job."""
         self.jobs.append(job)
+        return _NOWHERE
 
 
 class Redirect:
@@ -69,9 +78,10 @@ class Redirect:
     def __init__(self, queue: TakesJobs) -> None:
         self._queue = queue
 
-    def take(self, job: Job, message: Any) -> None:
+    def take(self, job: Job, message: Any) -> Place:
         """Send the job. Raises as `Producer.send`."""
-        self._queue._connection.send(message._replace(topic=self._queue.topic))
+        place: Place = self._queue._connection.send(message._replace(topic=self._queue.topic))
+        return place
 
 
 _takers: list[Taker] = []
@@ -107,17 +117,20 @@ class EagerRuns:
         self._callback = callback
         self._context = context or contextlib.nullcontext
 
-    def take(self, job: Job, message: Any) -> None:
+    def take(self, job: Job, message: Any) -> Place:
         """Run the job. Raises what it raises, once the callback has returned."""
+        started = time.monotonic_ns()
         try:
-            result = self._run(message)
+            with _seen_as_current(job):
+                result = self._run(message)
         except Exception as error:
             if self._callback is not None:
                 text = "".join(traceback.format_exception(error))
-                self._callback("failure", job, None, error, text)
+                self._callback("failure", _after_its_run(job, started), None, error, text)
             raise
         if self._callback is not None:
-            self._callback("success", job, result, None, None)
+            self._callback("success", _after_its_run(job, started), result, None, None)
+        return _NOWHERE
 
     def _run(self, message: Any) -> Any:
         from embedkq import codec
@@ -172,6 +185,25 @@ def surround(
         queue._eager.surround(callback, context)
 
 
+@contextlib.contextmanager
+def _seen_as_current(job: Job) -> Iterator[None]:
+    """Meanwhile `current_job()` is this job, to this thread and what it awaits."""
+    from embedkq._child.current_job import CurrentJob, here
+
+    token = here.set(CurrentJob(job.id, 1, job.topic, -1, -1, job.key, None, job.headers))
+    try:
+        yield
+    finally:
+        here.reset(token)
+
+
+def _after_its_run(job: Job, started: int) -> Job:
+    """A copy of the job that knows of its run."""
+    ended, clock = time.monotonic_ns(), time.time() - time.monotonic()
+    run = (None, None, job.headers, 1, started, ended, clock, this_worker())
+    return know(job._replace(), run)
+
+
 def _awaited(coroutine: Any) -> Any:
     """Run a coroutine to its end on a loop of its own, as a child process does; on a thread of its
     own where this one runs a loop already."""
@@ -184,4 +216,4 @@ def _awaited(coroutine: Any) -> Any:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1, "embedkq-eager") as thread:
-        return thread.submit(asyncio.run, coroutine).result()
+        return thread.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()

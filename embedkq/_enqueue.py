@@ -11,9 +11,10 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
+from embedkq._options import check_headers
 from embedkq._safe_logging import INFO, SafeLogger, safe_repr
 from embedkq.errors import EnqueueFailed, JobTooLarge
-from embedkq.job import Job
+from embedkq.job import Job, know
 
 if TYPE_CHECKING:
     from embedkq._formats.signing import Signer
@@ -91,8 +92,8 @@ class EnqueuesOne:
         In asyncio: `await asyncio.to_thread(queue.enqueue, func, ...)`.
 
         Args:
-            func: importable, a function of `__main__`, or a `Job` to put back: same call, key and
-                limit, new id and timestamp.
+            func: importable, a function of `__main__`, or a `Job` to put back: same call, key,
+                limit and headers, new id and timestamp.
             args, kwargs: what to call it with.
 
         Raises:
@@ -121,9 +122,9 @@ class Enqueues(EnqueuesOne):
         self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Job:
         job, message = self._prepare(func, args, kwargs)
-        self._queue._producer([job]).send(message)
+        place = self._queue._producer([job]).send(message)
         _log(job)
-        return job
+        return _placed(job, place)
 
     @overload
     def enqueue_many(self, calls: Iterable[Job[R]]) -> list[Job[R]]: ...
@@ -196,8 +197,12 @@ class Enqueues(EnqueuesOne):
         acknowledged: list[Job] = []
         while window := self._prepare_some(iterator):
             producer = self._queue._producer([job for job, _ in window])
-            failures = producer.send_all([message for _, message in window])
-            acknowledged += [job for index, (job, _) in enumerate(window) if index not in failures]
+            failures, places = producer.send_and_locate([message for _, message in window])
+            acknowledged += [
+                _placed(job, places[index])
+                for index, (job, _) in enumerate(window)
+                if index not in failures
+            ]
             if failures:
                 failed = [window[index][0] for index in sorted(failures)]
                 raise EnqueueFailed(acknowledged, failed) from failures[min(failures)]
@@ -216,8 +221,9 @@ class Enqueues(EnqueuesOne):
         )  # here, like the producer: an app that only makes a queue starts sooner
 
         self._queue._refuse_if_incomplete()
-        timeout, key = self._own.timeout, self._own.key
+        timeout, key, own_headers = self._own.timeout, self._own.key, self._own.headers
         if isinstance(func, Job):
+            own_headers = own_headers or check_headers(func.headers)
             func, args, kwargs, timeout, key = self._call_of(func, args, kwargs)
         if not callable(func):
             raise TypeError(
@@ -230,12 +236,19 @@ class Enqueues(EnqueuesOne):
         record_headers = headers.headers_of(
             job_id, timestamp, timeout, self._own.retries, self._own.backoff, is_json
         )
+        if own_headers:
+            record_headers += own_headers
         if (signer := self._queue._signer) is not None:
             record_headers = signer.sign(self._queue.topic, key, record_headers, payload)
         message = Message(self._queue.topic, payload, key, record_headers, self._own.partition)
         if message.size > self._queue.job_size:
             raise JobTooLarge(message.size, self._queue.job_size)
-        return Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key), message
+        job: Job = Job(job_id, timestamp, self._queue.topic, func, args, kwargs, timeout, key)
+        if own_headers:
+            from embedkq._formats import user_headers
+
+            know(job, (None, None, user_headers.decode(own_headers)))
+        return job, message
 
     def _prepare_some(self, calls: Iterator[Any]) -> list[tuple[Job, Any]]:
         some, size = [], 0
@@ -276,6 +289,10 @@ def _split(call: Any) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
         "a call to enqueue is a function, (function, args), (function, args, kwargs) or a Job, not"
         f" {call!r}"
     )
+
+
+def _placed(job: Job, place: tuple[int, int]) -> Job:
+    return know(job, (*place, job.headers) if job._facts else place)
 
 
 def _log(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
 
@@ -21,13 +22,15 @@ class JobSettings(TypedDict, total=False):
     partition: int | None
     retries: int | None
     backoff: float | None
+    headers: Mapping[str, str] | None
 
 
 class JobOptions(NamedTuple):
-    """Settings of a queue's jobs; None if not set."""
+    """Settings of a queue's jobs; None if not set. `headers` are as a record has them."""
 
     timeout: float | None = None
     key: bytes | None = None
     partition: int | None = None
     retries: int | None = None
     backoff: float | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()

@@ -39,6 +39,7 @@ class _Uses(Enqueues):
         partition: int | None = UNCHANGED,
         retries: int | None = UNCHANGED,
         backoff: float | None = UNCHANGED,
+        headers: Mapping[str, str] | None = UNCHANGED,
     ) -> BoundQueue:
         """The same queue with other settings for the jobs enqueued through what this returns.
 
@@ -50,22 +51,23 @@ class _Uses(Enqueues):
                 says.
             backoff: seconds before the first of these runs, twice as many before each further one;
                 None: as the worker says.
+            headers: names and values that the job carries, in place of those set before; None for
+                none. A job reads them with `current_job()`, other programs as headers of the
+                record. At most 32, with 8 KiB; a name must not begin with "embedkq".
 
         Raises:
             TypeError, ValueError: a setting cannot work.
         """
+        own = self._own
         return BoundQueue(
             self._queue,
             JobOptions(
-                self._own.timeout if timeout is UNCHANGED else _options.check_timeout(timeout),
-                self._own.key if key is UNCHANGED else _options.check_key(key),
-                (
-                    self._own.partition
-                    if partition is UNCHANGED
-                    else _options.check_partition(partition)
-                ),
-                self._own.retries if retries is UNCHANGED else _options.check_retries(retries),
-                self._own.backoff if backoff is UNCHANGED else _options.check_backoff(backoff),
+                own.timeout if timeout is UNCHANGED else _options.check_timeout(timeout),
+                own.key if key is UNCHANGED else _options.check_key(key),
+                own.partition if partition is UNCHANGED else _options.check_partition(partition),
+                own.retries if retries is UNCHANGED else _options.check_retries(retries),
+                own.backoff if backoff is UNCHANGED else _options.check_backoff(backoff),
+                own.headers if headers is UNCHANGED else _options.check_headers(headers),
             ),
         )
 
@@ -83,7 +85,11 @@ class BoundQueue(_Uses):
         self._own = own
 
     def __repr__(self) -> str:
-        own = ", ".join(f"{name}={value!r}" for name, value in self._own._asdict().items())
+        settings = self._own._asdict()
+        headers = {name: value.decode() for name, value in settings.pop("headers")[1:]}
+        if headers:
+            settings["headers"] = headers
+        own = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         return f"{self._queue!r}.using({own})"
 
 

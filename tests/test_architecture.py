@@ -298,6 +298,7 @@ def test_the_childs_side_uses_nothing_of_the_hosts(module: str) -> None:
         "_ipc",
         "codec",
         "errors",
+        "job",
         "_formats.kq_record",
         "_formats.json_job",
         "_formats.outcome",
@@ -631,6 +632,7 @@ def test_the_public_names_are_those_that_are_told() -> None:
         "Worker",
         "__version__",
         "call",
+        "current_job",
         "errors",
     ]
     for name in embedkq.__all__:

@@ -9,25 +9,26 @@ import time
 from typing import Any
 
 from embedkq import codec
-from embedkq._child import output, process
+from embedkq._child import current_job, output, process
 from embedkq._child.baseline import Baseline
+from embedkq._child.current_job import JOB_HEADER
 from embedkq._child.job_call import failure, not_loaded, run_call, text_of_call
 from embedkq._ipc import channel
 from embedkq._ipc.progress_page import Phase, ProgressPage
 from embedkq.errors import DecodeError
 
-JOB_HEADER = struct.Struct("=BQQ")
-"""The flags, the job's number, and the length of its payload, which follows. A message has one or
-more jobs."""
 ANNOUNCE, FROM_KQ, JOB, FROM_JSON = 1, 2, 4, 8
 """Flags of a job. ANNOUNCE: the child reports the start of the call with its text. FROM_KQ: the
 payload is a job of KQ, and the child reports its limit and id. FROM_JSON: the payload is a JSON
-job. JOB is always set."""
+job. JOB is always set. A message has one or more jobs, each behind its `JOB_HEADER`."""
 REPLY_HEADER = struct.Struct("=BQ")
 """The kind of the reply and the job's number."""
 BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
 """Kinds of reply. `ENDED_PRINTING`: the job has ended, and the host has not read all of its output
 yet."""
+END_HEADER = struct.Struct("=BQQQ")
+"""`REPLY_HEADER` of an end, and `time.monotonic_ns()` at which the call began (0: it did not) and
+ended."""
 
 SPENT_STATUS = 75
 """Exit status (EX_TEMPFAIL) of a child without free file descriptors."""
@@ -114,12 +115,13 @@ class Runner:
         """Run the jobs of one message, except those that the host has taken back."""
         position = 0
         while position < len(jobs):
-            flags, number, size = JOB_HEADER.unpack_from(jobs, position)
-            payload = position + JOB_HEADER.size
-            position = payload + size
-            if self._may_begin(number):
-                self._number = number
-                harmless = self._run_job(number, flags, jobs[payload:position])
+            head = JOB_HEADER.unpack_from(jobs, position)
+            names = position + JOB_HEADER.size
+            payload = names + head[-1]
+            position = payload + head[2]
+            if self._may_begin(head[1]):
+                self._number = head[1]
+                harmless = self._run_job(head, jobs, names, jobs[payload:position])
                 self._baseline.restore()
                 if not harmless:
                     self._baseline.restore_descriptors()
@@ -141,26 +143,31 @@ class Runner:
         self._claimed = 0
         return True
 
-    def _run_job(self, number: int, flags: int, payload: memoryview) -> bool:
+    def _run_job(
+        self, head: tuple[Any, ...], jobs: memoryview, names: int, payload: memoryview
+    ) -> bool:
         """Run one job and reply. Returns True for a quick success, which can hardly have harmed the
         process."""
+        flags, number = head[:2]
         page = self._page
-        began = time.monotonic_ns()
+        began, started, of_kq = time.monotonic_ns(), 0, None
         page.write(number, Phase.DECODING, began)
         try:
-            limit_and_id, (function, args, kwargs) = (
+            of_kq, (function, args, kwargs) = (
                 _decode_other(payload, flags)
                 if flags & (FROM_KQ | FROM_JSON)
-                else (b"", codec.decode_call(payload))
+                else (None, codec.decode_call(payload))
             )
         except BaseException as error:  # noqa: BLE001  (unpickling and importing may raise anything)
             outcome = not_loaded(error, _is_damaged(error, payload, flags))
         else:
-            page.write(number, Phase.RUNNING, time.monotonic_ns())
+            started = time.monotonic_ns()
+            page.write(number, Phase.RUNNING, started)
             if flags & (ANNOUNCE | FROM_KQ):
-                text = text_of_call(function, args, kwargs) if flags & ANNOUNCE else ""
-                self._reply(BEGUN, number, limit_and_id + text.encode("utf-8", "backslashreplace"))
+                self._announce(head, of_kq, (function, args, kwargs))
+            current_job.running = (head, jobs, names, started, of_kq)
             outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
+            current_job.running = None
         if os.getpid() != self._pid:
             process.leave(
                 0
@@ -168,21 +175,32 @@ class Runner:
         printed = self._baseline.end_output()
         ended = time.monotonic_ns()
         page.end(ended)
-        self._reply(ENDED_PRINTING if printed else ENDED, number, outcome.pack())
+        kind = ENDED_PRINTING if printed else ENDED
+        self._reply(END_HEADER.pack(kind, number, started, ended), outcome.pack())
         return ended < began + _QUICK_NANOSECONDS and outcome.status == "success"
 
-    def _reply(self, kind: int, number: int, content: bytes) -> None:
+    def _announce(self, head: tuple[Any, ...], of_kq: Any, call: tuple[Any, Any, Any]) -> None:
+        content = b""
+        if of_kq is not None:
+            from embedkq._formats import kq_record
+
+            content = kq_record.pack_told(of_kq)
+        if head[0] & ANNOUNCE:
+            content += text_of_call(*call).encode("utf-8", "backslashreplace")
+        self._reply(REPLY_HEADER.pack(BEGUN, head[1]), content)
+
+    def _reply(self, head: bytes, content: bytes) -> None:
         try:
             if channel.identify(self._end.fileno()) != self._end_identity:
                 process.leave(LOST_CHANNEL_STATUS)
-            self._channel.send(REPLY_HEADER.pack(kind, number) + content)
+            self._channel.send(head + content)
         except BlockingIOError:  # a job made the descriptor non-blocking
             channel.wait_writable(self._end.fileno())
-            self._reply(kind, number, content)
+            self._reply(head, content)
         except OSError as error:
             if error.errno not in channel.NO_ROOM or len(content) < channel.INLINE_BYTES:
                 process.leave(LOST_CHANNEL_STATUS)
-            self._reply(kind, number, failure(error).pack())
+            self._reply(head, failure(error).pack())
 
     def _send_log(self, content: bytes) -> None:
         try:
@@ -204,14 +222,14 @@ class Runner:
             process.leave(SPENT_STATUS)
 
 
-def _decode_other(payload: memoryview, flags: int) -> tuple[bytes, tuple[Any, Any, Any]]:
-    """Limit and id for the host, if they are in the payload, and the call."""
+def _decode_other(payload: memoryview, flags: int) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The job of KQ, which has limit and id in it, or None; and the call."""
     from embedkq._formats import json_job, kq_record  # here, because most children need neither
 
     if flags & FROM_JSON:
-        return b"", json_job.decode(payload)
+        return None, json_job.decode(payload)
     job = kq_record.decode_job(payload)
-    return kq_record.pack_told(job), (job.func, job.args, job.kwargs)
+    return job, (job.func, job.args, job.kwargs)
 
 
 def _is_damaged(error: BaseException, payload: memoryview, flags: int) -> bool:

@@ -71,6 +71,19 @@ class Message(NamedTuple):
         )
 
 
+class Sent(NamedTuple):
+    """What became of messages.
+
+    Attributes:
+        failures: the errors of those that were not acknowledged, by index.
+        places: partition and offset of those that were, by index. An offset is -1 where the broker
+            has acknowledged the same message before, and does not repeat its offset.
+    """
+
+    failures: dict[int, Exception]
+    places: dict[int, tuple[int, int]]
+
+
 class Producer:
     """Sends messages and waits until all replicas have them. Any thread. After a fork it connects
     again."""
@@ -104,21 +117,27 @@ class Producer:
         _producers.add(self)
         register_fork_cleanup(self)
 
-    def send(self, message: Message) -> None:
-        """Send one message; returns once all replicas have it.
+    def send(self, message: Message) -> tuple[int, int]:
+        """Send one message; returns its partition and offset, as in `Sent`, once all replicas have
+        it.
 
         Raises:
             BrokerUnavailable: there was no acknowledgement within 10 s.
             BrokerRefused, JobTooLarge: the broker refuses the message.
             Closed: after `close`.
         """
-        failures = self.send_all((message,))
-        if failures:
-            raise failures[0]
+        sent = self.send_and_locate((message,))
+        if sent.failures:
+            raise sent.failures[0]
+        return sent.places[0]
 
     def send_all(self, messages: Sequence[Message]) -> dict[int, Exception]:
         """Send all messages. Returns the errors of unacknowledged ones by index. Raises only
-        `Closed`.
+        `Closed`."""
+        return self.send_and_locate(messages).failures
+
+    def send_and_locate(self, messages: Sequence[Message]) -> Sent:
+        """Send all messages. Raises only `Closed`.
 
         Limits the bytes in flight to what the broker acknowledges quickly. There is no time limit
         while acknowledgements arrive. After 10 s without one, the remaining messages are not sent.
@@ -142,7 +161,8 @@ class Producer:
                 break
         while flight:
             self._settle_oldest(flight, messages, failures)
-        return self._with_limit(self._with_reason(failures), messages)
+        failures = self._with_limit(self._with_reason(failures), messages)
+        return Sent(failures, flight.places)
 
     def _hand_over(
         self,

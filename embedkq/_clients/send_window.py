@@ -65,6 +65,8 @@ class InFlight:
         self._window = window
         self._seconds = seconds
         self._waiting: deque[tuple[int, Any, Any, int, float]] = deque()
+        self.places: dict[int, tuple[int, int]] = {}
+        """Partition and offset of the acknowledged messages, by index."""
         self._bytes = 0
 
     def __bool__(self) -> bool:
@@ -82,7 +84,9 @@ class InFlight:
     def _pass_acknowledged(self) -> None:
         waiting, before = self._waiting, self._bytes
         while waiting and waiting[0][2].is_done and waiting[0][2].exception is None:
-            self._bytes -= waiting.popleft()[3]
+            index, _, future, size, _ = waiting.popleft()
+            self._bytes -= size
+            self.places[index] = future.value.partition, future.value.offset
         if before > self._bytes:
             self._window.grow(before - self._bytes)
             if self.lost is None:
@@ -102,6 +106,7 @@ class InFlight:
             future.get(timeout=max(0.0, self.deadline - time.monotonic()))
         except Exception as error:  # noqa: BLE001  (the caller explains it)
             return index, kafka, error
+        self.places[index] = future.value.partition, future.value.offset
         self._window.acknowledged(size, sent_at)
         if self.lost is None:
             self.deadline = time.monotonic() + self._seconds

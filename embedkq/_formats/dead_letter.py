@@ -35,7 +35,7 @@ _NAMES = tuple(
     )
 )
 _POINTER = _PREFIX + "pointer"
-_GROUP = "dead-letter-group"
+GROUP = "dead-letter-group"
 """It precedes the other headers and does not begin with "embedkq-": an earlier version takes it for
 one of the record's own, and refuses a record with a header of embedkq that it does not know."""
 _LONGEST_TRACEBACK = 64 * 1024
@@ -121,7 +121,7 @@ def as_dead_letter(record: Record, letter: DeadLetter) -> Record:
     if letter.pointer:
         headers.append((_POINTER, b"1"))
     return Record(
-        record.key, record.value, [*record.headers, (_GROUP, _encoded(letter.group)), *headers]
+        record.key, record.value, [*record.headers, (GROUP, _encoded(letter.group)), *headers]
     )
 
 
@@ -214,7 +214,7 @@ def _start(headers: Sequence[tuple[str, bytes | None]]) -> int:
 
 
 def _has_group(headers: Sequence[tuple[str, bytes | None]], start: int) -> bool:
-    return start > 0 and headers[start - 1][0] == _GROUP
+    return start > 0 and headers[start - 1][0] == GROUP
 
 
 def _encoded(value: str | int) -> bytes:

@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
     def pack(self) -> bytes:
         """Encode the outcome without pickle, so that reading it runs no code."""
-        if not any(self[2:]):
+        if not (self.type_name or self.message or self.traceback or self.text):
             return (
                 _HEADER.pack(_NUMBER_OF[self.status], len(self.payload), 0, 0, 0, 0) + self.payload
             )
@@ -57,20 +57,20 @@ class Outcome(NamedTuple):
             DecodeError: the bytes are not an outcome.
         """
         try:
-            number, payload, *lengths = _HEADER.unpack_from(data, start)
+            number, payload, a, b, c, d = _HEADER.unpack_from(data, start)
             status = _STATUSES[number]
         except (struct.error, IndexError) as error:
             raise DecodeError(f"not an outcome: {error}") from error
         position = start + _HEADER.size + payload
-        if position + sum(lengths) != len(data):
+        if position + a + b + c + d != len(data):
             raise DecodeError(
-                f"not an outcome: it announces {position + sum(lengths)} bytes and has {len(data)}"
+                f"not an outcome: it announces {position + a + b + c + d} bytes and has {len(data)}"
             )
         first = data[start + _HEADER.size : position]
-        if not any(lengths):
+        if not (a or b or c or d):
             return cls(status, first)
         texts = []
-        for length in lengths:
+        for length in (a, b, c, d):
             texts.append(data[position : position + length].decode("utf-8", "replace"))
             position += length
         return cls(status, first, *texts)

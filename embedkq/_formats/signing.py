@@ -1,9 +1,9 @@
 """Signs records and checks signatures, so that nobody without a secret can make a worker run code.
 Pure; any thread.
 
-The signature is HMAC-SHA256 (RFC 2104) over topic, key, embedkq's header and the payload, each with
-its length, so that no two records have the same signed text. It is the last field of the header and
-names the secret by a digest. So secrets can be rotated without downtime.
+The signature is HMAC-SHA256 (RFC 2104) over topic, key, embedkq's header, the payload and the job's
+own headers, each with its length, so that no two records have the same signed text. It is the last
+field of the header and names the secret by a digest. So secrets can be rotated without downtime.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from embedkq._formats import user_headers
 from embedkq._formats.headers import SIGNATURE, value_of, with_value
 from embedkq.errors import DecodeError, SecretUnknown, SignatureRefused
 
@@ -73,14 +74,15 @@ class Signer:
             DecodeError: they are not the headers of a job.
         """
         signed = value_of(headers)
-        digest = self._keys[self._first].digest(topic, key, signed, payload)
+        more = user_headers.signed_part(headers) if len(headers) > 1 else b""
+        digest = self._keys[self._first].digest(topic, key, signed, payload, more)
         return with_value(headers, b"".join((signed, SIGNATURE, self._first, b":", digest)))
 
     def check(
         self,
         topic: str,
         key: bytes | None,
-        headers: Iterable[tuple[str, bytes | None]],
+        headers: Sequence[tuple[str, bytes | None]],
         payload: bytes | None,
     ) -> bytes:
         """Check a record before anything in it is unpickled. Returns the header's value without the
@@ -104,7 +106,11 @@ class Signer:
                     "its signature has a format that this version of embedkq does not know"
                 )
             raise SecretUnknown(name.decode())
-        if not hmac.compare_digest(digest, secret.digest(topic, key, signed, payload)):
+        try:
+            more = user_headers.signed_part(headers) if len(headers) > 1 else b""
+        except DecodeError as error:
+            raise SignatureRefused(f"its headers were altered: {error}") from None
+        if not hmac.compare_digest(digest, secret.digest(topic, key, signed, payload, more)):
             raise SignatureRefused(
                 "its signature is invalid: it was altered, or signed for another topic"
             )
@@ -132,8 +138,11 @@ class _Key:
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
-    def digest(self, topic: str, key: bytes | None, signed: bytes, payload: bytes | None) -> bytes:
-        """The digest in hexadecimal. `signed` is the header's value without a signature."""
+    def digest(
+        self, topic: str, key: bytes | None, signed: bytes, payload: bytes | None, more: bytes
+    ) -> bytes:
+        """The digest in hexadecimal. `signed` is the header's value without a signature; `more` is
+        of the job's own headers, and empty without any."""
         name = topic.encode()
         lengths = _LENGTHS(
             len(name),
@@ -142,7 +151,7 @@ class _Key:
             _ABSENT if payload is None else len(payload),
         )
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(b"".join((lengths, name, key or b"", signed, payload or b"")))
+        inner.update(b"".join((lengths, name, key or b"", signed, payload or b"", more)))
         outer.update(inner.digest())
         return outer.hexdigest().encode()
 

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from embedkq._options.names import did_you_mean
@@ -195,6 +195,19 @@ def check_partition(partition: int | None) -> int | None:
         TypeError, ValueError: it is neither.
     """
     return None if partition is None else check_count("partition", partition, 0)
+
+
+def check_headers(headers: Mapping[str, str] | None) -> tuple[tuple[str, bytes], ...]:
+    """A job's headers, as a record has them.
+
+    Raises:
+        TypeError, ValueError: they cannot be headers.
+    """
+    if not headers and (headers is None or isinstance(headers, Mapping)):
+        return ()
+    from embedkq._formats import user_headers  # here, since few queues have any
+
+    return user_headers.encode(headers)
 
 
 def check_offset_policy(policy: str) -> str:

@@ -35,7 +35,14 @@ from support import OUR_LOGGERS, kept_loggers
 from embedkq import codec
 from embedkq._child import process
 from embedkq._child.runner import BEGUN, ENDED, ENDED_PRINTING, LOGGED, REPLY_HEADER
-from embedkq._formats import commit_metadata, dead_letter, headers, kq_record, offset_map
+from embedkq._formats import (
+    commit_metadata,
+    dead_letter,
+    headers,
+    kq_record,
+    offset_map,
+    user_headers,
+)
 from embedkq._formats.commit_metadata import CommitMetadata
 from embedkq._formats.outcome import Outcome
 from embedkq._formats.signing import Signer
@@ -194,6 +201,7 @@ def changed_record(
         chance.choice(((None, None, None), (4.5, None, None), (4.5, 2, 0.5))),
     )
     plain = headers.headers_of(job_id, 1_700_000_000_000, *own)
+    plain += user_headers.encode(chance.choice((None, None, {"tenant": "a"}, {"a": "1", "b": ""})))
     made = list(plain)
     if signer is not None and chance.random() < 0.8:
         made = signer.sign(topic, key, plain, value or b"")
@@ -252,6 +260,7 @@ def _of_records(calls: list[bytes], mark: Path) -> list[Target]:
                     value,
                     _ours(sent),
                 ), "altered, and let in"
+                assert (run.headers or {}) == user_headers.decode(sent), "headers altered"
             return True
 
         return read

@@ -40,6 +40,7 @@ from support import ROOT, end_offsets, wait_until
 import embedkq
 from embedkq import Job, Worker, errors
 from embedkq._child import job_call, process
+from embedkq._child.current_job import CurrentJob
 from embedkq._clients import consumer_options
 from embedkq._configuration import known_names
 from embedkq._formats import offset_map
@@ -64,6 +65,7 @@ RUN_TO_THEIR_END = (
     "own_broker.py",
     "json_queue.py",
     "typed.py",
+    "current.py",
     "without_pytest.py",
 )
 RUN_OTHERWISE = (
@@ -253,7 +255,7 @@ def test_what_the_queue_can_do_is_enqueued(
     programs: Programs, hosts: str, topics: dict[str, str]
 ) -> None:
     assert programs.run(sys.executable, "queue_api.py") == ""
-    assert sum(end_offsets(hosts, topics["default"]).values()) == 4 + 100 + 1 + 1
+    assert sum(end_offsets(hosts, topics["default"]).values()) == 5 + 100 + 1 + 1
 
 
 def test_the_first_job_goes_as_told(programs: Programs, topics: dict[str, str]) -> None:
@@ -412,6 +414,10 @@ def test_the_methods_of_worker_are_those_listed() -> None:
 
 def test_the_callbacks_contract_and_the_job_are_those_of_the_code() -> None:
     assert [row[0] for row in table("Fields of Job")] == list(Job._fields)
+    assert [row[0] for row in table("Properties of Job")] == [
+        name for name, value in vars(Job).items() if isinstance(value, property)
+    ]
+    assert [row[0] for row in table("What current_job() returns")] == list(CurrentJob._fields)
     assert [row[0] for row in table("Arguments of the callback")] == [
         '"success"',
         '"failure"',

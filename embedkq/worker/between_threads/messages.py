@@ -3,16 +3,22 @@ what."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from embedkq._child.current_job import JOB_HEADER, NO_KEY, NO_LIMIT, OWN_LIMIT
+from embedkq._child.runner import JOB
 from embedkq._formats.commit_metadata import UNKNOWN_TOPIC, TopicMark
 from embedkq._formats.outcome import Outcome
 from embedkq._partition import Partition
 from embedkq.worker.between_threads.job_state import JobState
 from embedkq.worker.between_threads.progress import Progress
 from embedkq.worker.between_threads.task import Task
+
+_MOST_ATTEMPTS = 2**32 - 2
+"""Counts come from commits, which anybody may have written."""
 
 
 class Record(Protocol):
@@ -35,6 +41,7 @@ class JobRun(Task):
     Attributes:
         retries, backoff: how often it may run again, and seconds before the first time, if its
             record says so.
+        headers: those that the job was enqueued with; None if there are none.
         attempts: how often it has failed, timed out or crashed, in other hosts too.
         life: of the partition's log; an offset is the same record only within one.
         death: why it goes to the dead-letter topic, once its callback has returned; None if it does
@@ -53,6 +60,7 @@ class JobRun(Task):
         "backoff",
         "death",
         "epoch",
+        "headers",
         "key",
         "life",
         "offset",
@@ -68,8 +76,12 @@ class JobRun(Task):
         "unread",
     )
 
+    has_own_limit = False
+    """The limit that counts is in the payload."""
+
     def __init__(self, partition: Partition, epoch: int, record: Record) -> None:
         super().__init__("", record.value or b"")
+        self.headers: Mapping[str, str] | None = None
         self.partition = partition
         self.offset = record.offset
         self.epoch = epoch
@@ -92,6 +104,30 @@ class JobRun(Task):
     def place(self) -> tuple[Partition, int, int]:
         """What no other record has: partition, life of its log, offset."""
         return self.partition, self.life, self.offset
+
+    def parts(self) -> tuple[bytes, bytes]:
+        """What goes down the child's channel: also what the job can know of itself."""
+        payload, key = self.payload, self.key
+        job_id, attempts = self.job_id.encode(), self.attempts
+        topic = self.partition.topic.encode()
+        names = job_id + topic if key is None else job_id + topic + key
+        if self.headers:
+            names += json.dumps(self.headers).encode()
+        limit = OWN_LIMIT if self.has_own_limit else self.limit or NO_LIMIT
+        head = JOB_HEADER.pack(
+            JOB | self.announce | self.form,
+            self.number,
+            len(payload),
+            1 + (attempts if attempts < _MOST_ATTEMPTS else _MOST_ATTEMPTS),
+            self.partition.number,
+            self.offset,
+            limit,
+            len(job_id),
+            len(topic),
+            NO_KEY if key is None else len(key),
+            len(names),
+        )
+        return head + names, payload
 
     def forget_payload(self) -> None:
         """Keep nothing but the record's place: it will not run here, nor be written elsewhere."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from embedkq._formats import allowlist, json_job, kq_record, signing
+from embedkq._formats import allowlist, json_job, kq_record, signing, user_headers
 from embedkq._formats.headers import (
     UNKNOWN_TIME,
     Envelope,
@@ -73,6 +73,8 @@ class RecordValidator:
                 if envelope.is_json:
                     run = JSONJobRun(partition, epoch, record)
                     envelope = self._completed(envelope, partition, record)
+                if len(record.headers) > 1:
+                    run.headers = user_headers.decode(record.headers)
             except DecodeError as reason:
                 envelope = self._check_from_kq(record, reason)
                 run = KQJobRun(partition, epoch, record, has_own_limit=self._timeout is None)

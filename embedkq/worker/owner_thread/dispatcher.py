@@ -24,7 +24,7 @@ from embedkq.errors import (
     WrongThread,
     type_name,
 )
-from embedkq.job import Job
+from embedkq.job import Job, know, this_worker
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import CallbacksDone, Finished, JobRun, Message
 
@@ -50,6 +50,8 @@ class CallbackDispatcher:
         self.last_callback: float | None = None
         """`time.monotonic()` when a callback last returned."""
         self._callback = callback
+        self._worker = this_worker()
+        self._clock = 0.0
         self._inbox = inbox
         self._inside: JobRun | None = None
         self._calls: dict[JobRun, int] = {}
@@ -92,6 +94,7 @@ class CallbackDispatcher:
         finished = self.mailbox.take(most)
         done = reported = 0
         reported_at = time.monotonic()
+        self._clock = time.time() - reported_at
         try:
             while done < len(finished) and not self._over and self._held is None:
                 self._inside = finished[done].run
@@ -156,7 +159,7 @@ class CallbackDispatcher:
 
     def _run_callback(self, finished: Finished) -> None:
         run = finished.run
-        arguments = callback_arguments(run, finished.outcome)
+        arguments = callback_arguments(run, finished.outcome, self._worker, self._clock)
         logger.info("Executing callback ...")
         try:
             given = self._callback(*arguments)  # type: ignore[misc]
@@ -340,27 +343,49 @@ def _job_of(run: JobRun) -> Job:
     return Job(run.job_id, run.timestamp, run.partition.topic, *call, run.timeout, run.key)
 
 
-def callback_arguments(run: JobRun, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
+def callback_arguments(
+    run: JobRun, outcome: Outcome, worker: str = "", clock: float = 0.0
+) -> tuple[str, Job, Any, Any, Any]:
     """The callback's arguments. A child has already unpickled all of them, so unpickling is safe
-    here."""
-    if run.unread:
-        return "failure", _unread_job(run), None, _exception_of(outcome), outcome.traceback
+    here. `worker` and `clock` are as in `Facts`."""
+    reason: Exception | None = None
     try:
-        job = _job_of(run)
+        job = _unread_job(run) if run.unread else _job_of(run)
     except DecodeError as error:
-        return "failure", _unread_job(run), None, error, f"{type(error).__name__}: {error}\n"
+        job, reason = _unread_job(run), error
+    # A failed attempt is counted already.
+    attempts = run.attempts + 1 if outcome.status == "success" else run.attempts
+    know(
+        job,
+        (
+            run.partition.number,
+            run.offset,
+            run.headers,
+            attempts,
+            run.started,
+            run.ended,
+            clock,
+            worker,
+        ),
+    )
+    if reason is not None:
+        return "failure", job, None, reason, f"{type(reason).__name__}: {reason}\n"
     if outcome.status == "success":
-        try:
-            return "success", job, codec.decode_object(outcome.payload), None, None
-        except Exception as error:  # noqa: BLE001  (the result's own code)
-            unpicklable = ResultNotPicklable(
-                "its type", f"it cannot be rebuilt in this process: {safe_repr(error)}"
-            )
-            text = f"{type(unpicklable).__name__}: {unpicklable}\n"
-            return "failure", job, None, unpicklable, text
+        return _success_arguments(job, outcome)
     if outcome.status == "failure":
         return "failure", job, None, _exception_of(outcome), outcome.traceback
     return outcome.status, job, None, None, None
+
+
+def _success_arguments(job: Job, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
+    try:
+        return "success", job, codec.decode_object(outcome.payload), None, None
+    except Exception as error:  # noqa: BLE001  (the result's own code)
+        unpicklable = ResultNotPicklable(
+            "its type", f"it cannot be rebuilt in this process: {safe_repr(error)}"
+        )
+        text = f"{type(unpicklable).__name__}: {unpicklable}\n"
+        return "failure", job, None, unpicklable, text
 
 
 def _exception_of(outcome: Outcome) -> Exception:

@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 
 from embedkq._child.job_call import LARGEST_RESULT
 from embedkq._child.output import STACK_SIGNAL
-from embedkq._child.runner import REPLY_HEADER
+from embedkq._child.runner import END_HEADER, REPLY_HEADER
+from embedkq._formats.outcome import Outcome
 from embedkq._ipc import channel
 from embedkq._ipc.progress_page import Phase, ProgressPage
 from embedkq.worker.between_threads.task import Task
@@ -134,12 +135,20 @@ class Child(Generic[T]):
         kind, number = REPLY_HEADER.unpack_from(message)
         return kind, number, message
 
-    def answered(self) -> T:
-        """Its first task, which has ended."""
+    def answered(self, message: bytes) -> tuple[T, Outcome]:
+        """Its first task, which has ended, and the outcome in the message.
+
+        Raises:
+            DecodeError: there is none in it.
+        """
+        outcome = Outcome.unpack(
+            message, END_HEADER.size
+        )  # which finds a message that is too short
         task = self.tasks.popleft()
+        _, _, task.started, task.ended = END_HEADER.unpack_from(message)
         self.last_job_id = task.job_id
         self.size -= len(task.payload)
-        return task
+        return task, outcome
 
     def look_first(self, average: float) -> None:
         """Set `check_at` for its first task; `average` is the seconds that one takes."""

@@ -276,11 +276,10 @@ class JobPool(Generic[T]):
             if kind == ENDED_PRINTING or child.output.pending:
                 child.output.end_job(child.job_id, kind == ENDED_PRINTING)
             try:
-                outcome = Outcome.unpack(message, REPLY_HEADER.size)
+                self._ended.append(child.answered(message))
             except DecodeError as error:
                 self._distrust(child, error)
                 return
-            self._ended.append((child.answered(), outcome))
             if child.output.pending:  # the next one has begun, and printed
                 child.output.log_lines(child.job_id)
             ended += 1
@@ -356,7 +355,9 @@ class JobPool(Generic[T]):
         self._supervisor.replace(child)
 
     def _settle_of_dead(self, child: Child[T], task: T) -> None:
-        phase, _ = child.progress()
+        phase, since = child.progress()
+        task.started = int(since * 1e9) if phase is Phase.RUNNING else 0
+        task.ended = time.monotonic_ns()
         if phase is Phase.RUNNING:
             crashed = (
                 None

@@ -80,7 +80,7 @@ letters = st.builds(
     texts,
 )
 names = (
-    st.sampled_from([*dead_letter._NAMES, dead_letter._POINTER, dead_letter._GROUP, "embedkq"])
+    st.sampled_from([*dead_letter._NAMES, dead_letter._POINTER, dead_letter.GROUP, "embedkq"])
     | texts
 )
 records = st.builds(

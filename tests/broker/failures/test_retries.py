@@ -414,8 +414,9 @@ def test_altered_retries_are_refused(
     secret = "sixteen bytes or more"
     really = Producer.send
 
-    def altered(producer: Producer, message: Message) -> None:
-        really(producer, message._replace(headers=with_field(message.headers, "retries", b"99")))
+    def altered(producer: Producer, message: Message) -> Any:
+        headers = with_field(message.headers, "retries", b"99")
+        return really(producer, message._replace(headers=headers))
 
     monkeypatch.setattr(Producer, "send", altered)
     with Queue(hosts=hosts, topic=topic, secret=secret, retries=1) as queue:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copyreg
 import logging
 import pickle
 import struct
-import sys
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import brokers
 import kqpackages
@@ -22,12 +19,13 @@ import workerjobs
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer
+from kqrecords import FIELDS, as_kq
 from partitions import P0
 from poolharness import Harness
 from support import Call, Recorder, Sender, committed, lines
 
 from embedkq import Job, Queue, Worker, codec
-from embedkq._child import runner
+from embedkq._child import current_job, runner
 from embedkq._formats import dead_letter, headers, kq_record
 from embedkq._formats.signing import Signer
 from embedkq.dlq import letters as dlq_letters
@@ -213,42 +211,6 @@ def test_it_is_run_again_and_becomes_a_dead_letter_like_any_other(
 # Records that are made here, in the three forms that KQ has had.
 
 
-class KQJob:
-    """As a pickle: KQ's class by its name, with values (a namedtuple) or names (a dataclass)."""
-
-    def __new__(cls, *values: Any, **named: Any) -> KQJob:
-        made = super().__new__(cls)
-        made.__dict__.update(named)
-        made.__getnewargs__ = lambda: values  # type: ignore[attr-defined]
-        return made
-
-    def __reduce_ex__(self, protocol: int) -> Any:
-        state = {name: value for name, value in vars(self).items() if name in FIELDS}
-        return copyreg.__newobj__, (KQJob, *self.__getnewargs__()), state or None  # type: ignore[attr-defined]
-
-
-KQJob.__module__, KQJob.__qualname__ = "kq.job", "Job"
-
-
-def as_kq(*values: Any, **named: Any) -> bytes:
-    """The payload of a record of KQ, made without KQ."""
-    with mock.patch.dict(
-        sys.modules, {"kq": ModuleType("kq"), "kq.job": SimpleNamespace(Job=KQJob)}
-    ):  # type: ignore[dict-item]
-        return pickle.dumps(KQJob(*values, **named), 4)
-
-
-FIELDS = {
-    "id": "an id",
-    "timestamp": 5_000,
-    "topic": "t",
-    "func": workerjobs.echo,
-    "args": [1],
-    "kwargs": {"x": 2},
-    "timeout": 0,
-    "key": None,
-    "partition": 3,
-}
 EXPECTED = Job("an id", 5_000, "t", workerjobs.echo, (1,), {"x": 2}, None, None)
 
 
@@ -429,7 +391,7 @@ def test_a_job_that_forges_what_its_child_tells_changes_nothing() -> None:
 )
 def test_what_cannot_be_unpickled_is_undecodable(payload: bytes) -> None:
     header, content = run_of(payload).parts()
-    assert content == payload and runner.JOB_HEADER.unpack(header) == (
+    assert content == payload and current_job.JOB_HEADER.unpack_from(header)[:3] == (
         runner.JOB | runner.FROM_KQ,
         0,
         len(payload),

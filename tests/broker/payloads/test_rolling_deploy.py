@@ -22,7 +22,10 @@ from typing import Any
 
 import commandline
 import pytest
+import workerjobs
 from support import ROOT, lines, wait_until
+
+from embedkq import Queue
 
 TESTS = ROOT / "tests"
 SECRET = "a secret of thirty-two characters"
@@ -314,3 +317,21 @@ def test_hosts_of_both_versions_share_a_group_and_lose_nothing(
     times = Counter(lines(notes))
     assert set(times) == {str(number) for number in range(800)}
     assert max(times.values()) == 1, {text: n for text, n in times.items() if n > 1}
+
+
+def test_the_earlier_version_runs_unsigned_jobs_with_headers_and_reads_those_without(
+    trees: dict[str, Path],
+    hosts: str,
+    make_topic: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    topic = make_topic(2)
+    with Queue(hosts=hosts, topic=topic) as queue:
+        plain = queue.enqueue(workerjobs.echo, 1)
+        tenant = queue.using(headers={"tenant": "a"}).enqueue(workerjobs.echo, 2)
+        an_argument = queue.enqueue(workerjobs.echo, plain)
+    with worker(trees[OLD], tmp_path, hosts, topic):
+        wait_until(lambda: len(outcomes(tmp_path, topic)) == 3, "all are done")
+    found = outcomes(tmp_path, topic)
+    assert found[plain.id] == "success ((1,), {})" and found[tenant.id] == "success ((2,), {})"
+    assert found[an_argument.id].startswith("success ((Job(id=")

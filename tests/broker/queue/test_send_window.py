@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,7 @@ class Future:
     """Of a message: acknowledged, or never."""
 
     exception = None
+    value = SimpleNamespace(partition=0, offset=0)
 
     def __init__(self, at: float | None, clock: Callable[[], float]) -> None:
         self._at, self._clock = at, clock

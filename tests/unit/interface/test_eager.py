@@ -6,20 +6,24 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import os
 import pickle
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from support import Recorder, logged
 
-from embedkq import Queue, errors
+from embedkq import Queue, current_job, errors
 from embedkq._formats import headers
 
 flask = pytest.importorskip("flask")
 
+MILLISECOND = timedelta(milliseconds=1)
+"""`enqueued` has no finer parts."""
 SEEN: list[Any] = []
 
 
@@ -226,6 +230,40 @@ def test_an_async_job_runs_to_its_end(queue: Queue) -> None:
     assert SEEN == [1, 2, 3]
 
 
+def know_oneself(queue: Queue | None = None) -> None:
+    before = current_job()
+    if queue is not None:
+        queue.enqueue(know_oneself_later)
+        thread = threading.Thread(target=queue.enqueue, args=(know_oneself_later,))
+        thread.start()
+        thread.join()
+    assert current_job() is before
+    SEEN.append(before)
+
+
+async def know_oneself_later() -> None:
+    await asyncio.sleep(0)
+    SEEN.append(current_job())
+
+
+def test_a_job_knows_itself(queue: Queue) -> None:
+    job = queue.using(headers={"tenant": "a"}, key="k", timeout=9).enqueue(know_oneself)
+    assert [(job.id, 1, "shop", -1, -1, b"k", None, {"tenant": "a"})] == SEEN
+    assert (job.partition, job.offset, job.headers) == (None, None, {"tenant": "a"})
+    with pytest.raises(RuntimeError, match="inside a job only"):
+        current_job()
+
+
+def test_each_of_several_jobs_knows_itself(queue: Queue) -> None:
+    async def main() -> str:
+        return queue.enqueue(know_oneself_later).id
+
+    in_a_loop = asyncio.run(main())
+    outer = queue.enqueue(know_oneself, queue).id
+    seen = [each.id for each in SEEN]
+    assert (seen[0], seen[-1]) == (in_a_loop, outer) and len(set(seen)) == 4
+
+
 def test_a_job_that_enqueues_runs_that_job_too(queue: Queue) -> None:
     queue.enqueue(see_twice, queue, 2)
     assert SEEN == [2, 1, 0]
@@ -306,6 +344,8 @@ def test_in_an_app_jobs_and_callback_run_in_the_request_and_no_worker_starts() -
     (call,) = recorder.calls
     assert call == ("success", call.job, "hello shop", None, None) and SEEN == ["shop"]
     assert call.job.id == answer.text and call.job.args == ("hello",)
+    assert call.job.attempts == 1 and call.job.worker.endswith(f":{os.getpid()}")
+    assert call.job.enqueued <= call.job.started + MILLISECOND <= call.job.ended + MILLISECOND
     with app.app_context():
         app.kq.start()
         assert app.kq.worker.state == "new"

@@ -14,7 +14,7 @@ from partitions import P0, P1, P3, numbered
 from unitjobs import Polled
 
 from embedkq._child.runner import FROM_JSON
-from embedkq._formats import signing
+from embedkq._formats import signing, user_headers
 from embedkq._formats.headers import for_group, headers_of
 from embedkq._formats.signing import Signer
 from embedkq.errors import (
@@ -242,6 +242,40 @@ def test_a_damaged_header_is_not_made_good_by_a_payload_of_kq(kq_payload: bytes)
     record = Polled(7, None, kq_payload, [("embedkq", b"2;what=ever")])
     why = refusal(RecordValidator(), record, DecodeError)
     assert "begins with b'2'" in why
+
+
+# The headers of the job.
+
+
+def test_a_run_has_the_headers_of_its_job() -> None:
+    record = job()
+    record.headers = [*record.headers, *user_headers.encode({"tenant": "ä"}), ("trace", b"1")]
+    assert accepted(RecordValidator(), record).headers == {"tenant": "ä"}
+    record.headers = record.headers[:1]
+    assert accepted(RecordValidator(), record).headers is None
+
+
+def test_headers_that_are_not_as_they_were_sent_are_malformed_or_refused() -> None:
+    record = job()
+    record.headers = [*record.headers, *user_headers.encode({"tenant": "a"})]
+    accepted(RecordValidator(signer=SIGNER), signed(record))
+    record.headers[-1] = ("tenant", b"b")
+    why = refusal(RecordValidator(signer=SIGNER), record, SignatureRefused)
+    assert "signature is invalid" in why
+    assert accepted(RecordValidator(), record).headers == {"tenant": "b"}
+    del record.headers[-1]
+    assert "'tenant', which is missing" in refusal(RecordValidator(), record, DecodeError)
+
+
+def test_a_job_of_kq_has_no_headers(kq_payload: bytes) -> None:
+    run = accepted(RecordValidator(), Polled(7, None, kq_payload, [("trace", b"1")]))
+    assert run.headers is None
+
+
+def test_a_json_job_has_the_headers_that_it_was_sent_with() -> None:
+    record = json_record()
+    record.headers = [*record.headers, *user_headers.encode({"tenant": "a"})]
+    assert accepted(RecordValidator(allow=ALLOW), record).headers == {"tenant": "a"}
 
 
 # JSON jobs.
