@@ -104,15 +104,17 @@ def test_drain_waits_for_the_jobs_of_a_topic_that_was_made_anew(
 
 
 def test_a_job_that_runs_meanwhile_has_its_callback_and_moves_nothing(
-    hosts: str, make_topic: Callable[[int], str], tmp_path: Any
+    hosts: str, make_topic: Callable[[int], str], tmp_path: Any, caplog: Any
 ) -> None:
-    """The new record at its offset is another job."""
+    """The new record at its offset is another job. (What is read before the worker knows of the new
+    life may run twice.)"""
     topic, recorder, gate = make_topic(1), Recorder(), tmp_path / "gate"
     with Worker(hosts, topic, callback=recorder, processes=2) as worker:
         with Queue(hosts, topic) as queue:
             old = queue.enqueue(workerjobs.note_and_wait, str(tmp_path / "notes"), "old", str(gate))
         wait_until(lambda: (tmp_path / "notes").exists(), "the old job runs")
         recreate_topic(hosts, topic, 1)
+        wait_until(lambda: anew(caplog), "the worker knows that the topic is another")
         enqueue(hosts, topic, 1, 2, 3)
         fire_until(worker, lambda: len(recorder) >= 3, "the new jobs are done beside the old one")
         gate.touch()

@@ -486,6 +486,8 @@ def test_stop_finishes_what_runs_and_takes_no_more(
     worker = make_worker(recorder).start_background()
     wait_until(lambda: lines(notes), "the first job runs")
     worker.request_stop()
+    loop = worker._runtime.loop
+    wait_until(lambda: loop._stopping and loop.in_flight == 1, "the others were taken back")
     gate.touch()
     assert worker.stop() is True
     assert len(recorder) == 1 and len(lines(notes)) == 1 and lag(hosts, group, topic) == 4
