@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from kafka import KafkaAdminClient
@@ -31,6 +32,12 @@ from brokers import Broker
 from support import OUR_LOGGERS, kept_loggers
 
 HANG_SECONDS = 120.0
+
+# A limit in milliseconds would measure the machine, and what else runs on it.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

@@ -75,7 +75,6 @@ def test_whatever_comes_is_taken_or_refused(
 
     @settings(
         max_examples=SLOW.get(name, 150),
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import workerjobs
 from brokers import Broker
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
@@ -363,7 +363,6 @@ def test_a_partition_begins_where_its_log_and_the_commit_say(
     assert (start.warning is None) if says is None else (says in start.warning)
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 2**50),
     st.integers(1, 2**62),
@@ -388,7 +387,6 @@ class Polled:
         self.offset = offset
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=40), st.integers(0, 10))
 def test_no_end_of_an_old_job_marks_a_new_one_done(
     ends: list[tuple[bool, int]], admitted: int

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import workerjobs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
@@ -94,7 +94,6 @@ records = st.builds(
 # The format.
 
 
-@settings(deadline=None)
 @given(record=records, letter=letters)
 def test_a_record_and_what_is_said_of_it_come_back_whatever_headers_it_had(
     record: Record, letter: DeadLetter
@@ -139,7 +138,6 @@ def test_a_dead_letter_is_no_job() -> None:
         headers.read_headers(dead_letter.as_dead_letter(Record(None, b"", sound), LETTER).headers)
 
 
-@settings(deadline=None)
 @given(told=st.lists(st.tuples(names, st.none() | st.binary()), max_size=12))
 def test_what_is_no_dead_letter_is_refused(told: list[tuple[str, bytes | None]]) -> None:
     with pytest.raises(DecodeError):
@@ -173,7 +171,6 @@ def test_texts_that_are_no_text_are_told_all_the_same() -> None:
     assert (told.exception, told.host) == ("\\udcff", "\\ud800")
 
 
-@settings(deadline=None)
 @given(record=records, letter=letters, length=st.sampled_from([0, 1_000, 70_000, 200_000]))
 def test_each_form_is_smaller_and_keeps_what_it_can(
     record: Record, letter: DeadLetter, length: int

@@ -1099,7 +1099,7 @@ def resolved_letters(client: Any, first: int = 0, last: int = 100_000) -> Resolv
     st.integers(0, 30),
     st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 59), max_size=8)), max_size=12),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_added_in_any_order_is_resolved_and_nothing_else(
     first: int, turns: list[tuple[bool, set[int]]]
 ) -> None:
@@ -1152,7 +1152,7 @@ def test_a_broker_that_drops_metadata_is_told() -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_record_is_a_letter_or_told_to_be_none(noise: bytes) -> None:
     class Found:
         partition, offset, timestamp, key, value = P0, 0, 0, noise, noise

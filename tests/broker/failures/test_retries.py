@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import workerjobs
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from partitions import P0, P1
 from support import (
@@ -69,7 +69,6 @@ FAILURE = failure(FileNotFoundError("there"))
 # Whether and when.
 
 
-@settings(deadline=None)
 @given(
     attempts=st.integers(1, 10_000),
     backoff=st.floats(0.001, 1e6),
@@ -223,7 +222,6 @@ def noted(draw: Any) -> tuple[int, Any, CommitMetadata]:
     )
 
 
-@settings(deadline=None)
 @given(noted())
 def test_notes_come_back_beside_the_map(told: tuple[int, Any, CommitMetadata]) -> None:
     start, done, known = told
@@ -233,7 +231,6 @@ def test_notes_come_back_beside_the_map(told: tuple[int, Any, CommitMetadata]) -
         assert text == offset_map.encode(start, done).text
 
 
-@settings(deadline=None)
 @given(noted())
 def test_a_version_without_names_of_hosts_reads_all_else_and_carries_them_along(
     told: tuple[int, Any, CommitMetadata],
@@ -277,7 +274,6 @@ def test_names_of_hosts_are_cut_and_made_printable_and_only_the_last_five_are_ke
     assert known.without(7) == NOTHING
 
 
-@settings(deadline=None)
 @given(noted(), st.integers(0, 400))
 def test_what_does_not_fit_is_left_out_and_the_rest_holds(
     told: tuple[int, Any, CommitMetadata], limit: int
@@ -300,7 +296,6 @@ def test_a_thousand_attempts_fit_beside_a_map_that_is_as_full_as_it_gets() -> No
     assert kept == done and len(rest.attempts) > 500
 
 
-@settings(deadline=None)
 @given(noted(), st.data())
 def test_damaged_notes_are_refused_or_mean_the_same(
     told: tuple[int, Any, CommitMetadata], data: Any
@@ -322,7 +317,6 @@ def test_damaged_notes_are_refused_or_mean_the_same(
         commit_metadata.decode(start + 1, text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for told in (text, f" {text}"):

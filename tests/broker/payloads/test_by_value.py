@@ -678,7 +678,7 @@ constants = (
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     defaults=st.lists(constants, max_size=3),
     keywords=st.dictionaries(names.map(str.upper), constants, max_size=3),

@@ -704,7 +704,6 @@ functions = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(
     func=functions,
     args=st.lists(values, max_size=4).map(tuple),
@@ -725,7 +724,6 @@ def test_every_call_comes_back_as_it_was(
         assert decoded == func
 
 
-@settings(deadline=None)
 @given(value=values)
 @example(value="__main__")
 @example(value={"__main__": [b"__main__"]})
@@ -735,7 +733,7 @@ def test_every_object_comes_back_as_it_was(value: Any) -> None:
 
 
 @given(value=values, text=st.sampled_from(["__main__", "\x93__main__"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_by_value_comes_back_as_by_name(value: Any, text: str) -> None:
     """What merely mentions `__main__` takes dill's way: that must lose nothing either."""
     assert codec.decode_object(codec.encode_object((text, value))) == (text, value)
@@ -749,7 +747,6 @@ LONG_BINPUT = b"r"
 child ever decodes such bytes."""
 
 
-@settings(deadline=None)
 @given(payload=st.binary(max_size=200).filter(lambda payload: LONG_BINPUT not in payload))
 @example(payload=b"")
 @example(payload=b".")
@@ -763,7 +760,7 @@ def test_bytes_that_are_no_call_are_a_decode_error(payload: bytes) -> None:
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=150)
 def test_a_damaged_call_decodes_to_a_call_or_a_decode_error(data: st.DataObject) -> None:
     payload = bytearray(codec.encode_call(len, ("a text", 12, [1.5, None]), {"key": b"bytes"}))
     kind = data.draw(st.sampled_from(["cut", "flip", "insert"]))

@@ -72,7 +72,7 @@ def test_a_message_of_any_size_arrives_whole(channels: Ends, size: int) -> None:
     assert channels[1].receive() == message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.one_of(
@@ -105,7 +105,7 @@ def test_messages_of_all_sizes_arrive_whole_and_in_order(messages: list[bytes]) 
         right.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.none(), st.integers(1, 400_000)), max_size=30))
 def test_room_for_large_messages_is_used_anew_and_never_too_early(steps: list[int | None]) -> None:
     """Each step sends a message of so many bytes, or receives one."""

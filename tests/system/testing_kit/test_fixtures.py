@@ -313,6 +313,8 @@ def test_hang(kq_broker, kq_queue, kq_worker):
             env=project.environment,
             stdout=log,
             stderr=log,
+            # A shell that starts the tests in the background has them ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     yield process
     process.kill()

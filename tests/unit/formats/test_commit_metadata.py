@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
 from version_38cc483 import donemap as old_donemap
@@ -72,7 +72,6 @@ def test_the_modules_beside_the_texts_are_those_that_wrote_them() -> None:
         assert old.encode(text["start"], done, noted) == text["text"]
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 2**50),
     lengths,

@@ -66,7 +66,7 @@ def deflated(content: bytes) -> bytes:
 
 class TestRoundTrip:
     @given(maps())
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     def test_decode_returns_what_was_encoded(self, given_map: tuple[int, OffsetRanges]) -> None:
         start, runs = given_map
 
@@ -130,7 +130,7 @@ class TestRoundTrip:
 
 class TestCutting:
     @given(st.integers(-1, 400), st.integers(0, 2**32))
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_what_does_not_fit_is_left_out_from_the_top(self, limit: int, seed: int) -> None:
         source = random.Random(seed)
         runs = runs_of(
@@ -169,7 +169,7 @@ class TestCutting:
         assert offset_map.measure(0, runs) > LIMIT
 
     @given(maps())
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_bound_is_never_below_the_true_size(self, given_map: tuple[int, OffsetRanges]) -> None:
         start, runs = given_map
         span = runs[-1][1] - start if runs else 0
@@ -217,7 +217,7 @@ class TestRefusals:
             offset_map.decode(0, text)
 
     @given(maps(), st.data())
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     def test_one_character_changed_or_added_or_the_end_cut_off_is_noticed(
         self, given_map: tuple[int, OffsetRanges], data: st.DataObject
     ) -> None:

@@ -7,7 +7,7 @@ import math
 import uuid
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedkq._formats import headers
@@ -46,7 +46,6 @@ def with_field(name: str, value: bytes | None) -> list[tuple[str, bytes | None]]
 # There and back.
 
 
-@settings(deadline=None)
 @given(job_id=st.uuids().map(str), timestamp=st.integers(0, 2**62), timeout=st.none() | seconds)
 def test_they_come_back_as_they_were(job_id: str, timestamp: int, timeout: float | None) -> None:
     envelope = headers.read_headers(headers.headers_of(job_id, timestamp, timeout))
@@ -54,7 +53,6 @@ def test_they_come_back_as_they_were(job_id: str, timestamp: int, timeout: float
     assert (envelope.id, envelope.timestamp, envelope.timeout) == (job_id, timestamp, timeout)
 
 
-@settings(deadline=None)
 @given(
     timeout=st.none() | seconds,
     others=st.lists(foreign, max_size=5),
@@ -74,7 +72,6 @@ def test_headers_of_others_and_any_order_do_no_harm(
     assert headers.read_headers(mixed) == (ID, 17, timeout, None, None, False)
 
 
-@settings(deadline=None)
 @given(retries=st.none() | st.integers(0, 2**40), backoff=st.none() | seconds)
 def test_retries_and_backoff_come_back_too(retries: int | None, backoff: float | None) -> None:
     envelope = headers.read_headers(headers.headers_of(ID, 17, None, retries, backoff))
@@ -269,7 +266,6 @@ def test_a_message_about_a_huge_value_stays_short(name: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.just("embedkq") | st.text(), st.just(SOUND) | st.binary() | st.none()),
@@ -282,7 +278,6 @@ def test_any_headers_give_an_envelope_or_a_decode_error(
     check_any(anything)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([field.decode() for field in headers.FIELDS]) | st.text(max_size=9),

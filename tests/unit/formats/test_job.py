@@ -6,7 +6,7 @@ import copy
 import pickle
 
 import workerjobs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import embedkq
@@ -59,7 +59,6 @@ def test_it_pickles_and_copies() -> None:
         assert type(again) is Job and again == JOB and again.func is workerjobs.echo
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         Job,

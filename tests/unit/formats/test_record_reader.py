@@ -115,7 +115,6 @@ sound_records = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     records=sound_records,
     compress=st.booleans(),
@@ -488,7 +487,7 @@ def test_an_old_record_whose_crc_is_wrong_is_told_of_at_last() -> None:
 # Anything.
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data(), compress=st.booleans())
 def test_no_bytes_at_all_raise_or_lose_an_offset_in_silence(data: Any, compress: bool) -> None:
     plain = batch_of((b"a" * 20, ("name", b"x")), (b"b" * 20,), (b"c" * 20, ("another", None)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import workerjobs
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedkq import Queue
@@ -51,7 +51,6 @@ def signed(own: dict[str, str]) -> Headers:
 # There and back.
 
 
-@settings(deadline=None)
 @given(own=given_headers, foreign=others, order=st.randoms(use_true_random=False))
 def test_they_come_back_as_they_were_whatever_stands_beside_them(
     own: dict[str, str], foreign: Headers, order: Any
@@ -62,7 +61,6 @@ def test_they_come_back_as_they_were_whatever_stands_beside_them(
     assert headers.read_headers(mixed)[:5] == (ID, 17, None, None, None)
 
 
-@settings(deadline=None)
 @given(own=given_headers, foreign=others, order=st.randoms(use_true_random=False))
 def test_they_are_signed_and_headers_of_others_are_not(
     own: dict[str, str], foreign: Headers, order: Any
@@ -94,7 +92,6 @@ def test_without_them_a_record_is_as_it_was_before_there_were_any(none: Any) -> 
 # A record that somebody has changed.
 
 
-@settings(deadline=None)
 @given(own=given_headers.filter(bool), other=given_headers)
 @example(own={"a": "1"}, other={})
 @example(own={"a": "1"}, other={"a": "1", "b": "2"})
@@ -161,7 +158,6 @@ def test_a_boundary_cannot_be_moved() -> None:
         SIGNER.check("t", None, [own], b"p" + more)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from embedkq import Job, errors
@@ -180,7 +180,6 @@ def test_stand_ins_keep_name_and_message() -> None:
     ) and "70,000,000 bytes, more than 64,000,000" in str(large)
 
 
-@settings(deadline=None)
 @given(
     name=st.text(),
     message=st.text(),

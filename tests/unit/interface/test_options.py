@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from embedkq import Queue, Worker, _options
@@ -91,7 +91,6 @@ def test_a_list_of_hosts_with_something_else_in_it_is_refused(host: Any) -> None
     refused(TypeError, "hosts", ["a:1", host], _options.check_hosts, ["a:1", host])
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.from_regex(r"[a-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?", fullmatch=True),
@@ -104,7 +103,6 @@ def test_checked_hosts_stay_as_they_are(hosts: list[str]) -> None:
     assert _options.check_hosts(told) == told == _options.check_hosts(",".join(hosts))
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_gives_hosts_or_a_value_error(text: str) -> None:
     try:
@@ -179,7 +177,6 @@ def test_a_timeout_beyond_what_a_float_holds_is_refused() -> None:
     refused(ValueError, "timeout", 10**400, _options.check_timeout, 10**400)
 
 
-@settings(deadline=None)
 @given(st.floats() | st.integers())
 def test_any_number_is_a_limit_or_a_value_error(number: float) -> None:
     try:

@@ -53,7 +53,7 @@ class Worker:
             self.ended.add(offset)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(
     st.lists(
         st.one_of(

@@ -14,7 +14,6 @@ from embedkq.worker.between_threads.messages import Batch, JobRun
 repeatable = settings(
     derandomize=True,
     database=None,
-    deadline=None,
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no failure
     # Of a mutant nobody reads the smallest example.
