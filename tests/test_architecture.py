@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -341,6 +342,12 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
         len([path for path in folder.iterdir() if path.is_file() and path.name != "__init__.py"])
         <= MOST_FILES
     )
+
+
+def test_no_two_modules_of_the_tests_share_a_name() -> None:
+    """pytest imports each by its name alone, and so do child processes that look for its jobs."""
+    names = Counter(path.stem for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 # Homes.
