@@ -107,10 +107,11 @@ class Completer:
             outcome = outcome._replace(status="failure")
         if outcome.status != "success":
             run.attempts += 1
-            pause = self._retries.pause_after(run, outcome)
+            is_hopeless = reason == "malformed"  # no host can load it, now or later
+            pause = None if is_hopeless else self._retries.pause_after(run, outcome)
             if pause is not None:
                 return Retry(pause)
-            if run.attempts > 1 or self._retries.most(run):
+            if run.attempts > 1 or (self._retries.most(run) and not is_hopeless):
                 self._log.is_given_up(run)
             exception = f"{outcome.type_name}: {outcome.message}" if outcome.type_name else ""
             run.death = Death(reason, exception, outcome.traceback, run.attempts)

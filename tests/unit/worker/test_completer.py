@@ -230,6 +230,13 @@ def test_what_was_not_loaded_is_run_again_as_a_failure_is() -> None:
     assert host.settle(run, FAILURE._replace(status="undecodable")) is not None
 
 
+def test_what_no_host_can_load_is_not_run_again() -> None:
+    host, run = Host(callback=False, retries=3), run_at(0)
+    assert host.settle(run, FAILURE._replace(status="malformed")) is None
+    assert run.death is not None and (run.death.reason, run.death.attempts) == ("malformed", 1)
+    assert host.log.names == ["ended", "goes_to_dead_letters"]
+
+
 def test_a_success_after_failures_counts_as_a_success() -> None:
     host, run = Host(callback=False, retries=1), run_at(0)
     host.settle(run, FAILURE)
