@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from embedkq._enqueue import call as call
     from embedkq.job import Job as Job
     from embedkq.queue import Queue as Queue
+    from embedkq.record import Record as Record
     from embedkq.worker import Worker as Worker
 
 _HOME = {
     "Job": "embedkq.job",
     "Queue": "embedkq.queue",
+    "Record": "embedkq.record",
     "Worker": "embedkq.worker",
     "call": "embedkq._enqueue",
     "current_job": "embedkq._child.current_job",
 }
 
-__all__ = ["Job", "Queue", "Worker", "__version__", "call", "current_job", "errors"]
+__all__ = ["Job", "Queue", "Record", "Worker", "__version__", "call", "current_job", "errors"]
 
 
 def __getattr__(name: str) -> Any:

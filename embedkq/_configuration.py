@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from embedkq._options.declared import OPTIONS, checked, options_of
+from embedkq._options.declared import OPTIONS
 from embedkq._options.names import did_you_mean, nearest
 from embedkq._options.option import EXTENSION, PREFIX, QUEUE, WORKER
+from embedkq._options.takers import checked, options_of
 
 _OF_OTHERS = re.compile(
     r"EMBEDKQ_(CACHE|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"

@@ -32,10 +32,10 @@ from embedkq import Queue, Worker, _configuration
 from embedkq._brokerless import surround
 from embedkq._child import job_call, process
 from embedkq._enqueue import EnqueuesOne
-from embedkq._importing import function_named
+from embedkq._importing import function_by_name, function_named
 from embedkq._options.command_line import arguments_of, parameter_of
-from embedkq._options.declared import checked, options_of
 from embedkq._options.option import START
+from embedkq._options.takers import checked, options_of
 from embedkq._safe_logging import SafeLogger
 from embedkq.errors import EmbedkqError
 from embedkq.job import Job
@@ -151,6 +151,7 @@ class _AppState:
         if self._is_eager:
             surround(self.queue, self._call, app.app_context if own["app"] else None)
         options = _configuration.worker_options(app.config)
+        _import_functions(options)
         set_up = (own["app"], _initializer_of(options.pop("initializer", None)))
         if any(set_up):
             options |= {"initializer": set_up_child, "initargs": set_up}
@@ -186,6 +187,14 @@ def set_up_child(where: str | None, initializer: Callable[[], Any] | None) -> No
         enter_app(where)
     if initializer is not None:
         initializer()
+
+
+def _import_functions(options: dict[str, Any]) -> None:
+    """Put the functions in place of what may name them."""
+    for name in ("handler", "decode"):
+        given = options.get(name)
+        if isinstance(given, str) and (name == "handler" or ":" in given):
+            options[name] = function_by_name(given, f"EMBEDKQ_{name.upper()}")
 
 
 def _initializer_of(given: Any) -> Callable[[], Any] | None:

@@ -9,9 +9,9 @@ from embedkq import _options
 from embedkq._brokerless import InPlaceOfProducer, TakesJobs
 from embedkq._enqueue import Coro, Enqueues, P, R
 from embedkq._job_options import UNCHANGED, JobOptions
-from embedkq._options.declared import checked
 from embedkq._options.names import known_options_only
 from embedkq._options.option import QUEUE
+from embedkq._options.takers import checked
 from embedkq.errors import QueueIncomplete
 from embedkq.job import Job
 

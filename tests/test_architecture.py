@@ -39,7 +39,7 @@ LAYERS = (
     ("_formats", "_ipc", "codec"),
     ("_by_value", "_safe_logging"),
     ("_printable", "errors"),
-    ("_partition", "job", "version"),
+    ("_partition", "job", "record", "version"),
 )
 """The rooms of the package from the top down; what is in one may use what is below it, and its own
 room."""
@@ -300,8 +300,10 @@ def test_the_childs_side_uses_nothing_of_the_hosts(module: str) -> None:
         "codec",
         "errors",
         "job",
+        "record",
         "_formats.kq_record",
         "_formats.json_job",
+        "_formats.plain_record",
         "_formats.outcome",
     )
     assert all(is_within(target, known) for target in ours), ours
@@ -316,6 +318,7 @@ PUBLIC = {
     "job",
     "pytest_plugin",
     "queue",
+    "record",
     "testing",
     "version",
     "broker",
@@ -636,6 +639,7 @@ def test_the_public_names_are_those_that_are_told() -> None:
     assert sorted(embedkq.__all__) == [
         "Job",
         "Queue",
+        "Record",
         "Worker",
         "__version__",
         "call",

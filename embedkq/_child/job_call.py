@@ -30,7 +30,7 @@ _KINDS_CHARACTERS = 16 * 1024
 _MESSAGE_CHARACTERS = 16 * 1024
 _TRACEBACK_CHARACTERS = 256 * 1024
 _GLOBAL_OPCODE = b"\x93"
-_FOLDER = os.path.dirname(__file__) + os.sep
+_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 """Of frames that a job's traceback does not begin with."""
 _PLAIN_VALUES = (str, int, float, bool, bytes, type(None))
 
@@ -56,16 +56,19 @@ def run_call(
                 import asyncio
 
                 result = asyncio.run(result)
-    except MemoryError as error:
-        traceback.clear_frames(
-            error.__traceback__
-        )  # the frames hold the memory that reporting needs
-        return failure(error)
-    except Exception as error:  # noqa: BLE001  (any exception of a job is its outcome)
-        return failure(error)
-    except BaseException as error:  # noqa: BLE001  (SystemExit and similar ones must not end the child)
-        return failure(_exited(error), error)
+    except BaseException as error:  # noqa: BLE001  (any exception of a job is its outcome)
+        return raised(error)
     return _success(result, describe)
+
+
+def raised(error: BaseException) -> Outcome:
+    """The outcome of a job that has raised this."""
+    if isinstance(error, MemoryError):
+        # The frames hold the memory that reporting needs.
+        traceback.clear_frames(error.__traceback__)
+    if isinstance(error, Exception):
+        return failure(error)
+    return failure(_exited(error), error)  # SystemExit and similar ones must not end the child
 
 
 def _success(result: Any, describe: bool) -> Outcome:

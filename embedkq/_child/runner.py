@@ -12,15 +12,17 @@ from embedkq import codec
 from embedkq._child import current_job, output, process
 from embedkq._child.baseline import Baseline
 from embedkq._child.current_job import JOB_HEADER
-from embedkq._child.job_call import failure, not_loaded, run_call, text_of_call
+from embedkq._child.job_call import failure, not_loaded, raised, run_call, text_of_call
+from embedkq._formats.outcome import Outcome
 from embedkq._ipc import channel
 from embedkq._ipc.progress_page import Phase, ProgressPage
 from embedkq.errors import DecodeError
 
-ANNOUNCE, FROM_KQ, JOB, FROM_JSON = 1, 2, 4, 8
+ANNOUNCE, FROM_KQ, JOB, FROM_JSON, PLAIN, TELL_ARGS = 1, 2, 4, 8, 16, 32
 """Flags of a job. ANNOUNCE: the child reports the start of the call with its text. FROM_KQ: the
 payload is a job of KQ, and the child reports its limit and id. FROM_JSON: the payload is a JSON
-job. JOB is always set. A message has one or more jobs, each behind its `JOB_HEADER`."""
+job. PLAIN: it is a plain record for the worker's handler. TELL_ARGS: the child reports the call's
+arguments. JOB is always set. A message has one or more jobs, each behind its `JOB_HEADER`."""
 REPLY_HEADER = struct.Struct("=BQ")
 """The kind of the reply and the job's number."""
 BEGUN, ENDED, ENDED_PRINTING, LOGGED = 1, 2, 3, 4
@@ -151,19 +153,20 @@ class Runner:
         flags, number = head[:2]
         page = self._page
         began, started, of_kq = time.monotonic_ns(), 0, None
-        page.write(number, Phase.DECODING, began)
+        # A decoder of plain records is the user's code, and under the limit of his handler.
+        page.write(number, Phase.RUNNING if flags & PLAIN else Phase.DECODING, began)
         try:
             of_kq, (function, args, kwargs) = (
-                _decode_other(payload, flags)
-                if flags & (FROM_KQ | FROM_JSON)
+                _decode_other(head, jobs[names:], payload)
+                if flags & (FROM_KQ | FROM_JSON | PLAIN)
                 else (None, codec.decode_call(payload))
             )
         except BaseException as error:  # noqa: BLE001  (unpickling and importing may raise anything)
-            outcome = not_loaded(error, _is_damaged(error, payload, flags))
+            outcome = _not_decoded(error, payload, flags)
         else:
             started = time.monotonic_ns()
-            page.write(number, Phase.RUNNING, started)
-            if flags & (ANNOUNCE | FROM_KQ):
+            page.write(number, Phase.RUNNING, began if flags & PLAIN else started)
+            if flags & (ANNOUNCE | FROM_KQ | TELL_ARGS):
                 self._announce(head, of_kq, (function, args, kwargs))
             current_job.running = (head, jobs, names, started, of_kq)
             outcome = run_call(function, args, kwargs, describe=bool(flags & ANNOUNCE))
@@ -185,6 +188,10 @@ class Runner:
             from embedkq._formats import kq_record
 
             content = kq_record.pack_told(of_kq)
+        elif head[0] & TELL_ARGS:
+            from embedkq._child import plain
+
+            content = plain.pack_args(call[1])
         if head[0] & ANNOUNCE:
             content += text_of_call(*call).encode("utf-8", "backslashreplace")
         self._reply(REPLY_HEADER.pack(BEGUN, head[1]), content)
@@ -222,18 +229,33 @@ class Runner:
             process.leave(SPENT_STATUS)
 
 
-def _decode_other(payload: memoryview, flags: int) -> tuple[Any, tuple[Any, Any, Any]]:
+def _decode_other(
+    head: tuple[Any, ...], names: memoryview, payload: memoryview
+) -> tuple[Any, tuple[Any, Any, Any]]:
     """The job of KQ, which has limit and id in it, or None; and the call."""
-    from embedkq._formats import json_job, kq_record  # here, because most children need neither
+    # Imported here, because most children need none of these.
+    if head[0] & PLAIN:
+        from embedkq._child import plain
 
-    if flags & FROM_JSON:
+        return None, plain.call_of(head, names, payload)
+    from embedkq._formats import json_job, kq_record
+
+    if head[0] & FROM_JSON:
         return None, json_job.decode(payload)
     job = kq_record.decode_job(payload)
     return job, (job.func, job.args, job.kwargs)
 
 
+def _not_decoded(error: BaseException, payload: memoryview, flags: int) -> Outcome:
+    """The outcome of a job without a call. What a decoder of plain records raises has failed like
+    the handler, unless it is a `DecodeError`."""
+    if flags & PLAIN and not isinstance(error, DecodeError):
+        return raised(error)
+    return not_loaded(error, _is_damaged(error, payload, flags))
+
+
 def _is_damaged(error: BaseException, payload: memoryview, flags: int) -> bool:
     """Whether no host can load this payload."""
-    if isinstance(error, DecodeError) and error.__cause__ is None:
+    if isinstance(error, DecodeError) and (error.__cause__ is None or flags & PLAIN):
         return True
     return not flags & FROM_JSON and not codec.is_pickle(payload)

@@ -4,6 +4,7 @@ and value in the message."""
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from embedkq._formats.signing import Secret, Signer
 
 SERIALIZERS = ("pickle", "json")
+DECODERS = ("record", "bytes", "json")
+"""What a worker's handler may receive, by name: the record, its value, or its value as JSON."""
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}").fullmatch
 
@@ -254,6 +257,54 @@ def check_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
             f" {signature}: {error}"
         ) from None
     return callback
+
+
+def check_handler(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A callable that takes one positional argument.
+
+    Raises:
+        TypeError: it is none.
+    """
+    return _check_takes_one(handler, "handler", "handler(value)")
+
+
+def check_decode(decode: Any) -> Any:
+    """A name of `DECODERS`, or a callable that takes one positional argument. `json.loads` is
+    "json".
+
+    Raises:
+        TypeError, ValueError: it is neither; the message names the nearest name.
+    """
+    if decode is json.loads:
+        return "json"
+    if isinstance(decode, str):
+        if decode not in DECODERS:
+            names = ", ".join(map(repr, DECODERS))
+            raise ValueError(
+                f"decode={decode!r}: must be one of {names}, or a function of the value's bytes"
+                + did_you_mean(decode, DECODERS)
+            )
+        return decode
+    if inspect.iscoroutinefunction(decode):
+        raise TypeError(f"decode={decode!r} is `async def`: make it a plain `def`")
+    return _check_takes_one(decode, "decode", "decode(value)")
+
+
+def _check_takes_one(function: Any, name: str, call: str) -> Callable[..., Any]:
+    if not callable(function):
+        raise TypeError(f"{name} must be callable, as {call}, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # some builtins have no signature
+        return function  # type: ignore[no-any-return]
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must take one positional argument, {call};"
+            f" {getattr(function, '__qualname__', function)!r} takes {signature}: {error}"
+        ) from None
+    return function  # type: ignore[no-any-return]
 
 
 def check_handoff(handoff: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from embedkq._options.checks import check_count
-from embedkq._options.declared import options_of
 from embedkq._options.option import Option
+from embedkq._options.takers import options_of
 
 _TYPES = {"int": int, "float": float, "str": str}
 

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from embedkq._formats.allowlist import check_patterns
-from embedkq._options import checks
+from embedkq._options import checks, option
 from embedkq._options.option import BOTH, COMMAND, EXTENSION, QUEUE, START, WORKER, Absent, Option
 
 _NO_COMMAND = Absent("`kq enqueue` has it for one job")
 _NO_APP = Absent("only a Flask app has it")
 _NO_END = Absent("a server's worker runs as long as the server; `flask kq worker` has it")
-
-
-def _plain(check: Callable[[Any], Any]) -> Callable[[Any, str], Any]:
-    """For the check of one option, which knows its name."""
-    return lambda value, name: check(value)
-
-
-def _count(minimum: int) -> Callable[[Any, str], int]:
-    return lambda value, name: checks.check_count(name, value, minimum)
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -30,7 +18,7 @@ OPTIONS: tuple[Option, ...] = (
         "str",
         "localhost:9092",
         "Kafka brokers, separated by commas",
-        check=_plain(checks.check_hosts),
+        check=option.plain(checks.check_hosts),
         metavar="HOST:PORT,...",
     ),
     Option("topic", BOTH, "str", "default", "Topic of the jobs", check=checks.check_topic),
@@ -63,9 +51,29 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "Python file or module with a function named `callback`",
         none="no callback",
-        check=_plain(checks.check_callback),
+        check=option.plain(checks.check_callback),
         metavar="FILE|MODULE",
         setting=Absent("`EmbedKQ(callback=...)` or `@kq.callback`"),
+    ),
+    Option(
+        "handler",
+        (WORKER,),
+        "Callable[[Any], Any] | None",
+        None,
+        "Function for each record, which any program may have written; it is no job then",
+        none="the topic's jobs run",
+        check=option.plain(checks.check_handler),
+        metavar="MODULE:FUNCTION",
+    ),
+    Option(
+        "decode",
+        (WORKER,),
+        "Decoder | None",
+        None,
+        "The handler's argument: the record, its value as bytes or JSON, or a function of that",
+        none="the record",
+        check=option.plain(checks.check_decode),
+        metavar="record|bytes|json|MODULE:FUNCTION",
     ),
     Option(
         "job_size",
@@ -74,7 +82,7 @@ OPTIONS: tuple[Option, ...] = (
         1_000_000,
         "Largest record, key and headers included",
         unit="bytes",
-        check=_count(1),
+        check=option.count(1),
     ),
     Option(
         "cafile",
@@ -103,7 +111,7 @@ OPTIONS: tuple[Option, ...] = (
         "str",
         "earliest",
         "Where a group without a committed offset starts",
-        check=_plain(checks.check_offset_policy),
+        check=option.plain(checks.check_offset_policy),
         command_line="--offset",
         metavar="earliest|latest",
     ),
@@ -114,9 +122,16 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "Consumer group",
         none="the topic",
-        check=_plain(checks.check_group),
+        check=option.plain(checks.check_group),
     ),
-    Option("processes", (WORKER,), "int", 1, "How many jobs run at the same time", check=_count(1)),
+    Option(
+        "processes",
+        (WORKER,),
+        "int",
+        1,
+        "How many jobs run at the same time",
+        check=option.count(1),
+    ),
     Option(
         "handoff",
         (WORKER,),
@@ -124,7 +139,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "Makes the owner run another function soon",
         none="the owner calls `run_callbacks`",
-        check=_plain(checks.check_handoff),
+        check=option.plain(checks.check_handoff),
         command_line=Absent("`kq worker` owns its worker itself"),
         setting=Absent("the extension owns its worker itself"),
     ),
@@ -134,9 +149,9 @@ OPTIONS: tuple[Option, ...] = (
         "Callable[..., Any] | None",
         None,
         "Called in each child process before its first job, such as django:setup. With --callback"
-        " also called in this process, which unpickles jobs for the callback",
+        " or --handler also called in this process, which imports their modules",
         none="none",
-        check=_plain(checks.check_initializer),
+        check=option.plain(checks.check_initializer),
         metavar="MODULE:FUNCTION",
     ),
     Option(
@@ -145,7 +160,7 @@ OPTIONS: tuple[Option, ...] = (
         "Iterable[Any]",
         (),
         "Arguments of the initializer",
-        check=_plain(checks.check_initargs),
+        check=option.plain(checks.check_initargs),
         command_line=Absent("MODULE:FUNCTION is called without arguments"),
         setting=Absent("EMBEDKQ_INITIALIZER may be a functools.partial"),
     ),
@@ -197,7 +212,7 @@ OPTIONS: tuple[Option, ...] = (
         "How often a job that failed runs again",
         unit="times",
         none="the worker decides",
-        check=_count(0),
+        check=option.count(0),
         command_line=_NO_COMMAND,
         setting="EMBEDKQ_QUEUE_RETRIES",
     ),
@@ -208,7 +223,7 @@ OPTIONS: tuple[Option, ...] = (
         0,
         "How often a job that failed runs again",
         unit="times",
-        check=_count(0),
+        check=option.count(0),
     ),
     Option(
         "backoff",
@@ -238,7 +253,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "Retry only after this exception, such as OSError or requests.Timeout, which is imported",
         none="all exceptions",
-        check=_plain(checks.check_retry_on),
+        check=option.plain(checks.check_retry_on),
         metavar="EXCEPTION",
         repeated=True,
     ),
@@ -248,7 +263,7 @@ OPTIONS: tuple[Option, ...] = (
         "str",
         "pickle",
         "How calls are written: pickle, or json, which other programs can read and write too",
-        check=_plain(checks.check_serializer),
+        check=option.plain(checks.check_serializer),
         command_line=_NO_COMMAND,
         metavar="pickle|json",
     ),
@@ -260,7 +275,7 @@ OPTIONS: tuple[Option, ...] = (
         "How often hosts may crash over one job",
         unit="times",
         none="no limit",
-        check=_count(1),
+        check=option.count(1),
     ),
     Option(
         "secret",
@@ -270,7 +285,7 @@ OPTIONS: tuple[Option, ...] = (
         "Accept only jobs that are signed with the secret in this file. The variable EMBEDKQ_SECRET"
         " holds the secret itself",
         none="jobs need no signature",
-        check=_plain(checks.check_secret),
+        check=option.plain(checks.check_secret),
         command_line="--secret-file",
         repeated=True,
         is_secret=True,
@@ -292,7 +307,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "Run only functions that match this pattern, such as 'shop.jobs.*'",
         none="all functions",
-        check=_plain(check_patterns),
+        check=option.plain(check_patterns),
         metavar="PATTERN",
         repeated=True,
     ),
@@ -331,7 +346,7 @@ OPTIONS: tuple[Option, ...] = (
         "End after this many jobs",
         unit="jobs",
         none="no end",
-        check=_count(1),
+        check=option.count(1),
         setting=_NO_END,
     ),
     Option(
@@ -380,20 +395,3 @@ OPTIONS: tuple[Option, ...] = (
         command_line=_NO_APP,
     ),
 )
-
-
-def options_of(*takers: str) -> tuple[Option, ...]:
-    """Those that any of these take."""
-    return tuple(option for option in OPTIONS if not set(takers).isdisjoint(option.takers))
-
-
-def checked(taker: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What is accepted for the arguments of a taker, by name; `arguments` may hold more.
-
-    Raises:
-        TypeError, ValueError: one cannot work; the message names it.
-    """
-    return {option.name: option.checked(arguments[option.name]) for option in _TAKEN[taker]}
-
-
-_TAKEN = {taker: options_of(taker) for taker in (QUEUE, WORKER, START, EXTENSION)}

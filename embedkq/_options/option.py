@@ -8,6 +8,8 @@ environment, Flask's configuration, and the guide. It stands at each of them, or
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from embedkq._options.checks import check_count
+
 PREFIX = "EMBEDKQ_"
 
 QUEUE, WORKER = "Queue", "Worker"
@@ -117,3 +119,13 @@ class Option(NamedTuple):
         if taker not in BOTH:
             return (general,)
         return tuple(dict.fromkeys((general, f"{PREFIX}{taker}_{self.name}".upper())))
+
+
+def plain(check: Callable[[Any], Any]) -> Callable[[Any, str], Any]:
+    """For the check of one option, which knows its name."""
+    return lambda value, name: check(value)
+
+
+def count(minimum: int) -> Callable[[Any, str], int]:
+    """The check of a whole number."""
+    return lambda value, name: check_count(name, value, minimum)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from embedkq._options import TLSFiles, client_config
-from embedkq._options.declared import options_of
 from embedkq._options.option import WORKER
+from embedkq._options.takers import options_of
 
 
 def connection_options(tls: Mapping[str, str | None]) -> dict[str, Any]:

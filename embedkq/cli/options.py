@@ -10,8 +10,8 @@ import click
 
 from embedkq._options import TLSFiles
 from embedkq._options.command_line import parameter_of
-from embedkq._options.declared import options_of
 from embedkq._options.option import WORKER
+from embedkq._options.takers import options_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 

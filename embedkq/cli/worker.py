@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from embedkq._options.command_line import arguments_of
-from embedkq._options.declared import checked
 from embedkq._options.option import COMMAND, START, WORKER
+from embedkq._options.takers import checked
 from embedkq._printable import in_one_record
 from embedkq.cli.common import (
     Refused,
@@ -29,6 +29,7 @@ Examples:
   kq worker --callback=shop.notifications --timeout=60
   kq worker --retries=3 --retry-on=OSError --dead-letter-topic=failed
   kq worker --secret-file=secret --allow='shop.jobs.*'
+  kq worker --topic=orders --handler=shop.orders:book --decode=json --timeout=5
   kq worker --burst                        run what is there, then end
   EMBEDKQ_HOSTS=kafka1:9092 kq worker      any option from the environment
 
@@ -54,10 +55,14 @@ def worker(verbose: bool, **values: Any) -> None:
         start = checked(START, arguments_of(START, values))
         given = arguments_of(WORKER, values)
     if (initializer := given["initializer"]) is not None:
-        has_callback = given["callback"] is not None
-        given["initializer"] = _load_initializer(initializer, is_called=has_callback)
+        imports = any(given[name] is not None for name in ("callback", "handler", "decode"))
+        given["initializer"] = _load_initializer(initializer, is_called=imports)
     if given["callback"] is not None:
         given["callback"] = _load_callback(given["callback"])
+    if given["handler"] is not None:
+        given["handler"] = _load_function(given["handler"], "--handler")
+    if ":" in (given["decode"] or ""):
+        given["decode"] = _load_function(given["decode"], "--decode")
     from embedkq import Worker
     from embedkq.cli.retry_on import exceptions_named
 
@@ -86,13 +91,22 @@ def _load_initializer(reference: str, is_called: bool) -> Any:
 
     try:
         function = function_named(reference, "--initializer")
-        if is_called:  # before the callback's module is imported, which may need it
+        if is_called:  # before other modules are imported, which may need it
             import_by(function, reference, "calling")
     except ImportFailed as error:
         raise Refused(f"--initializer: {error}") from error
     except ValueError as error:
         raise Refused(str(error)) from error
     return function
+
+
+def _load_function(reference: str, option: str) -> Any:
+    from embedkq._importing import function_by_name
+
+    try:
+        return function_by_name(reference, option)
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def _load_callback(where: str) -> Any:

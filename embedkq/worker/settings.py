@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from embedkq import _options
 from embedkq._clients.consumer_options import KNOWN_OPTIONS, OWNED_OPTIONS
-from embedkq._options.declared import checked
 from embedkq._options.option import WORKER
+from embedkq._options.takers import checked
 from embedkq.worker.consumer_thread.timeouts import check_timeouts
 
 if TYPE_CHECKING:
+    from embedkq._formats.plain_record import Decoder, Handling
     from embedkq._formats.signing import Secret
     from embedkq.worker.owner_thread.dispatcher import Callback
 
@@ -27,7 +28,7 @@ class Settings:
 
     Raises:
         TypeError, ValueError: an argument cannot work; the message names it.
-        EncodeError: the initializer or its arguments cannot be pickled.
+        EncodeError: the initializer or its arguments, the handler or its decoder cannot be pickled.
     """
 
     hosts: str
@@ -58,6 +59,8 @@ class Settings:
     max_age: float | None
     allow: Sequence[str] | None
     kafka: Mapping[str, Any] | None
+    handler: Callable[[Any], Any] | None
+    decode: Decoder | None
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         vars(self).update(checked(WORKER, arguments))
@@ -67,6 +70,7 @@ class Settings:
                 f"dead_letter_topic={self.topic!r} is the worker's own topic: dead letters would"
                 " come back to it"
             )
+        self.handling = self._check_handling()
         self.signer = _options.make_signer(self.secret)
         self.secret = None  # from here on only the signer knows
         self.encoded_initializer = self._encode_initializer()
@@ -79,9 +83,35 @@ class Settings:
         )
         check_timeouts(self.client_options, self.revoke_timeout)
 
+    def _check_handling(self) -> Handling | None:
+        if self.handler is None:
+            if self.decode is not None:
+                raise ValueError(
+                    f"decode={self.decode!r} is for the handler of a topic that other programs"
+                    " write to, and this worker has none: set handler= too"
+                )
+            return None
+        for name in ("secret", "allow"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is for embedkq's own jobs, and a worker with a handler takes any"
+                    f" record: leave {name} or handler out"
+                )
+        from embedkq._formats.plain_record import Handling
+
+        return Handling(self.handler, "record" if self.decode is None else self.decode)
+
     def _encode_initializer(self) -> bytes:
-        if self.initializer is None:
+        if self.initializer is None and self.handling is None:
             return b""
         from embedkq import codec
 
-        return codec.encode_call(self.initializer, self.initargs, {})
+        call = self.initializer
+        own = b"" if call is None else codec.encode_call(call, self.initargs, {})
+        if self.handling is None:
+            return own
+        from embedkq._child import plain
+
+        handler, decoder = self.handling
+        handling = codec.encode_call(handler, (decoder,), {})
+        return codec.encode_call(plain.set_up, (own, handling), {})

@@ -7,7 +7,7 @@ import asyncio
 from embedkq.errors import WorkerError
 from embedkq.worker.between_threads.shared_state import SharedState
 from embedkq.worker.consumer_thread.consumer_thread import ConsumerThread
-from embedkq.worker.consumer_thread.validator import RecordValidator
+from embedkq.worker.consumer_thread.validator import PlainRecordValidator, RecordValidator
 from embedkq.worker.control_thread.circuit_breaker import CircuitBreaker
 from embedkq.worker.control_thread.completer import Completer
 from embedkq.worker.control_thread.control_loop import ControlLoop
@@ -81,15 +81,17 @@ def _make_consumer(settings: Settings, shared: SharedState) -> ConsumerThread:
         offset_policy=settings.offset_policy,
         job_size=settings.job_size,
         revoke_timeout=settings.revoke_timeout,
-        validator=RecordValidator(
-            settings.timeout,
-            settings.signer,
-            settings.max_age,
-            settings.allow,
-            settings.consumer_group,
-        ),
+        validator=_make_validator(settings),
         options=settings.client_options,
     )
+
+
+def _make_validator(settings: Settings) -> RecordValidator | PlainRecordValidator:
+    limit, group = settings.timeout, settings.consumer_group
+    if settings.handling is not None:
+        tells = settings.callback is not None
+        return PlainRecordValidator(settings.handling, tells, limit, settings.max_age, group)
+    return RecordValidator(limit, settings.signer, settings.max_age, settings.allow, group)
 
 
 def _make_letters(settings: Settings, shared: SharedState) -> DeadLetterWriter | None:

@@ -17,6 +17,7 @@ from embedkq.worker.lifecycle import State
 from embedkq.worker.settings import Settings
 
 if TYPE_CHECKING:
+    from embedkq._formats.plain_record import Decoder
     from embedkq._formats.signing import Secret
     from embedkq.worker.owner_thread.dispatcher import Callback
     from embedkq.worker.runtime import Runtime
@@ -72,10 +73,15 @@ class Worker(Handle):
         max_age: seconds after which a job that was enqueued is not run any more; None for never.
         allow: patterns of functions that may run, such as ["my_app.jobs.*"]; None for all.
         kafka: further options of kafka-python's KafkaConsumer.
+        handler: called in a child with one argument for each record of the topic, which any program
+            may have written. The job that the callback receives has it as `func`.
+        decode: what the handler's argument is: "record" (or None) the `Record`, "bytes" its value,
+            "json" or `json.loads` its value as JSON, a function what that makes of the value, in
+            the child. Without a value it is None, except for "record".
 
     Raises:
         TypeError, ValueError: an argument cannot work; the message names it.
-        EncodeError: the initializer or its arguments cannot be pickled.
+        EncodeError: the initializer or its arguments, the handler or its decoder cannot be pickled.
     """
 
     def __init__(
@@ -109,6 +115,8 @@ class Worker(Handle):
         max_age: float | None = None,
         allow: Sequence[str] | None = None,
         kafka: Mapping[str, Any] | None = None,
+        handler: Callable[[Any], Any] | None = None,
+        decode: Decoder | None = None,
     ) -> None:
         super().__init__(Settings(locals()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -75,6 +76,27 @@ class Bed:
         """Put so many jobs of the same call on a topic, each with an id of its own; returns when
         all are there."""
         payload = codec.encode_call(function, arguments, {})
+
+        def headers_of_one() -> list[tuple[str, bytes]]:
+            own = record_headers()
+            return own if signer is None else signer.sign(topic, None, own, payload)
+
+        self._send(topic, partitions, count, payload, headers_of_one)
+
+    def filled_with_json(self, value: Any, count: int) -> str:
+        """A new topic with so many records of JSON that are no jobs."""
+        topic = self.topic()
+        self._send(topic, PARTITIONS, count, json.dumps(value).encode(), list)
+        return topic
+
+    def _send(
+        self,
+        topic: str,
+        partitions: int,
+        count: int,
+        payload: bytes,
+        make_headers: Callable[[], list[tuple[str, bytes]]],
+    ) -> None:
         producer = KafkaProducer(
             bootstrap_servers=self.hosts,
             linger_ms=5,
@@ -83,10 +105,7 @@ class Bed:
         )
         try:
             for number in range(count):
-                told = record_headers()
-                if signer is not None:
-                    told = signer.sign(topic, None, told, payload)
-                producer.send(topic, payload, headers=told, partition=number % partitions)
+                producer.send(topic, payload, headers=make_headers(), partition=number % partitions)
             producer.flush()
         finally:
             producer.close()

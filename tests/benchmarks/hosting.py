@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.bed import LARGEST_RECORD, new_group
+from benchmarks import work
+from benchmarks.bed import LARGEST_RECORD, LIMIT_SECONDS, new_group
 from benchmarks.processes import resident
 from embedkq import Worker
 
@@ -83,6 +84,14 @@ def work_off(
     owner = CallbackDispatcher(hosts, topic, count, processes=processes, secret=secret)
     owner.work_off()
     return {"rate": owner.rate(after=processes)}
+
+
+def handle(hosts: str, topic: str, count: int) -> dict[str, float]:
+    """As `work_off`, for records of JSON that other programs wrote, under a limit."""
+    options = {"handler": work.noop, "decode": "json", "timeout": LIMIT_SECONDS}
+    owner = CallbackDispatcher(hosts, topic, count, **options)
+    owner.work_off()
+    return {"rate": owner.rate(after=PROCESSES)}
 
 
 def work_off_large(hosts: str, topic: str, count: int, size: int) -> dict[str, float]:

@@ -63,7 +63,7 @@ from embedkq.worker.pool.child_handle import Child
 from embedkq.worker.pool.pool import JobPool
 from embedkq.worker.pool.prefetch import Prefetch
 
-from . import json_jobs
+from . import json_jobs, plain_records
 from .mutate import changed, changed_headers, changed_text
 
 TOPIC, SECRET = "fuzz", "a secret of the fuzzer, long enough"
@@ -161,6 +161,13 @@ def targets(folder: Path, mark: Path) -> Iterator[list[Target]]:
             ),
             Target("JSON job", json_jobs.make, json_jobs.read, 8),
             Target("JSON job, in a child", json_jobs.make, json_jobs.decode, 4, lasts=False),
+            Target("plain record, to its handler", plain_records.make, plain_records.handle, 8),
+            Target(
+                "arguments that a child tells",
+                lambda chance: changed(chance, b"\x03\x00\x00\x00abctext", (b"\xff\xff\xff\xff",)),
+                plain_records.told,
+                2,
+            ),
             Target("dead letter", lambda chance: _letter(chance, calls), _read_letter, 8),
             Target(
                 "dead letter, shown",

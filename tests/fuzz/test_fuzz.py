@@ -37,6 +37,8 @@ NAMES = (
     "registration",
     "JSON job",
     "JSON job, in a child",
+    "plain record, to its handler",
+    "arguments that a child tells",
     "dead letter",
     "dead letter, shown",
     "callback file",

@@ -18,7 +18,7 @@ import pytest
 import workerjobs
 from brokers import Broker
 from programs import KQ, STOP_SECONDS, Programs, end, request
-from support import ROOT, lines, send_many, wait_until
+from support import ROOT, Sender, lines, send_many, wait_until
 
 from embedkq._clients import admin
 from embedkq.errors import BrokerUnavailable
@@ -31,6 +31,7 @@ NAMES = [
     "flask_app.py",
     "flask_background.py",
     "gunicorn.conf.py",
+    "orders_app.py",
     "script.py",
 ]
 
@@ -240,3 +241,22 @@ def test_an_asgi_app_whose_loop_fires_the_callbacks(programs: Programs) -> None:
     end(
         server, signal.SIGTERM, status=-signal.SIGTERM
     )  # uvicorn shuts down, then lets the signal have its way
+
+
+def test_a_service_that_works_through_the_topic_of_another_program(
+    programs: Programs, hosts: str, topic: str
+) -> None:
+    server, address = programs.start_web(
+        sys.executable, "-m", "uvicorn", "--port", "0", "orders_app:app", cwd=EXAMPLES
+    )
+    with Sender(hosts, topic) as sender:
+        for value in (*(f'{{"item": "tea", "count": {count}}}' for count in (1, 2, 3)), "{}"):
+            sender.send_record(value.encode(), [], key=b"ann")
+        sender.flush()
+    expected = {"handled": 3, "failed": 1, "last": "KeyError('count')"}
+    wait_until(
+        lambda: json.loads(request(f"{address}/customers/ann")) == expected,
+        "all orders were handled, in their order",
+    )
+    assert json.loads(request(f"{address}/health"))["healthy"] is True
+    end(server, signal.SIGTERM, status=-signal.SIGTERM)

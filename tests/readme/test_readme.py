@@ -35,7 +35,7 @@ from guidepages import (
 )
 from gunicorn.config import Config
 from programs import KQ, Programs, end, request
-from support import ROOT, end_offsets, wait_until
+from support import ROOT, Sender, end_offsets, wait_until
 
 import embedkq
 from embedkq import Job, Worker, errors
@@ -67,6 +67,7 @@ RUN_TO_THEIR_END = (
     "typed.py",
     "current.py",
     "without_pytest.py",
+    "protobuf_orders.py",
 )
 RUN_OTHERWISE = (
     "my_module.py",
@@ -85,6 +86,8 @@ RUN_OTHERWISE = (
     "test_worker.py",
     "test_options.py",
     "test_photos.py",
+    "orders.py",
+    "book_orders.py",
 )
 QUOTED = (
     "callbacks have waited for",
@@ -279,6 +282,19 @@ def test_a_worker_inside_a_program_does_the_same(programs: Programs) -> None:
     worker = programs.start(sys.executable, "worker.py")
     programs.run(sys.executable, "enqueue.py")
     wait_until(lambda: "my_func gave (1, 2, 3)" in programs.log, "the callback is called")
+    worker.send_signal(signal.SIGINT)
+    worker.wait()
+
+
+def test_records_of_other_programs_are_handled_as_told(
+    programs: Programs, hosts: str, topics: dict[str, str]
+) -> None:
+    worker = programs.start(sys.executable, "book_orders.py")
+    with Sender(hosts, topics["orders"]) as sender:
+        sender.send_record(b'{"item": "tea", "name": "Ann"}', [], key=b"ann")
+        sender.flush()
+    end_of_line = "({'item': 'tea', 'name': 'Ann'},) tea for Ann\n"
+    wait_until(lambda: f"success {end_of_line}" in programs.log, "the callback is called")
     worker.send_signal(signal.SIGINT)
     worker.wait()
 

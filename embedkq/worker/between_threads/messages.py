@@ -107,7 +107,10 @@ class JobRun(Task):
 
     def parts(self) -> tuple[bytes, bytes]:
         """What goes down the child's channel: also what the job can know of itself."""
-        payload, key = self.payload, self.key
+        return self._with_head(self.payload)
+
+    def _with_head(self, payload: bytes) -> tuple[bytes, bytes]:
+        key = self.key
         job_id, attempts = self.job_id.encode(), self.attempts
         topic = self.partition.topic.encode()
         names = job_id + topic if key is None else job_id + topic + key

@@ -48,7 +48,7 @@ from embedkq.worker.consumer_thread.membership import Membership
 from embedkq.worker.consumer_thread.poll_throttle import PollThrottle
 from embedkq.worker.consumer_thread.timeouts import revoke_limit
 from embedkq.worker.consumer_thread.topic_watch import TopicWatch
-from embedkq.worker.consumer_thread.validator import RecordValidator
+from embedkq.worker.consumer_thread.validator import PlainRecordValidator, RecordValidator
 
 logger = SafeLogger("embedkq.worker")
 
@@ -81,7 +81,7 @@ class ConsumerThread:
         group: str,
         offset_policy: str,
         job_size: int,
-        validator: RecordValidator,
+        validator: RecordValidator | PlainRecordValidator,
         revoke_timeout: float,
         options: Mapping[str, Any],
     ) -> None:

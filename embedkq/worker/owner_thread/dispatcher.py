@@ -10,23 +10,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from embedkq import codec
-from embedkq._child.runner import FROM_JSON, FROM_KQ
-from embedkq._formats import json_job, kq_record
-from embedkq._formats.outcome import Outcome
-from embedkq._safe_logging import SafeLogger, raise_signal, safe_repr
+from embedkq._safe_logging import SafeLogger, raise_signal
 from embedkq.errors import (
     Closed,
-    DecodeError,
     InsideCallback,
-    JobFailed,
-    ResultNotPicklable,
     WorkerError,
     WrongThread,
     type_name,
 )
-from embedkq.job import Job, know, this_worker
+from embedkq.job import Job, this_worker
 from embedkq.worker.between_threads.mailbox import Mailbox
 from embedkq.worker.between_threads.messages import CallbacksDone, Finished, JobRun, Message
+from embedkq.worker.owner_thread.callback_arguments import callback_arguments, job_of
 
 logger = SafeLogger("embedkq.worker")
 
@@ -206,7 +201,7 @@ class CallbackDispatcher:
 
     def _described(self, run: JobRun) -> str:
         try:
-            function = "function unknown" if run.unread else codec.name_of(_job_of(run).func)
+            function = "function unknown" if run.unread else codec.name_of(job_of(run).func)
         except BaseException as error:  # noqa: BLE001  (the payload's own code)
             raise_signal(error)
             function = "function unknown"
@@ -322,75 +317,3 @@ def is_coroutine_function(callback: Callable[..., Any]) -> bool:
     """Whether calling the callback returns a coroutine, as far as that is visible from outside."""
     call = getattr(callback, "__call__", None)  # noqa: B004  (for callable objects)
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(call)
-
-
-def _unread_job(run: JobRun) -> Job:
-    """The job of a run whose payload cannot be, or must not be, unpickled here."""
-    topic = run.partition.topic
-    return Job(run.job_id, run.timestamp, topic, None, None, None, run.timeout, run.key)
-
-
-def _job_of(run: JobRun) -> Job:
-    """The job of a run whose payload a child has already decoded.
-
-    Raises:
-        DecodeError: this process cannot decode it.
-    """
-    if run.form == FROM_KQ:
-        return kq_record.decode_job(run.payload)
-    decode = json_job.decode if run.form == FROM_JSON else codec.decode_call
-    call = decode(run.payload)
-    return Job(run.job_id, run.timestamp, run.partition.topic, *call, run.timeout, run.key)
-
-
-def callback_arguments(
-    run: JobRun, outcome: Outcome, worker: str = "", clock: float = 0.0
-) -> tuple[str, Job, Any, Any, Any]:
-    """The callback's arguments. A child has already unpickled all of them, so unpickling is safe
-    here. `worker` and `clock` are as in `Facts`."""
-    reason: Exception | None = None
-    try:
-        job = _unread_job(run) if run.unread else _job_of(run)
-    except DecodeError as error:
-        job, reason = _unread_job(run), error
-    # A failed attempt is counted already.
-    attempts = run.attempts + 1 if outcome.status == "success" else run.attempts
-    know(
-        job,
-        (
-            run.partition.number,
-            run.offset,
-            run.headers,
-            attempts,
-            run.started,
-            run.ended,
-            clock,
-            worker,
-        ),
-    )
-    if reason is not None:
-        return "failure", job, None, reason, f"{type(reason).__name__}: {reason}\n"
-    if outcome.status == "success":
-        return _success_arguments(job, outcome)
-    if outcome.status == "failure":
-        return "failure", job, None, _exception_of(outcome), outcome.traceback
-    return outcome.status, job, None, None, None
-
-
-def _success_arguments(job: Job, outcome: Outcome) -> tuple[str, Job, Any, Any, Any]:
-    try:
-        return "success", job, codec.decode_object(outcome.payload), None, None
-    except Exception as error:  # noqa: BLE001  (the result's own code)
-        unpicklable = ResultNotPicklable(
-            "its type", f"it cannot be rebuilt in this process: {safe_repr(error)}"
-        )
-        text = f"{type(unpicklable).__name__}: {unpicklable}\n"
-        return "failure", job, None, unpicklable, text
-
-
-def _exception_of(outcome: Outcome) -> Exception:
-    try:
-        error = codec.decode_object(outcome.payload)
-    except Exception:  # noqa: BLE001  (the exception's own code)
-        error = None
-    return error if isinstance(error, Exception) else JobFailed(outcome.type_name, outcome.message)

@@ -34,6 +34,7 @@ def benchmarks(options: Options) -> list[Benchmark]:
                    Goal(least=30_000, least_ratio=0.33)),
             Figure("the same, beside the pool alone without Kafka", "jobs/s", "embedkq", "rate", ("pool", "rate")),
             Figure("signed no-op jobs, beside unsigned ones", "jobs/s", "signed", "rate", ("embedkq", "rate"), Goal(least_ratio=0.95)),
+            Figure("JSON records for a no-op handler, beside no-op jobs", "records/s", "plain", "rate", ("embedkq", "rate"), Goal(least_ratio=0.9)),
         ), trials=4),
         real_work("wait", 0.001, 6_000, 0.95),
         real_work("burn", 0.001, 6_000, 0.95),
@@ -53,12 +54,14 @@ def no_ops(bed: Bed) -> Mapping[str, Trial]:
     count = bed.options.scaled(100_000)
     topic = bed.filled(work.noop, 1, count=count)
     signed = bed.filled(work.noop, 1, count=count, signer=Signer(SECRET))
+    plain = bed.filled_with_json(1, count=count)
     return {
         "raw poll": partial(alone, raw.poll, bed.hosts, topic, count),
         "embedkq": partial(alone, hosting.work_off, bed.hosts, topic, count),
         "signed": partial(
             alone, hosting.work_off, bed.hosts, signed, count, hosting.PROCESSES, SECRET
         ),
+        "plain": partial(alone, hosting.handle, bed.hosts, plain, count),
         "pool": partial(alone, pool_alone, count),
     }
 

@@ -41,7 +41,7 @@ from embedkq.worker.consumer_thread.validator import RecordValidator
 from embedkq.worker.control_thread import crash_guard
 from embedkq.worker.control_thread.crash_guard import CrashGuard
 from embedkq.worker.control_thread.partition_ledger import PartitionLedger
-from embedkq.worker.owner_thread.dispatcher import callback_arguments
+from embedkq.worker.owner_thread.callback_arguments import callback_arguments
 
 MOST = 3
 

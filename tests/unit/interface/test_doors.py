@@ -25,7 +25,7 @@ from guidepages import table
 
 import embedkq
 from embedkq import Queue, Worker, _configuration, _importing
-from embedkq._options.declared import OPTIONS, options_of
+from embedkq._options.declared import OPTIONS
 from embedkq._options.names import known_options_only
 from embedkq._options.option import (
     BOTH,
@@ -38,6 +38,7 @@ from embedkq._options.option import (
     Absent,
     Option,
 )
+from embedkq._options.takers import options_of
 from embedkq.cli import kq
 from embedkq.worker.settings import Settings
 
@@ -172,6 +173,8 @@ def samples(tmp_path: Path) -> dict[str, Given]:
         "topic": Given("t", "t"),
         "timeout": Given("1.5", 1.5),
         "callback": Given(str(tmp_path / "called.py"), "callback"),
+        "handler": Given("os:fspath", os.fspath),
+        "decode": Given("json", "json"),
         "job_size": Given("7", 7),
         "cafile": Given(files["ca"], files["ca"]),
         "certfile": Given(files["cert"], files["cert"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import time
+import uuid
 from collections import namedtuple
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from partitions import P0, P1, P3, numbered
 from unitjobs import Polled
 
-from embedkq._child.runner import FROM_JSON
+from embedkq._child.runner import FROM_JSON, PLAIN, TELL_ARGS
 from embedkq._formats import signing, user_headers
 from embedkq._formats.headers import for_group, headers_of
+from embedkq._formats.plain_record import Handling
 from embedkq._formats.signing import Signer
 from embedkq.errors import (
     DecodeError,
@@ -26,7 +28,7 @@ from embedkq.errors import (
 )
 from embedkq.worker.between_threads.messages import JobRun
 from embedkq.worker.between_threads.other_runs import JSONJobRun, KQJobRun
-from embedkq.worker.consumer_thread.validator import RecordValidator
+from embedkq.worker.consumer_thread.validator import PlainRecordValidator, RecordValidator
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 SIGNER = Signer("a secret of enough bytes")
@@ -360,3 +362,51 @@ def test_the_age_of_a_json_job_is_that_of_its_record_unless_that_could_be_forged
     assert "has no timestamp" in refusal(strict, signed(new), SignatureRefused)
     told = json_record(b"json;timestamp=%d" % ago(9))
     assert strict.validate(P0, 1, signed(told)).refusal is None
+
+
+# Plain records, for a handler.
+
+HANDLING = Handling(str, "bytes")
+
+
+def test_any_record_is_accepted_for_a_handler() -> None:
+    validator = PlainRecordValidator(HANDLING, False, timeout=2.5)
+    for value in (b"", None, JSON, CALL):
+        run = validator.validate(P3, 5, Polled(7, b"k", value, [("embedkq", b"nonsense")]))
+        assert (run.refusal, run.form, run.limit, run.key) == (None, PLAIN, 2.5, b"k")
+        assert run.headers == {"embedkq": "nonsense"}
+
+
+def test_the_id_of_a_plain_record_is_the_uuid_of_its_place() -> None:
+    validator = PlainRecordValidator(HANDLING, False)
+    for offset in range(50):
+        record = Polled(offset, None, b"", [])
+        record.timestamp = 17 + offset
+        namespace = uuid.uuid5(uuid.NAMESPACE_URL, "kafka")
+        topic, number = P3
+        expected = uuid.uuid5(namespace, f"{topic}/{number}/{offset}/{17 + offset}")
+        assert validator.validate(P3, 1, record).job_id == str(expected)
+
+
+def test_only_a_decoder_of_the_users_own_has_the_child_tell_arguments() -> None:
+    own = Handling(str, str)
+    for handling, tells, form in (
+        (own, True, PLAIN | TELL_ARGS),
+        (own, False, PLAIN),
+        (HANDLING, True, PLAIN),
+    ):
+        run = PlainRecordValidator(handling, tells).validate(P0, 1, Polled(7, None, b"", []))
+        assert run.form == form
+
+
+def test_a_plain_record_is_refused_if_it_is_damaged_or_old_or_for_another_group() -> None:
+    validator = PlainRecordValidator(HANDLING, False, max_age=10, group="ours")
+    old, damaged = Polled(7, None, b"", []), Polled(8, None, b"", [])
+    old.timestamp, damaged.timestamp, damaged.flaw = ago(11), ago(1), "crc"
+    refusal(validator, old, SignatureRefused)
+    assert refusal(validator, damaged, DecodeError) == "crc"
+    others = Polled(9, None, b"", for_group([], "theirs"))
+    others.timestamp = ago(1)
+    refusal(validator, others, OtherGroup)
+    others.headers = for_group([("a", b"1")], "ours")
+    assert validator.validate(P0, 1, others).headers == {"a": "1"}
