@@ -34,11 +34,12 @@ from embedkq._child import job_call, process
 from embedkq._enqueue import EnqueuesOne
 from embedkq._importing import function_by_name, function_named
 from embedkq._options.command_line import arguments_of, parameter_of
-from embedkq._options.option import START
+from embedkq._options.option import COMMAND, START
 from embedkq._options.takers import checked, options_of
 from embedkq._safe_logging import SafeLogger
-from embedkq.errors import EmbedkqError
+from embedkq.errors import EmbedkqError, WorkerError
 from embedkq.job import Job
+from embedkq.worker.environment import check_environment
 from embedkq.worker.owner_thread.dispatcher import Callback
 
 logger = SafeLogger("embedkq.flask")
@@ -88,6 +89,8 @@ class EmbedKQ(EnqueuesOne):
 
         Raises:
             TypeError, ValueError: a setting cannot work; the message names it.
+            WorkerError: a worker cannot run in this process, for example because gevent has patched
+                it. An app that only enqueues sets EMBEDKQ_WORKER to False.
         """
         state = _AppState(app, lambda: self._callback)
         app.extensions[_EXTENSION] = state
@@ -122,6 +125,9 @@ class EmbedKQ(EnqueuesOne):
         """Start the worker on a background thread that owns it, unless it runs here already.
 
         Any thread.
+
+        Raises:
+            WorkerError: a worker cannot run in this process.
         """
         _state(app).start_once()
 
@@ -157,10 +163,13 @@ class _AppState:
             options |= {"initializer": set_up_child, "initargs": set_up}
         self.worker_options = {**options, "callback": self._call}
         self.worker = Worker(**self.worker_options)
+        if self.runs_worker and not process.in_child():
+            _check_environment()
 
     def start_once(self) -> None:
         if self._started_in == os.getpid() or process.in_child() or self._is_eager:
             return
+        _check_environment()  # a server that forks may have changed it since the app was made
         with self._starting:
             if self._started_in != os.getpid():
                 threading.Thread(target=self._own, name="embedkq-owner", daemon=True).start()
@@ -178,6 +187,15 @@ class _AppState:
         if function is not None:
             with self._app.app_context():
                 function(status, job, result, exception, traceback)
+
+
+def _check_environment() -> None:
+    try:
+        check_environment()
+    except WorkerError as error:
+        raise WorkerError(
+            f"{error}. An app that only enqueues sets EMBEDKQ_WORKER to False"
+        ) from None
 
 
 def set_up_child(where: str | None, initializer: Callable[[], Any] | None) -> None:
@@ -240,22 +258,22 @@ def _health_blueprint(url: str) -> flask.Blueprint:
 
 
 def _start_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of `Worker.start`, spelled as those of `kq worker`."""
-    for option in reversed(options_of(START)):
+    """The options of `Worker.start` and of the command, spelled as those of `kq worker`."""
+    for option in reversed(options_of(START, COMMAND)):
         command = click.option(option.spelling, **parameter_of(option))(command)
     return command
 
 
-def _run_worker(values: dict[str, Any]) -> None:
-    from embedkq.cli import check_environment
+def _run_worker(verbose: bool, values: dict[str, Any]) -> None:
+    from embedkq import cli
     from embedkq.cli.common import checking_options
     from embedkq.cli.signals import SignalStop
     from embedkq.cli.worker import set_up_logging
 
-    check_environment()
+    cli.check_environment()
     with checking_options():
         start = checked(START, arguments_of(START, values))
-    set_up_logging(verbose=True)
+    set_up_logging(verbose)
     made = _state().worker
     with SignalStop(made, made.stop_timeout):
         made.start(**start)
@@ -267,8 +285,8 @@ def _add_commands(app: flask.Flask) -> None:
     @group.command("worker", help="Run this app's worker in the foreground, with its callback.")
     @_start_options
     @flask.cli.with_appcontext
-    def worker(**values: Any) -> None:
-        _run_worker(values)
+    def worker(verbose: bool, **values: Any) -> None:
+        _run_worker(verbose, values)
 
     @group.command("info", help="Show this app's topic: offsets, lag, workers.")
     @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")

@@ -23,6 +23,8 @@ def on_end(status: str, job: Any, result: Any, exception: Any, traceback: Any) -
 
 def name_app(word: str) -> str:
     """A job that works inside the app's context only."""
+    if word == "fail":
+        raise LookupError("no word")
     return f"{word}-{current_app.config['NAME']}"
 
 

@@ -309,6 +309,47 @@ def test_the_simple_flask_app_runs_under_gunicorn(programs: Programs) -> None:
     end(server, signal.SIGTERM)
 
 
+def test_the_simple_flask_app_runs_in_debug_mode_on_one_thread(programs: Programs) -> None:
+    command = (sys.executable, "-m", "flask", "--app", "simple_app", "run", "--debug", "-p", "0")
+    server, address = programs.start_web(*command, "--without-threads")
+    job_id = request(f"{address}/jobs/7", "POST")
+    wait_until(
+        lambda: json.loads(request(f"{address}/results")) == {job_id: 49},
+        "a request has fired the callback",
+    )
+    source = programs.folder / "simple_app.py"
+    source.write_text(source.read_text() + "\n# changed\n")
+    wait_until(lambda: programs.log.count("Debugger is active") == 2, "the server has reloaded")
+    wait_until(lambda: answers(f"{address}/results"), "the server answers again")
+    job_id = request(f"{address}/jobs/8", "POST")
+    wait_until(
+        lambda: json.loads(request(f"{address}/results")) == {job_id: 64},
+        "the new process runs jobs too",
+    )
+    assert "Exception ignored" not in programs.log
+    end(server, signal.SIGTERM)
+
+
+def answers(address: str) -> bool:
+    try:
+        return bool(request(address))
+    except OSError:
+        return False
+
+
+def test_the_simple_flask_app_says_what_to_change_where_each_request_has_a_thread(
+    programs: Programs,
+) -> None:
+    command = (sys.executable, "-m", "flask", "--app", "simple_app", "run", "-p", "0")
+    server, address = programs.start_web(*command)
+    request(f"{address}/jobs/7", "POST")
+    with pytest.raises(OSError, match="500"):
+        request(f"{address}/results")
+    (said,) = [line for line in programs.log.splitlines() if line.startswith("embedkq.errors.")]
+    assert "have it use one thread (flask run --without-threads)" in said
+    end(server, signal.SIGTERM, status=-signal.SIGTERM)
+
+
 def test_the_busy_flask_app_runs_under_gunicorn(programs: Programs) -> None:
     (programs.folder / "gunicorn.conf.py").write_text(SNIPPETS["gunicorn.conf.py"])
     server, address = programs.start_gunicorn("busy_app:app", 1, "gthread")

@@ -25,6 +25,9 @@ from embedkq.worker.owner_thread.callback_arguments import callback_arguments, j
 
 logger = SafeLogger("embedkq.worker")
 
+_OF_A_REQUEST = "process_request_thread"
+"""In the name of threads of `socketserver.ThreadingMixIn`, which `flask run` uses."""
+
 Callback = Callable[[str, Job, Any, Any, Any], Any]
 
 _REPORT_SECONDS = 0.003
@@ -68,10 +71,17 @@ class CallbackDispatcher:
             InsideCallback, WrongThread
         """
         if not self.is_here:
+            name = threading.current_thread().name
+            cure = (
+                " This server serves each request on a thread of its own: have it use one thread"
+                " (flask run --without-threads), or give the worker a thread of its own."
+                if _OF_A_REQUEST in name
+                else ""
+            )
             raise WrongThread(
                 f"{method}() must be called on the thread that owns the worker,"
-                f" {self.thread.name!r}; this is {threading.current_thread().name!r}. On other"
-                " threads call request_stop() and wait()."
+                f" {self.thread.name!r}; this is {name!r}. On other threads call request_stop() and"
+                f" wait().{cure}"
             )
         if self._is_inside():
             raise InsideCallback(

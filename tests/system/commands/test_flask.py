@@ -200,15 +200,17 @@ def test_an_unhealthy_worker_is_503(
     assert answer.status_code == 503 and answer.json["reasons"] == ["the worker is new"]
 
 
+@pytest.mark.parametrize("options", [[], ["--verbose"]], ids=["quiet", "verbose"])
 def test_flasks_own_command_line_runs_the_worker_and_shows_the_topic(
-    environment: dict[str, str], tmp_path: Path, topic: str
+    environment: dict[str, str], tmp_path: Path, topic: str, options: list[str]
 ) -> None:
     code = "import flaskshop; app = flaskshop.create_app()\nwith app.app_context(): flaskshop.kq.enqueue(flaskshop.name_app, 'cli')"
     subprocess.run(
         [sys.executable, "-c", code], env={**environment, "WORKER": "0"}, check=True, timeout=60
     )
     with (tmp_path / "log").open("wb") as log:
-        worker = subprocess.Popen([*FLASK, "kq", "worker"], env=environment, stdout=log, stderr=log)
+        command = [*FLASK, "kq", "worker", *options]
+        worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         wait_until(lambda: lines(tmp_path / "told"), "the job is done")
         assert lines(tmp_path / "told")[0] == f"success cli-shop {worker.pid}"
@@ -224,7 +226,71 @@ def test_flasks_own_command_line_runs_the_worker_and_shows_the_topic(
     finally:
         worker.terminate()
         assert worker.wait(20) == 0
-    assert f"Worker(topic={topic})" in (tmp_path / "log").read_text()
+    log_text = (tmp_path / "log").read_text()
+    assert f"Worker(topic={topic})" in log_text if options else log_text == ""
+
+
+def test_a_failed_job_is_visible_without_any_configuration(
+    serve: Callable[..., tuple[int, subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
+    port, _ = serve([*FLASK, "run"])
+    _, job_id = request(port, "/jobs/fail", "POST")
+    wait_until(lambda: lines(tmp_path / "told"), "the job has failed")
+    log = (tmp_path / "log").read_text()
+    assert f"Job {job_id[:8]} failed: no word" in log
+    assert "in name_app" in log and "LookupError: no word" in log
+
+
+UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import flask
+from embedkq.flask import EmbedKQ
+app = flask.Flask("shop")
+app.config["EMBEDKQ_WORKER"] = {worker}
+print(EmbedKQ(app).__class__.__name__)
+"""
+
+
+def test_under_gevent_an_app_is_refused_unless_it_only_enqueues() -> None:
+    ends = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", UNDER_GEVENT.format(worker=worker)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for worker in (True, False)
+    ]
+    last = ends[0].stderr.splitlines()[-1]
+    assert ends[0].returncode == 1 and "WorkerError: gevent has replaced this process's" in last
+    assert last.endswith("An app that only enqueues sets EMBEDKQ_WORKER to False")
+    assert (ends[1].returncode, ends[1].stdout) == (0, "EmbedKQ\n"), ends[1].stderr
+
+
+def test_a_server_that_is_patched_after_its_app_was_made_is_refused_at_the_start() -> None:
+    """As Gunicorn does with --preload: the answer says why, and no thread is left."""
+    code = (
+        "import flask, threading\nfrom embedkq.flask import EmbedKQ\napp = flask.Flask('shop')\n"
+        "app.config['TESTING'] = True\nkq = EmbedKQ(app)\n"
+        "from gevent import monkey\nmonkey.patch_all()\n"
+        "from embedkq.errors import WorkerError\n"
+        "for start in (lambda: kq.start(app), lambda: app.test_client().get('/')):\n"
+        "    try:\n        start()\n"
+        "    except WorkerError as error:\n        print(str(error).partition(' ')[0])\n"
+        "print(any(thread.name == 'embedkq-owner' for thread in threading.enumerate()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["gevent", "gevent", "False"], done.stderr
 
 
 def test_an_app_that_was_not_initialised_is_told_what_to_call() -> None:

@@ -487,7 +487,9 @@ def flask_kq(monkeypatch: pytest.MonkeyPatch) -> Start:
         app = flask.Flask("shop")
         EmbedKQ(app)
         monkeypatch.setattr(Worker, "start", lambda self, **given: options.update(given))
-        monkeypatch.setattr(module, "set_up_logging", lambda verbose: None)
+        monkeypatch.setattr(
+            module, "set_up_logging", lambda verbose: options.update(verbose=verbose)
+        )
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             monkeypatch.delenv(name)
         result = app.test_cli_runner().invoke(args=["kq", "worker", *arguments], env=environment)
@@ -496,7 +498,7 @@ def flask_kq(monkeypatch: pytest.MonkeyPatch) -> Start:
     return run
 
 
-@each_option_of(START)
+@each_option_of(START, COMMAND)
 def test_flasks_command_has_it(option: Option, flask_kq: Start, samples: dict[str, Given]) -> None:
     text, arrives = samples[option.name]
     flag = [option.spelling] if option.type == "bool" else [f"{option.spelling}={text}"]
