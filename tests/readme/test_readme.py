@@ -11,7 +11,6 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +87,17 @@ RUN_OTHERWISE = (
     "test_photos.py",
     "orders.py",
     "book_orders.py",
+    "celery_shop.py",
+    "celery_enqueue.py",
+    "rq_shop.py",
+    "rq_enqueue.py",
+    "kq_shop.py",
+    "kq_enqueue.py",
+    "kq_callback.py",
+    "celery_mail.py",
+    "rq_mail.py",
+    "kq_mail.py",
+    "kq_eager.py",
 )
 QUOTED = (
     "callbacks have waited for",
@@ -205,38 +215,6 @@ def test_every_file_and_test_that_is_named_exists() -> None:
 
 
 # The snippets.
-
-
-@pytest.fixture
-def topics() -> dict[str, str]:
-    """Topics that stand for those of the snippets, by name there."""
-    return {}
-
-
-@pytest.fixture
-def programs(
-    hosts: str, topics: dict[str, str], make_topic: Any, tmp_path: Path
-) -> Iterator[Programs]:
-    """Runs the programs in a folder that holds all snippets but Gunicorn's settings, with a broker
-    and topics of the test's own."""
-
-    def fresh(found: re.Match[str]) -> str:
-        if found.group(2) not in topics:
-            topics[found.group(2)] = make_topic(4)
-        return f'{found.group(1)}="{topics[found.group(2)]}"'
-
-    for name, snippet in SNIPPETS.items():
-        if name != "gunicorn.conf.py":
-            text = re.sub(
-                r'(topic|TOPIC)="([a-z]+)"', fresh, snippet.replace("localhost:9092", hosts)
-            )
-            (tmp_path / name).write_text(text)
-    for name in ("ca.pem", "client.pem", "client.key"):
-        (tmp_path / name).touch()
-    with Programs(
-        tmp_path, {"EMBEDKQ_HOSTS": hosts, "EMBEDKQ_TOPIC": topics["default"]}
-    ) as programs:
-        yield programs
 
 
 def promised(name: str) -> str:
@@ -522,6 +500,7 @@ def test_every_option_and_variable_that_is_named_exists() -> None:
         "--without-threads",
         "--app",
         "--check",
+        "--debug",
     }
     for name in literals():
         known = (
