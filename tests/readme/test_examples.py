@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -260,3 +261,29 @@ def test_a_service_that_works_through_the_topic_of_another_program(
     )
     assert json.loads(request(f"{address}/health"))["healthy"] is True
     end(server, signal.SIGTERM, status=-signal.SIGTERM)
+
+
+def test_a_flask_shop_shows_what_became_of_each_order(
+    programs: Programs, hosts: str, topic: str
+) -> None:
+    programs.environment |= {"FLASK_EMBEDKQ_HOSTS": hosts, "FLASK_EMBEDKQ_TOPIC": topic}
+    command = (sys.executable, "-m", "flask", "--app", "shop", "run", "-p", "0")
+    server, address = programs.start_web(*command, cwd=EXAMPLES / "flask_shop")
+    good = request(f"{address}/orders/tea/2", "POST")
+    bad = request(f"{address}/orders/nothing/2", "POST")
+    expected = (
+        f'<li id="{good}">2 x tea</li>',
+        f'<li id="{bad}">failure nothing costs nothing</li>',
+    )
+    wait_until(
+        lambda: all(item in request(f"{address}/orders") for item in expected),
+        "the page shows both",
+    )
+    end(server, signal.SIGINT)
+
+
+def test_the_tests_of_the_flask_shop_pass_without_kafka(programs: Programs, tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    shutil.copytree(EXAMPLES / "flask_shop", shop, ignore=shutil.ignore_patterns("__pycache__"))
+    programs.environment["PYTEST_ADDOPTS"] = "-p no:cacheprovider"
+    assert "4 passed" in programs.run(sys.executable, "-m", "pytest", "-q", cwd=shop)
