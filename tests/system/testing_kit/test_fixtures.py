@@ -369,6 +369,20 @@ def test_callback(kq_queue, kq_worker):
     assert "pytest_plugin.py" not in output
 
 
+def test_no_warning_of_a_kafka_client_troubles_a_project_whose_warnings_are_errors(
+    project: Any,
+) -> None:
+    project.write("pytest.ini", "[pytest]\nfilterwarnings =\n    error\n")
+    output = project.run("""
+import jobs
+
+def test_it(kq_queue, kq_worker):
+    job = kq_queue.enqueue(jobs.square, 2)
+    assert kq_worker.wait_for(job).result == 4
+""").check(passed=1)
+    assert "warnings summary" not in output
+
+
 # Where something is missing.
 
 
