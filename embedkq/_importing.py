@@ -119,6 +119,31 @@ def function_by_name(reference: str, option: str) -> Any:
     return found
 
 
+def import_functions(options: dict[str, Any]) -> None:
+    """Put the functions in place of what may name them.
+
+    Raises:
+        ValueError: there is no such function; the message names the nearest one.
+    """
+    for name in ("handler", "decode"):
+        given = options.get(name)
+        if isinstance(given, str) and (name == "handler" or ":" in given):
+            options[name] = function_by_name(given, f"EMBEDKQ_{name.upper()}")
+
+
+def initializer_of(given: Any) -> Callable[[], Any] | None:
+    """The function that EMBEDKQ_INITIALIZER is or names.
+
+    Raises:
+        TypeError, ValueError: it cannot be one.
+    """
+    if isinstance(given, str):
+        return function_named(given, "EMBEDKQ_INITIALIZER")
+    if given is not None and not callable(given):
+        raise TypeError(f"EMBEDKQ_INITIALIZER must be a function or MODULE:FUNCTION, not {given!r}")
+    return given  # type: ignore[no-any-return]
+
+
 def _check_callable(found: Any, described: str) -> Callable[[], Any]:
     if inspect.iscoroutinefunction(found):
         raise ValueError(

@@ -19,8 +19,6 @@ The only user of Flask.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -30,16 +28,15 @@ import flask
 
 from embedkq import Queue, Worker, _configuration
 from embedkq._brokerless import surround
-from embedkq._child import job_call, process
+from embedkq._child import job_call
 from embedkq._enqueue import EnqueuesOne
-from embedkq._importing import function_by_name, function_named
+from embedkq._importing import import_functions, initializer_of
 from embedkq._options.command_line import arguments_of, parameter_of
 from embedkq._options.option import COMMAND, START
 from embedkq._options.takers import checked, options_of
 from embedkq._safe_logging import SafeLogger
-from embedkq.errors import EmbedkqError, WorkerError
 from embedkq.job import Job
-from embedkq.worker.environment import check_environment
+from embedkq.worker.owned import OwnedWorker
 from embedkq.worker.owner_thread.dispatcher import Callback
 
 logger = SafeLogger("embedkq.flask")
@@ -134,9 +131,7 @@ class EmbedKQ(EnqueuesOne):
     def stop(self, timeout: float | None = 4.0, app: flask.Flask | None = None) -> bool:
         """Let what runs finish, for at most `timeout` seconds; whether it has. For the server's
         exit hook. Any thread."""
-        worker = _state(app).worker
-        worker.request_stop()
-        return worker.wait(timeout)
+        return _state(app).owned.stop(timeout)
 
 
 class _AppState:
@@ -146,8 +141,6 @@ class _AppState:
         _configuration.check_names(app.config, _configuration.known_names(), "app.config")
         self._app = app
         self._callback = callback
-        self._started_in: int | None = None
-        self._starting = threading.Lock()
         own = _configuration.extension_options(app.config)
         self.health_url = own["health_url"]
         of_queue = _configuration.queue_options(app.config)
@@ -157,45 +150,25 @@ class _AppState:
         if self._is_eager:
             surround(self.queue, self._call, app.app_context if own["app"] else None)
         options = _configuration.worker_options(app.config)
-        _import_functions(options)
-        set_up = (own["app"], _initializer_of(options.pop("initializer", None)))
+        import_functions(options)
+        set_up = (own["app"], initializer_of(options.pop("initializer", None)))
         if any(set_up):
             options |= {"initializer": set_up_child, "initargs": set_up}
         self.worker_options = {**options, "callback": self._call}
         self.worker = Worker(**self.worker_options)
-        if self.runs_worker and not process.in_child():
-            _check_environment()
+        self.owned = OwnedWorker(self.worker, app.name, logger)
+        if self.runs_worker:
+            self.owned.check()
 
     def start_once(self) -> None:
-        if self._started_in == os.getpid() or process.in_child() or self._is_eager:
-            return
-        _check_environment()  # a server that forks may have changed it since the app was made
-        with self._starting:
-            if self._started_in != os.getpid():
-                threading.Thread(target=self._own, name="embedkq-owner", daemon=True).start()
-                self._started_in = os.getpid()
-
-    def _own(self) -> None:
-        try:
-            self.worker.start(wait=False)
-        except EmbedkqError as error:  # also kept as worker.error, and shown by the health view
-            logger.error("The worker of %s has ended: %s", self._app.name, error)
-            self._started_in = None  # the next request tries again
+        if not self._is_eager:
+            self.owned.start_once()
 
     def _call(self, status: str, job: Job, result: Any, exception: Any, traceback: Any) -> None:
         function = self._callback()
         if function is not None:
             with self._app.app_context():
                 function(status, job, result, exception, traceback)
-
-
-def _check_environment() -> None:
-    try:
-        check_environment()
-    except WorkerError as error:
-        raise WorkerError(
-            f"{error}. An app that only enqueues sets EMBEDKQ_WORKER to False"
-        ) from None
 
 
 def set_up_child(where: str | None, initializer: Callable[[], Any] | None) -> None:
@@ -205,22 +178,6 @@ def set_up_child(where: str | None, initializer: Callable[[], Any] | None) -> No
         enter_app(where)
     if initializer is not None:
         initializer()
-
-
-def _import_functions(options: dict[str, Any]) -> None:
-    """Put the functions in place of what may name them."""
-    for name in ("handler", "decode"):
-        given = options.get(name)
-        if isinstance(given, str) and (name == "handler" or ":" in given):
-            options[name] = function_by_name(given, f"EMBEDKQ_{name.upper()}")
-
-
-def _initializer_of(given: Any) -> Callable[[], Any] | None:
-    if isinstance(given, str):
-        return function_named(given, "EMBEDKQ_INITIALIZER")
-    if given is not None and not callable(given):
-        raise TypeError(f"EMBEDKQ_INITIALIZER must be a function or MODULE:FUNCTION, not {given!r}")
-    return given  # type: ignore[no-any-return]
 
 
 def enter_app(where: str) -> None:
