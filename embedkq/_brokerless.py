@@ -27,7 +27,7 @@ Callback = Callable[[str, Job, Any, Any, Any], Any]
 
 Place = tuple[int | None, int | None]
 """Partition and offset of a job's record."""
-_NOWHERE: Place = (None, None)
+NOWHERE: Place = (None, None)
 
 
 class Taker(Protocol):
@@ -69,7 +69,7 @@ class Recorder:
     def take(self, job: Job, message: Any) -> Place:
         """Record the job."""
         self.jobs.append(job)
-        return _NOWHERE
+        return NOWHERE
 
 
 class Redirect:
@@ -130,7 +130,7 @@ class EagerRuns:
             raise
         if self._callback is not None:
             self._callback("success", _after_its_run(job, started), result, None, None)
-        return _NOWHERE
+        return NOWHERE
 
     def _run(self, message: Any) -> Any:
         from embedkq import codec

@@ -52,20 +52,23 @@ def call(
     return func, args, kwargs
 
 
-class _Target(Protocol):
+class Target(Protocol):
     """What is used of a `Queue` to send a job."""
 
     _signer: Signer | None
     _is_json: bool
 
     @property
-    def topic(self) -> str: ...
+    def topic(self) -> str:
+        """Topic that jobs are put on."""
 
     @property
-    def timeout(self) -> float | None: ...
+    def timeout(self) -> float | None:
+        """Limit of each job in seconds, or None."""
 
     @property
-    def job_size(self) -> int: ...
+    def job_size(self) -> int:
+        """Bytes that a record may have."""
 
     def _producer(self, jobs: Sequence[Job]) -> Any: ...
 
@@ -115,16 +118,20 @@ class EnqueuesOne:
 class Enqueues(EnqueuesOne):
     """The methods that enqueue."""
 
-    _queue: _Target
+    _queue: Target
     _own: JobOptions
+    _told = "Enqueued"
+
+    def _producer(self, jobs: Sequence[Job]) -> Any:
+        return self._queue._producer(jobs)
 
     def _enqueue(
         self, func: Callable[..., Any] | Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Job:
         job, message = self._prepare(func, args, kwargs)
-        place = self._queue._producer([job]).send(message)
-        _log(job)
-        return _placed(job, place)
+        place = self._producer([job]).send(message)
+        log(job, self._told)
+        return placed(job, place)
 
     @overload
     def enqueue_many(self, calls: Iterable[Job[R]]) -> list[Job[R]]: ...
@@ -196,10 +203,10 @@ class Enqueues(EnqueuesOne):
         iterator = iter(calls)
         acknowledged: list[Job] = []
         while window := self._prepare_some(iterator):
-            producer = self._queue._producer([job for job, _ in window])
+            producer = self._producer([job for job, _ in window])
             failures, places = producer.send_and_locate([message for _, message in window])
             acknowledged += [
-                _placed(job, places[index])
+                placed(job, places[index])
                 for index, (job, _) in enumerate(window)
                 if index not in failures
             ]
@@ -207,7 +214,7 @@ class Enqueues(EnqueuesOne):
                 failed = [window[index][0] for index in sorted(failures)]
                 raise EnqueueFailed(acknowledged, failed) from failures[min(failures)]
         for job in acknowledged:
-            _log(job)
+            log(job, self._told)
         return acknowledged
 
     def _prepare(
@@ -291,14 +298,18 @@ def _split(call: Any) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
     )
 
 
-def _placed(job: Job, place: tuple[int, int]) -> Job:
+def placed(job: Job, place: tuple[int | None, int | None]) -> Job:
+    """The same job, with partition and offset of its record."""
     return know(job, (*place, job.headers) if job._facts else place)
 
 
-def _log(job: Job) -> None:
+def log(job: Job, told: str = "Enqueued") -> None:
+    """Log at INFO what became of a job."""
     if logger.is_enabled_for(INFO):
-        text = safe_repr(job)
-        logger.info(
-            "Enqueued: %s",
-            text if len(text) <= _LOGGED_CHARACTERS else text[: _LOGGED_CHARACTERS - 3] + "...",
-        )
+        logger.info("%s: %s", told, shown(job))
+
+
+def shown(job: Job) -> str:
+    """The job as the log shows it, of a bounded length."""
+    text = safe_repr(job)
+    return text if len(text) <= _LOGGED_CHARACTERS else text[: _LOGGED_CHARACTERS - 3] + "..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from embedkq import _options
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from embedkq._formats.signing import Secret
     from embedkq._job_options import JobSettings
+    from embedkq._on_commit import OnCommit, Session
 
 C_co = TypeVar("C_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -70,6 +72,27 @@ class _Uses(Enqueues):
                 own.headers if headers is UNCHANGED else _options.check_headers(headers),
             ),
         )
+
+    def on_commit(
+        self, session: Session | None = None, *, using: str | None = None, robust: bool = False
+    ) -> OnCommit:
+        """The same queue for jobs that may run only once a database transaction has committed.
+        After a rollback, also of the savepoint around the call, none of them is enqueued.
+
+        It is no outbox: a process that dies between commit and `enqueue` loses the job.
+
+        Args:
+            session: of SQLAlchemy; None: Django's transaction.
+            using: Django's alias of the database.
+            robust: if Kafka does not acknowledge a job after the commit, log the job at ERROR.
+                Otherwise what commits raises `EnqueueFailed`.
+
+        Raises:
+            TypeError, ValueError: there is no such session, or no Django.
+        """
+        from embedkq._on_commit import OnCommit, deferring  # here, since few programs need it
+
+        return OnCommit(self._queue, self._own, deferring(session, using), robust)
 
 
 class BoundQueue(_Uses):
@@ -271,6 +294,13 @@ class Delay(Generic[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
         return self._queue.enqueue(self._function, *args, **kwargs)
+
+    def on_commit(
+        self, session: Session | None = None, *, using: str | None = None, robust: bool = False
+    ) -> Callable[P, Job[R_co]]:
+        """What enqueues the function once a transaction has committed; see `Queue.on_commit`."""
+        enqueue = self._queue.on_commit(session, using=using, robust=robust).enqueue
+        return partial(enqueue, self._function)
 
 
 class JobFunction(Protocol[P, C_co, R_co]):

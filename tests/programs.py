@@ -104,10 +104,10 @@ class Programs:
         return process, found.group(1)
 
     def start_gunicorn(
-        self, app: str, workers: int, kind: str, cwd: Path | None = None
+        self, app: str, workers: int, kind: str, *more: str, cwd: Path | None = None
     ) -> tuple[subprocess.Popen[bytes], str]:
         """Start Gunicorn; the process, and its address."""
-        options = ("-w", str(workers), "-k", kind, "-b", "127.0.0.1:0", *NO_CONTROL_SOCKET)
+        options = ("-w", str(workers), "-k", kind, "-b", "127.0.0.1:0", *NO_CONTROL_SOCKET, *more)
         return self.start_web(sys.executable, "-m", "gunicorn", *options, app, cwd=cwd)
 
 

