@@ -120,7 +120,7 @@ class Enqueues(EnqueuesOne):
 
     _queue: Target
     _own: JobOptions
-    _told = "Enqueued"
+    _told = "Enqueued:"
 
     def _producer(self, jobs: Sequence[Job]) -> Any:
         return self._queue._producer(jobs)
@@ -303,10 +303,10 @@ def placed(job: Job, place: tuple[int | None, int | None]) -> Job:
     return know(job, (*place, job.headers) if job._facts else place)
 
 
-def log(job: Job, told: str = "Enqueued") -> None:
+def log(job: Job, told: str = "Enqueued:") -> None:
     """Log at INFO what became of a job."""
     if logger.is_enabled_for(INFO):
-        logger.info("%s: %s", told, shown(job))
+        logger.info("%s %s", told, shown(job))
 
 
 def shown(job: Job) -> str:

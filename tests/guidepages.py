@@ -43,7 +43,9 @@ COMMANDS = [
     if line.startswith("$ ")
 ]
 OF_KQ = [
-    command for command in COMMANDS if "kq " in command and not command.startswith(("flask", "pip"))
+    command.removeprefix("python manage.py ")
+    for command in COMMANDS
+    if "kq " in command and not command.startswith(("flask", "pip"))
 ]
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Session(Protocol):
     """A session of SQLAlchemy: a `Session`, an `AsyncSession`, or a scoped one of either."""
 
-    def in_transaction(self) -> bool:
-        """Whether a transaction has begun."""
+    def expire_all(self) -> None:
+        """Something that all of them have."""
 
 
 class OnCommit(Enqueues):
@@ -36,7 +36,7 @@ class OnCommit(Enqueues):
     the ids are known at once, `partition` and `offset` after the commit.
     """
 
-    _told = "To be enqueued after the commit"
+    _told = "To be enqueued after the commit:"
 
     def __init__(self, queue: Target, own: JobOptions, defer: Defer, robust: bool) -> None:
         self._queue = queue

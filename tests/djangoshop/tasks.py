@@ -28,7 +28,7 @@ async def ship_async(name: str) -> int:
 @task(takes_context=True)
 def tell(context: Any, word: str) -> list[Any]:
     result = context.task_result
-    return [word, context.attempt, result.id, result.status, result.task.queue_name]
+    return [word, context.attempt, result.id, str(result.status), result.task.queue_name]
 
 
 @task(takes_context=True)

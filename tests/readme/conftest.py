@@ -28,12 +28,12 @@ def programs(
     def fresh(found: re.Match[str]) -> str:
         if found.group(2) not in topics:
             topics[found.group(2)] = make_topic(4)
-        return f'{found.group(1)}="{topics[found.group(2)]}"'
+        return f'{found.group(1)}"{topics[found.group(2)]}"'
 
     for name, snippet in SNIPPETS.items():
         if name != "gunicorn.conf.py":
             text = re.sub(
-                r'(topic|TOPIC)="([a-z]+)"', fresh, snippet.replace("localhost:9092", hosts)
+                r'((?:topic|TOPIC) ?= ?)"([a-z]+)"', fresh, snippet.replace("localhost:9092", hosts)
             )
             (tmp_path / name).write_text(text)
     for name in ("ca.pem", "client.pem", "client.key"):

@@ -34,7 +34,7 @@ from guidepages import (
 )
 from gunicorn.config import Config
 from programs import KQ, Programs, end, request
-from support import ROOT, Sender, end_offsets, wait_until
+from support import ROOT, Sender, end_offsets, lag, wait_until
 
 import embedkq
 from embedkq import Job, Worker, errors
@@ -67,6 +67,7 @@ RUN_TO_THEIR_END = (
     "current.py",
     "without_pytest.py",
     "protobuf_orders.py",
+    "after_commit.py",
 )
 RUN_OTHERWISE = (
     "my_module.py",
@@ -98,6 +99,9 @@ RUN_OTHERWISE = (
     "rq_mail.py",
     "kq_mail.py",
     "kq_eager.py",
+    "members_settings.py",
+    "members.py",
+    "members_tasks.py",
 )
 QUOTED = (
     "callbacks have waited for",
@@ -204,7 +208,7 @@ def test_every_file_and_test_that_is_named_exists() -> None:
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)+|[a-z_]+\.(py|mod)", name) and name not in SNIPPETS
     ]
     named += re.findall(r"\btests/\S+", " ".join(COMMANDS))
-    made = {"build/docs", "build/mutants", "health/jobs", "conftest.py"}
+    made = {"build/docs", "build/mutants", "health/jobs", "conftest.py", "manage.py"}
     for name in sorted(set(named) - made):
         places = [
             ROOT / name,
@@ -361,6 +365,29 @@ def test_gunicorn_is_called_as_told(app: str) -> None:
     assert parsed.args == [app] and parsed.workers == 2  # the shell takes the quotes away
 
 
+def test_the_django_project_runs_as_told(
+    programs: Programs, topics: dict[str, str], hosts: str
+) -> None:
+    programs.environment["DJANGO_SETTINGS_MODULE"] = "members_settings"
+    manage = (sys.executable, "-m", "django")
+    programs.run(*manage, "migrate", "--verbosity=0")
+    programs.run(*manage, "check", "--fail-level=ERROR")
+    app = "django.core.wsgi:get_wsgi_application()"
+    server, address = programs.start_gunicorn(app, 1, "sync")
+    request(f"{address}/join/ada")
+    task = (
+        "import django; django.setup(); import members_tasks as m; m.count_letters.enqueue('ada')"
+    )
+    programs.run(sys.executable, "-c", task)
+    worker = programs.start(*manage, "kq", "worker", "--burst")
+    assert worker.wait(60) == 0
+    assert "('ada',) success 1\n" in programs.log
+    assert "success ada has 3 letters, attempt 1\n" in programs.log
+    assert lag(hosts, topics["members"], topics["members"]) == 0
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(60) == 0
+
+
 def test_the_tests_of_an_app_pass(programs: Programs) -> None:
     names = [name for name in SNIPPETS if name.startswith("test_")]
     done = programs.run(sys.executable, "-m", "pytest", "-q", "--no-header", *names)
@@ -474,6 +501,9 @@ def test_every_exception_and_state_that_is_named_exists() -> None:
         "RunningWorker",
         "ControlLoop",
         "TopicPartition",
+        "AsyncSession",
+        "Session",
+        "TestCase",
     }
     for name in {
         name for name in literals() if re.fullmatch(r"[A-Z][a-z]+[A-Za-z]*", name)

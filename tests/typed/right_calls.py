@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from functions import add, crawl, fetch, mail, queue, resize, tick
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, scoped_session
 
 from embedkq import Job, call
 
@@ -46,6 +48,19 @@ def more_calls(paths: list[str]) -> None:
     queue.enqueue(print, 1, 2, sep="")
     queue.enqueue(sum, [1, 2])
     queue.enqueue(mail.__name__.upper)
+
+
+def after_commits(
+    session: Session, scoped: scoped_session[Session], asynchronous: AsyncSession
+) -> None:
+    """Those that wait for a commit."""
+    assert_type(queue.on_commit(session).enqueue(add, 1, b=2), Job[int])
+    assert_type(queue.on_commit(scoped).enqueue(add, 1, b=2), Job[int])
+    assert_type(queue.on_commit(asynchronous).enqueue(add, 1, b=2), Job[int])
+    assert_type(queue.on_commit(using="other", robust=True).enqueue(fetch, "here"), Job[bytes])
+    assert_type(queue.using(key="k").on_commit().enqueue_many([(add, (1, 2))]), list[Job[int]])
+    assert_type(mail.delay.on_commit(session)("me", text="hello"), Job[bool])
+    assert_type(crawl.delay.on_commit()("here"), Job[list[str]])
 
 
 async def from_a_loop() -> None:
