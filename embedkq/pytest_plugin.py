@@ -5,7 +5,7 @@ pytest.
     kq_queue    a queue with a topic of the test's own, on a development broker
     kq_worker   a running worker on that topic, with real child processes
     kq_redirect all queues of the process use that topic
-    kq_settings what the configuration of a Flask app needs, to use that topic
+    kq_settings what the configuration of a Flask app or a Django project needs, to use that topic
 
     kq_broker, kq_topic, kq_queue_options, kq_worker_options: override these to change them.
 
@@ -104,8 +104,8 @@ def kq_worker_options() -> dict[str, Any]:
 
 @pytest.fixture
 def kq_settings(kq_broker: Any, kq_topic: str) -> dict[str, Any]:
-    """Settings for a Flask app, to use the topic of `kq_queue`. The app runs no worker of its
-    own."""
+    """Settings for a Flask app or a Django project, to use the topic of `kq_queue`. The app runs no
+    worker of its own."""
     return {
         "EMBEDKQ_HOSTS": kq_broker.hosts,
         "EMBEDKQ_TOPIC": kq_topic,

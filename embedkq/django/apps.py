@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started, setting_changed
@@ -42,7 +43,7 @@ def _check_values(**_: Any) -> list[Any]:
 
 
 def _start_with_first_request(**_: Any) -> None:
-    if project.current().runs_worker:
+    if getattr(settings, f"{PREFIX}WORKER", False) and project.current().runs_worker:
         project.current().start_once()
 
 

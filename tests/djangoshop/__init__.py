@@ -1,6 +1,10 @@
 """The Django project of the tests, as users write theirs; children import it to find the jobs."""
 
 import os
+import sys
+
+MANAGE = (sys.executable, "-m", "django")
+"""What a project has in its `manage.py`, as a command."""
 
 
 def set_up() -> None:

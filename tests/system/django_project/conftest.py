@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from djangoshop import MANAGE
 from programs import Programs
-
-MANAGE = (sys.executable, "-m", "django")
 
 
 @pytest.fixture

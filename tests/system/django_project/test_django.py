@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MANAGE
+from djangoshop import MANAGE
 from programs import Programs, end, request
 from support import lag, lines, wait_until
 
@@ -214,10 +214,39 @@ def test_help_and_wrong_options_are_those_of_kq(programs: Programs, topic: str) 
     worker = programs.run(*MANAGE, "kq", "worker", "--help")
     assert topic in "".join(worker.split()) and "EMBEDKQ_TOPIC" not in worker
     assert "EMBEDKQ_BURST" in worker
-    with pytest.raises(AssertionError, match=r"status 2: (.|\n)*Did you mean --topic"):
+    with pytest.raises(AssertionError, match=r"status 2: (.|\n)*Did you mean '?--topic"):
         programs.run(*MANAGE, "kq", "worker", "--topicc=t")
     with pytest.raises(AssertionError, match="max_jobs=0: must be at least 1"):
         programs.run(*MANAGE, "kq", "worker", "--max-jobs=0")
+
+
+def test_without_the_extra_it_says_what_to_install(programs: Programs) -> None:
+    code = "import sys; sys.modules['click'] = None\nfrom django.core import management as m\n"
+    code += "m.execute_from_command_line(['manage.py', 'kq', 'info'])"
+    with pytest.raises(AssertionError, match=r"needs the package click: pip install 'embedkq\[dj"):
+        programs.run(sys.executable, "-c", code)
+
+
+def test_the_fixtures_for_pytest_work_with_a_project(programs: Programs) -> None:
+    (programs.folder / "test_shop.py").write_text(
+        "import django\nimport pytest\ndjango.setup()\n"
+        "from django.test import override_settings\n"
+        "from djangoshop import jobs\nfrom djangoshop.models import Order\n"
+        "from embedkq import django as kq\n"
+        "@pytest.fixture\n"
+        "def kq_worker_options():\n"
+        "    return kq.worker_options()\n"
+        "def test_it(kq_settings, kq_worker):\n"
+        "    with override_settings(**kq_settings):\n"
+        "        job = kq.queue().enqueue(jobs.ship, 'tea')\n"
+        "    assert kq_worker.wait_for(job).result == '0 1'\n"
+        "    assert Order.objects.get(name='told').state == 'success 0 1 None 0'\n"
+        "def test_that(kq_jobs):\n"
+        "    kq.queue().enqueue(jobs.ship, 'tea')\n"
+        "    assert [job.args for job in kq_jobs] == [('tea',)]\n"
+    )
+    done = programs.run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert "2 passed" in done
 
 
 # A worker inside the server.

@@ -9,8 +9,8 @@ from typing import Any
 
 import djangoshop
 import pytest
-from conftest import MANAGE
 from django.test import override_settings
+from djangoshop import MANAGE
 from programs import Programs
 from support import lines
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
-import click
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import connections
 
 from embedkq import _configuration
 from embedkq.django import project
+
+if TYPE_CHECKING:
+    import click
 
 
 class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
@@ -48,8 +51,12 @@ def _of_django() -> argparse.ArgumentParser:
 
 
 def _commands() -> click.Group:
-    from embedkq.cli.hosted import commands_with
-
+    try:
+        from embedkq.cli.hosted import commands_with
+    except ModuleNotFoundError as error:
+        if error.name not in ("click", "rich"):
+            raise
+        sys.exit(f"manage.py kq needs the package {error.name}: pip install 'embedkq[django]'")
     settings = project.configuration()
     of_queue = _configuration.queue_options(settings)
     of_worker = _configuration.worker_options(settings)
