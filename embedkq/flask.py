@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import click
@@ -31,9 +32,6 @@ from embedkq._brokerless import surround
 from embedkq._child import job_call
 from embedkq._enqueue import EnqueuesOne
 from embedkq._importing import import_functions, initializer_of
-from embedkq._options.command_line import arguments_of, parameter_of
-from embedkq._options.option import COMMAND, START
-from embedkq._options.takers import checked, options_of
 from embedkq._safe_logging import SafeLogger
 from embedkq.job import Job
 from embedkq.worker.owned import OwnedWorker
@@ -95,7 +93,7 @@ class EmbedKQ(EnqueuesOne):
             app.before_request(state.start_once)
         if state.health_url:
             app.register_blueprint(_health_blueprint(state.health_url))
-        _add_commands(app)
+        app.cli.add_command(_Commands(app))
 
     @property
     def queue(self) -> Queue:
@@ -149,16 +147,25 @@ class _AppState:
         self.runs_worker = bool(own["worker"]) and not self._is_eager
         if self._is_eager:
             surround(self.queue, self._call, app.app_context if own["app"] else None)
-        options = _configuration.worker_options(app.config)
-        import_functions(options)
-        set_up = (own["app"], initializer_of(options.pop("initializer", None)))
-        if any(set_up):
-            options |= {"initializer": set_up_child, "initargs": set_up}
-        self.worker_options = {**options, "callback": self._call}
-        self.worker = Worker(**self.worker_options)
+        self._app_path = own["app"]
+        self.worker_options = self._options_with({})
+        self.worker = self.make_worker({})
         self.owned = OwnedWorker(self.worker, app.name, logger)
         if self.runs_worker:
             self.owned.check()
+
+    def make_worker(self, others: Mapping[str, Any]) -> Worker:
+        """A worker with other options than the configuration has."""
+        return Worker(**self._options_with(others))
+
+    def _options_with(self, others: Mapping[str, Any]) -> dict[str, Any]:
+        configured = _configuration.worker_options(self._app.config)
+        options = {"callback": self._call, **configured, **others}
+        import_functions(options)
+        set_up = (self._app_path, initializer_of(options.pop("initializer", None)))
+        if any(set_up):
+            options |= {"initializer": set_up_child, "initargs": set_up}
+        return options
 
     def start_once(self) -> None:
         if not self._is_eager:
@@ -214,51 +221,40 @@ def _health_blueprint(url: str) -> flask.Blueprint:
     return blueprint
 
 
-def _start_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of `Worker.start` and of the command, spelled as those of `kq worker`."""
-    for option in reversed(options_of(START, COMMAND)):
-        command = click.option(option.spelling, **parameter_of(option))(command)
-    return command
+class _Commands(click.Group):
+    """`flask kq`: the commands of `kq`, with the app's configuration, in its context."""
 
+    def __init__(self, app: flask.Flask) -> None:
+        super().__init__("kq", help="Run this app's jobs, or look at them.")
+        self._app = app
 
-def _run_worker(verbose: bool, values: dict[str, Any]) -> None:
-    from embedkq import cli
-    from embedkq.cli.common import checking_options
-    from embedkq.cli.signals import SignalStop
-    from embedkq.cli.worker import set_up_logging
+    @cached_property
+    def _kq(self) -> click.Group:
+        try:
+            from embedkq.cli.hosted import commands_with
+        except ModuleNotFoundError as error:
+            if error.name != "rich":
+                raise
+            raise click.ClickException(
+                "flask kq needs the package rich: pip install 'embedkq[cli]'"
+            ) from None
+        config = self._app.config
+        return commands_with(
+            _configuration.queue_options(config),
+            _configuration.worker_options(config),
+            _state(self._app).make_worker,
+        )
 
-    cli.check_environment()
-    with checking_options():
-        start = checked(START, arguments_of(START, values))
-    set_up_logging(verbose)
-    made = _state().worker
-    with SignalStop(made, made.stop_timeout):
-        made.start(**start)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Of `flask kq --help`."""
+        return self._kq.list_commands(ctx)
 
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of this name."""
+        return self._kq.get_command(ctx, name)
 
-def _add_commands(app: flask.Flask) -> None:
-    group = flask.cli.AppGroup("kq", help="Jobs of this app.")
-
-    @group.command("worker", help="Run this app's worker in the foreground, with its callback.")
-    @_start_options
-    @flask.cli.with_appcontext
-    def worker(verbose: bool, **values: Any) -> None:
-        _run_worker(verbose, values)
-
-    @group.command("info", help="Show this app's topic: offsets, lag, workers.")
-    @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
-    @flask.cli.with_appcontext
-    def info(as_json: bool) -> None:
-        from embedkq._clients.admin import describe
-        from embedkq.cli.common import errors_in_one_line, silence_clients
-        from embedkq.cli.info import show
-
-        worker = _state().worker
-        silence_clients()
-        with errors_in_one_line():
-            show(
-                describe(worker.hosts, worker.topic, worker.group, **worker.client_options),
-                as_json,
-            )
-
-    app.cli.add_command(group)
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        self._kq.check_environment(ctx)  # type: ignore[attr-defined]
+        with self._app.app_context():
+            return super().invoke(ctx)

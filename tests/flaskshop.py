@@ -37,6 +37,7 @@ def create_app() -> Flask:
     app.config["EMBEDKQ_APP"] = "flaskshop:create_app"
     app.config["EMBEDKQ_HEALTH_URL"] = "/health"
     app.config["EMBEDKQ_WORKER"] = os.environ.get("WORKER", "1") == "1"
+    app.config.from_prefixed_env()
     kq.init_app(app)
 
     @app.post("/jobs/<word>")

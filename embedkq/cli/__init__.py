@@ -45,9 +45,13 @@ class _Kq(click.Group):
     any environment."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        self.check_environment(ctx)
+        return super().invoke(ctx)
+
+    def check_environment(self, ctx: click.Context) -> None:
+        """Refuse unknown variables, but for help."""
         if not set(_HELP) & set(ctx.args):
             check_environment()
-        return super().invoke(ctx)
 
 
 @click.group(cls=_Kq, context_settings={"help_option_names": list(_HELP)}, epilog=_EPILOG)

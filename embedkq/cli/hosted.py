@@ -33,6 +33,8 @@ def commands_with(
         make_worker: makes the project's worker, with what the command line gives in place of what
             the settings give.
     """
+    clients = (of_queue.get("kafka"), of_worker.get("kafka"))  # some commands have both
+    of_worker = {**of_worker, "kafka": {name: of[name] for of in clients if of for name in of}}
     group: click.Group = _copied(kq, {}, ())
     for name, command in kq.commands.items():
         if name not in _WITHOUT_PROJECT:

@@ -54,10 +54,10 @@ def test_what_is_no_setting_is_refused_with_the_nearest_one(
 
 
 def test_an_initializer_is_a_function_or_the_name_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedkq.flask import _initializer_of
+    from embedkq._importing import initializer_of
 
-    assert _initializer_of("os:getpid") is _initializer_of(os.getpid) is os.getpid
-    assert _initializer_of(None) is None
+    assert initializer_of("os:getpid") is initializer_of(os.getpid) is os.getpid
+    assert initializer_of(None) is None
     for app, expected in [(None, [1]), ("shop:create_app", ["app", 1])]:
         encoded = app_with(INITIALIZER="os:getpid", APP=app).worker._settings.encoded_initializer
         function, (where, initializer), _ = codec.decode_call(encoded)

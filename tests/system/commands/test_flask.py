@@ -230,6 +230,38 @@ def test_flasks_own_command_line_runs_the_worker_and_shows_the_topic(
     assert f"Worker(topic={topic})" in log_text if options else log_text == ""
 
 
+def test_flasks_commands_have_the_apps_configuration_and_the_command_line_wins(
+    environment: dict[str, str], tmp_path: Path, make_topic: Callable[[int], str]
+) -> None:
+    dead = make_topic(1)
+    environment |= {"FLASK_EMBEDKQ_DEAD_LETTER_TOPIC": dead, "WORKER": "0"}
+    environment |= {"FLASK_EMBEDKQ_SECRET": "a secret of thirty-two characters"}
+
+    def kq(*arguments: str) -> str:
+        done = subprocess.run(
+            [*FLASK, "kq", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    kq("enqueue", "flaskshop:name_app", "fail")
+    kq("worker", "--burst", "--processes=2")
+    (letter,) = map(json.loads, kq("dlq", "list", "--json").splitlines())
+    assert (letter["function"], letter["reason"]) == ("flaskshop.name_app", "failure")
+    kq("dlq", "retry", "--all", "--yes")
+    told = "import sys\ndef callback(*told): print(told[0], type(told[3]).__name__)\n"
+    (tmp_path / "told.py").write_text(told)
+    again = kq("worker", "--burst", f"--callback={tmp_path / 'told.py'}")
+    assert again == "failure LookupError\n", "it was signed again, and ran in the app's context"
+    assert lines(tmp_path / "told") == [f"failure None {lines(tmp_path / 'told')[0].split()[2]}"]
+    assert kq("dlq", "list", f"--dead-letter-topic={make_topic(1)}", "--json") == ""
+
+
 def test_a_failed_job_is_visible_without_any_configuration(
     serve: Callable[..., tuple[int, subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:

@@ -482,13 +482,14 @@ def flask_kq(monkeypatch: pytest.MonkeyPatch) -> Start:
     from embedkq.flask import EmbedKQ
 
     def run(*arguments: str, **environment: str) -> Arrived:
-        module = importlib.import_module("embedkq.cli.worker")  # whose name is also its command's
+        from embedkq.cli import hosted
+
         options: dict[str, Any] = {}
         app = flask.Flask("shop")
         EmbedKQ(app)
         monkeypatch.setattr(Worker, "start", lambda self, **given: options.update(given))
         monkeypatch.setattr(
-            module, "set_up_logging", lambda verbose: options.update(verbose=verbose)
+            hosted, "set_up_logging", lambda verbose: options.update(verbose=verbose)
         )
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             monkeypatch.delenv(name)

@@ -60,6 +60,4 @@ def _commands() -> click.Group:
     settings = project.configuration()
     of_queue = _configuration.queue_options(settings)
     of_worker = _configuration.worker_options(settings)
-    clients = (of_queue.get("kafka"), of_worker.get("kafka"))  # some commands have both
-    of_worker["kafka"] = {name: of[name] for of in clients if of for name in of}
     return commands_with(of_queue, of_worker, project.current().make_worker)
