@@ -27,7 +27,7 @@ from embedkq.errors import (
     SignatureRefused,
 )
 from embedkq.worker.between_threads.messages import JobRun
-from embedkq.worker.between_threads.other_runs import JSONJobRun, KQJobRun
+from embedkq.worker.between_threads.other_runs import JSONJobRun, KQJobRun, PlainRun
 from embedkq.worker.consumer_thread.validator import PlainRecordValidator, RecordValidator
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -294,7 +294,8 @@ def json_record(header: bytes = b"json", value: bytes = JSON, timestamp: int = 2
 
 def test_a_json_job_whose_function_is_allowed_runs_with_what_its_header_says() -> None:
     header = f"json;id={ID};timestamp=17;timeout=2.5;retries=3;backoff=4.0".encode()
-    run = RecordValidator(allow=ALLOW).validate(P0, 1, json_record(header))
+    run = RecordValidator(allow=ALLOW).validate(P3, 5, json_record(header))
+    assert (run.partition, run.epoch) == (P3, 5)
     assert isinstance(run, JSONJobRun) and run.form == FROM_JSON and run.refusal is None
     assert (run.job_id, run.timestamp, run.limit) == (ID, 17, 2.5)
     assert (run.retries, run.backoff, run.payload) == (3, 4.0, JSON)
@@ -328,7 +329,8 @@ def test_allow_decides_by_the_name_in_the_json() -> None:
     ("header", "value", "said"),
     [
         (b"json", b"{", "the value of a JSON job is not JSON"),
-        (b"json", b"", "the value of a JSON job is not JSON"),
+        (b"json", b"", "the value of a JSON job is not JSON: Expecting value: line 1 column 1"),
+        (b"json", None, "the value of a JSON job is not JSON: Expecting value: line 1 column 1"),
         (b"json", CALL, "the value of a JSON job is not JSON"),
         (b"json", b'{"func": "resize"}', "is not a dotted name"),
         (b"json;id=17", JSON, "has an invalid id"),
@@ -359,7 +361,10 @@ def test_the_age_of_a_json_job_is_that_of_its_record_unless_that_could_be_forged
     refusal(validator, old, SignatureRefused)
     assert validator.validate(P0, 1, new).refusal is None
     strict = RecordValidator(signer=SIGNER, max_age=10, allow=ALLOW)
-    assert "has no timestamp" in refusal(strict, signed(new), SignatureRefused)
+    assert refusal(strict, signed(new), SignatureRefused) == (
+        "its header has no timestamp, and the record's own is not signed: max_age needs one in the"
+        " header"
+    )
     told = json_record(b"json;timestamp=%d" % ago(9))
     assert strict.validate(P0, 1, signed(told)).refusal is None
 
@@ -373,6 +378,8 @@ def test_any_record_is_accepted_for_a_handler() -> None:
     validator = PlainRecordValidator(HANDLING, False, timeout=2.5)
     for value in (b"", None, JSON, CALL):
         run = validator.validate(P3, 5, Polled(7, b"k", value, [("embedkq", b"nonsense")]))
+        assert isinstance(run, PlainRun) and run.handling is HANDLING
+        assert (run.partition, run.epoch, run.offset) == (P3, 5, 7)
         assert (run.refusal, run.form, run.limit, run.key) == (None, PLAIN, 2.5, b"k")
         assert run.headers == {"embedkq": "nonsense"}
 
@@ -409,4 +416,7 @@ def test_a_plain_record_is_refused_if_it_is_damaged_or_old_or_for_another_group(
     others.timestamp = ago(1)
     refusal(validator, others, OtherGroup)
     others.headers = for_group([("a", b"1")], "ours")
-    assert validator.validate(P0, 1, others).headers == {"a": "1"}
+    run = validator.validate(P0, 1, others)
+    assert (run.refusal, run.headers) == (None, {"a": "1"})
+    others.headers = [("embedkq.group", b"")]
+    assert PlainRecordValidator(HANDLING, False).validate(P0, 1, others).refusal is None
