@@ -35,7 +35,7 @@ def benchmarks(options: Options) -> list[Benchmark]:
             Figure("the same, beside the pool alone without Kafka", "jobs/s", "embedkq", "rate", ("pool", "rate")),
             Figure("signed no-op jobs, beside unsigned ones", "jobs/s", "signed", "rate", ("embedkq", "rate"), Goal(least_ratio=0.95)),
             Figure("JSON records for a no-op handler, beside no-op jobs", "records/s", "plain", "rate", ("embedkq", "rate"), Goal(least_ratio=0.9)),
-        ), trials=4),
+        ), trials=5),
         real_work("wait", 0.001, 6_000, 0.95),
         real_work("burn", 0.001, 6_000, 0.95),
         real_work("burn", 0.010, 1_000, 0.97),
