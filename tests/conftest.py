@@ -29,7 +29,9 @@ sys.path.insert(
 
 import brokers
 from brokers import Broker
-from support import OUR_LOGGERS, kept_loggers
+from support import OUR_LOGGERS, Recorder, kept_loggers
+
+from embedkq import Worker
 
 HANG_SECONDS = 120.0
 
@@ -239,3 +241,17 @@ def nothing_left() -> Iterator[None]:
         thread.join(10)
     alive = [thread.name for thread in threads if thread.is_alive()]
     assert not alive, f"threads left behind: {alive}"
+
+
+@pytest.fixture
+def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., Recorder]:
+    """Runs a worker until the topic is done; what its callback was told."""
+
+    def run(**options: Any) -> Recorder:
+        recorder = Recorder()
+        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, **options) as worker:
+            assert worker.drain(60)
+            assert worker.state == "running"
+        return recorder
+
+    return run

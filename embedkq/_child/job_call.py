@@ -57,11 +57,11 @@ def run_call(
 
                 result = asyncio.run(result)
     except BaseException as error:  # noqa: BLE001  (any exception of a job is its outcome)
-        return raised(error)
+        return failed(error)
     return _success(result, describe)
 
 
-def raised(error: BaseException) -> Outcome:
+def failed(error: BaseException) -> Outcome:
     """The outcome of a job that has raised this."""
     if isinstance(error, MemoryError):
         # The frames hold the memory that reporting needs.

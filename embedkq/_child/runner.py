@@ -12,7 +12,7 @@ from embedkq import codec
 from embedkq._child import current_job, output, process
 from embedkq._child.baseline import Baseline
 from embedkq._child.current_job import JOB_HEADER
-from embedkq._child.job_call import failure, not_loaded, raised, run_call, text_of_call
+from embedkq._child.job_call import failed, failure, not_loaded, run_call, text_of_call
 from embedkq._formats.outcome import Outcome
 from embedkq._ipc import channel
 from embedkq._ipc.progress_page import Phase, ProgressPage
@@ -250,7 +250,7 @@ def _not_decoded(error: BaseException, payload: memoryview, flags: int) -> Outco
     """The outcome of a job without a call. What a decoder of plain records raises has failed like
     the handler, unless it is a `DecodeError`."""
     if flags & PLAIN and not isinstance(error, DecodeError):
-        return raised(error)
+        return failed(error)
     return not_loaded(error, _is_damaged(error, payload, flags))
 
 

@@ -28,17 +28,6 @@ TENANT = {"tenant": "a", "trace": "ünï ☃;=\n"}
 # All the way.
 
 
-@pytest.fixture
-def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., Recorder]:
-    def run(**options: Any) -> Recorder:
-        recorder = Recorder()
-        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, **options) as worker:
-            assert worker.drain(60)
-        return recorder
-
-    return run
-
-
 def headers_seen() -> dict[str, str]:
     return dict(current_job().headers)
 

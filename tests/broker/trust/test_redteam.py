@@ -9,7 +9,7 @@ import pickle
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,18 +172,6 @@ def arsenal(marks: Path, hosts: str, topic: str, make_topic: Any) -> Arsenal:
     with Queue(hosts=hosts, topic=elsewhere, secret=SECRET, timeout=9) as queue:
         queue.enqueue(workerjobs.note, str(marks), "replayed")
     return Arsenal(marks, topic, letters_in(hosts, elsewhere, 1)[0])
-
-
-@pytest.fixture
-def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., Recorder]:
-    def run(**options: Any) -> Recorder:
-        recorder = Recorder()
-        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, **options) as worker:
-            assert worker.drain(60)
-            assert worker.state == "running"
-        return recorder
-
-    return run
 
 
 def test_no_record_of_somebody_without_the_secret_has_anything_run(

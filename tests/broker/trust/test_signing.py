@@ -9,7 +9,6 @@ import os
 import pickle
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import workerjobs
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer
-from support import Recorder, Sender, with_field
+from support import Sender, with_field
 
 from embedkq import Queue, Worker, codec
 from embedkq._formats import allowlist, headers
@@ -190,17 +189,6 @@ def test_patterns() -> None:
 
 
 # On Kafka. Every way in is tried in test_redteam.py.
-
-
-@pytest.fixture
-def run_until_done(hosts: str, topic: str, group: str) -> Callable[..., Recorder]:
-    def run(**options: Any) -> Recorder:
-        recorder = Recorder()
-        with Worker(hosts=hosts, topic=topic, group=group, callback=recorder, **options) as worker:
-            assert worker.drain(60)
-        return recorder
-
-    return run
 
 
 def test_the_secret_is_not_on_the_topic_and_rotated_workers_take_both(

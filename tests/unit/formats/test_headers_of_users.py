@@ -48,6 +48,13 @@ def signed(own: dict[str, str]) -> Headers:
     return [*SIGNER.sign("t", None, record_of(own), b"p")]
 
 
+def mixed_with(foreign: Headers, ours: Headers, own: dict[str, str], order: Any) -> Headers:
+    """A record's headers and others in any order."""
+    mixed = ours + [each for each in foreign if each[0] not in own]
+    order.shuffle(mixed)
+    return mixed
+
+
 # There and back.
 
 
@@ -55,8 +62,7 @@ def signed(own: dict[str, str]) -> Headers:
 def test_they_come_back_as_they_were_whatever_stands_beside_them(
     own: dict[str, str], foreign: Headers, order: Any
 ) -> None:
-    mixed = record_of(own) + [each for each in foreign if each[0] not in own]
-    order.shuffle(mixed)
+    mixed = mixed_with(foreign, record_of(own), own, order)
     assert user_headers.decode(mixed) == own
     assert headers.read_headers(mixed)[:5] == (ID, 17, None, None, None)
 
@@ -65,8 +71,7 @@ def test_they_come_back_as_they_were_whatever_stands_beside_them(
 def test_they_are_signed_and_headers_of_others_are_not(
     own: dict[str, str], foreign: Headers, order: Any
 ) -> None:
-    mixed = signed(own) + [each for each in foreign if each[0] not in own]
-    order.shuffle(mixed)
+    mixed = mixed_with(foreign, signed(own), own, order)
     SIGNER.check("t", None, mixed, b"p")
 
 
