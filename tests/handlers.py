@@ -95,3 +95,20 @@ def unpicklable(value: bytes) -> Any:
 
 def kind_of(value: Any) -> str:
     return type(value).__name__
+
+
+def sleep(seconds: bytes) -> bytes:
+    """Takes so long; a decoder and a handler."""
+    time.sleep(float(seconds))
+    return seconds
+
+
+_set_up: list[str] = []
+
+
+def set_up(word: str) -> None:
+    _set_up.append(word)
+
+
+def what_is_set_up(value: Any) -> list[str]:
+    return _set_up

@@ -185,6 +185,19 @@ def test_a_decoder_is_killed_at_the_limit(send: Any, handle: Handle) -> None:
     assert second.result == ["go", "on"]
 
 
+def test_decoder_and_handler_share_one_limit(send: Any, handle: Handle) -> None:
+    send(b"0.7")
+    (call,) = handle(handlers.sleep, handlers.sleep, timeout=1)
+    assert call.status == "timeout"
+
+
+def test_the_initializer_of_a_child_runs_before_its_handler(send: Any, handle: Handle) -> None:
+    send(1)
+    options = {"initializer": handlers.set_up, "initargs": ("ready",)}
+    (call,) = handle(handlers.what_is_set_up, "json", **options)
+    assert call.result == ["ready"]
+
+
 def test_a_handler_that_crashes_or_exits_has_failed(send: Any, handle: Handle) -> None:
     send({"how": "crash"}, {"how": "exit"}, {"how": "raise"})
     calls = handle(handlers.misbehave, "json")

@@ -184,3 +184,21 @@ def test_the_command_line_wins_over_the_setting(
 def test_kq_worker_has_what_ends_a_run(kq_worker: Callable[..., dict[str, Any]]) -> None:
     given = kq_worker("--burst", "--max-jobs=3", "--keep-trying")
     assert (given["burst"], given["max_jobs"], given["wait"]) == (True, 3, False)
+
+
+def test_old_connections_are_closed_before_and_after_each_callback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also after one that raises: the thread of a worker lives longer than connections do."""
+    from embedkq.django import project
+
+    order: list[str] = []
+    monkeypatch.setattr(project, "close_old_connections", lambda: order.append("closed"))
+
+    def callback(*told: Any) -> None:
+        order.append("called")
+        raise LookupError(told[0])
+
+    with pytest.raises(LookupError, match="success"):
+        project._with_fresh_connections(callback)("success", None, None, None, None)  # type: ignore[arg-type]
+    assert order == ["closed", "called", "closed"]
